@@ -1,0 +1,64 @@
+"""Follow a diffusion training run on MLflow.
+
+A :class:`MetricsTracker` turns each epoch into one row, mirrors it to CSV and JSON on disk and delivers it to MLflow;
+after the run, plots and a report are made from the history that comes back from the tracking store::
+
+    from mlflow_ddpm import MetricsTracker, generate_all_plots, generate_report
+
+    with MetricsTracker(output_dir="my_metrics") as tracker:
+        for epoch in range(num_epochs):
+            tracker.start_epoch(epoch)
+            for batch in dataloader:
+                loss, grad_norm = train_step(batch)
+                tracker.log_batch(loss=loss, lr=lr, grad_norm=grad_norm, batch_size=len(batch))
+            tracker.end_epoch(model=model, ema_model=ema_model)
+
+Importing the package loads neither torch, mlflow, pandas nor matplotlib: each public name is resolved at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mlflow_ddpm._version import __version__
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.history import read_history
+    from mlflow_ddpm.metrics import EpochMetrics
+    from mlflow_ddpm.plots import generate_all_plots
+    from mlflow_ddpm.probes import compute_grad_norm
+    from mlflow_ddpm.publish import publish
+    from mlflow_ddpm.report import generate_report
+    from mlflow_ddpm.tracker import MetricsTracker
+
+__all__ = [
+    "EpochMetrics",
+    "MetricsTracker",
+    "__version__",
+    "compute_grad_norm",
+    "generate_all_plots",
+    "generate_report",
+    "publish",
+    "read_history",
+]
+
+_HOME = {
+    "EpochMetrics": "metrics",
+    "MetricsTracker": "tracker",
+    "compute_grad_norm": "probes",
+    "generate_all_plots": "plots",
+    "generate_report": "report",
+    "publish": "publish",
+    "read_history": "history",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mlflow_ddpm' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(f"mlflow_ddpm.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

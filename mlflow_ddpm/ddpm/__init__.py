@@ -1,0 +1,1 @@
+"""The EMNIST DDPM training pipeline that the tracker is wired into."""

@@ -1,0 +1,66 @@
+"""Every exception this package raises on purpose.
+
+::
+
+    MlflowDdpmError
+    ├── UsageError (ValueError)     a caller's mistake: an argument, or the order of calls
+    │   └── ConfigError             a setting out of range; the message names its dotted option
+    ├── DataError                   a data set's files are missing, damaged or not what they claim
+    ├── MirrorError                 files in an output directory are not ours, or are damaged
+    ├── HistoryError                a source has no history to read
+    └── StoreError                  MLflow did not do what it was asked
+        ├── StoreUnavailableError   an outage: the same call may work later
+        └── StoreRefusedError       a mistake: the same call will fail again
+
+Messages say what was expected, what came, and what to do. The command line prints them as one line.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "HistoryError",
+    "MirrorError",
+    "MlflowDdpmError",
+    "StoreError",
+    "StoreRefusedError",
+    "StoreUnavailableError",
+    "UsageError",
+]
+
+
+class MlflowDdpmError(Exception):
+    """Base of all errors of this package."""
+
+
+class UsageError(MlflowDdpmError, ValueError):
+    """The caller passed something wrong or called in the wrong order."""
+
+
+class ConfigError(UsageError):
+    """A setting is out of range."""
+
+
+class DataError(MlflowDdpmError):
+    """A data set's files are missing, damaged or not what they claim to be."""
+
+
+class MirrorError(MlflowDdpmError):
+    """The files of an output directory are not ours or are damaged."""
+
+
+class HistoryError(MlflowDdpmError):
+    """There is no history to read at the given source."""
+
+
+class StoreError(MlflowDdpmError):
+    """MLflow did not do what it was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or has failed; the same call may work later."""
+
+
+class StoreRefusedError(StoreError):
+    """The store answered no; the same call will be refused again."""

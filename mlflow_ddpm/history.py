@@ -1,0 +1,58 @@
+"""A run's history as one DataFrame, whatever it is read from.
+
+Columns: every metric of the table in its order, the extras by name, then ``logged_at_ms``; one row per epoch, sorted
+by epoch, the last one written wins. Floats are pandas' nullable ``Float64``: ``<NA>`` means *not measured*, NaN and
+infinities are values that *were* measured. Take numbers for arithmetic with :func:`numbers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = ["frame_from_rows", "numbers"]
+
+
+def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:
+    """Return the history frame of the rows that no later one superseded."""
+    import pandas as pd
+
+    rows = keep_last_written(rows)
+    extras = sorted({name for row in rows for name in row.extra})
+    columns: dict[str, Any] = {}
+    for m in METRICS:
+        columns[m.name] = _column([getattr(row, m.name) for row in rows], integral=m.integral)
+    for name in extras:
+        columns[name] = _column([row.extra.get(name) for row in rows], integral=False)
+    frame = pd.DataFrame(columns)
+    frame["epoch"] = frame["epoch"].astype("int64")
+    frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
+    return frame.astype({"logged_at_ms": "int64"})
+
+
+def numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a column as float64; *not measured* becomes NaN. All NaN if the frame lacks the column."""
+    import numpy as np
+
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[name].to_numpy(dtype="float64", na_value=np.nan)
+
+
+def _column(values: list[Any], *, integral: bool) -> Any:
+    """Make a nullable column with an explicit mask: the usual constructors would turn NaN into ``<NA>``."""
+    import numpy as np
+    from pandas.arrays import FloatingArray, IntegerArray
+
+    mask = np.array([v is None for v in values], dtype=bool)
+    filled = [0 if v is None else v for v in values]
+    if integral:
+        return IntegerArray(np.array(filled, dtype="int64"), mask)
+    return FloatingArray(np.array(filled, dtype="float64"), mask)
