@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow_ddpm.metrics import EpochMetrics
     from mlflow_ddpm.plots import generate_all_plots
     from mlflow_ddpm.probes import compute_grad_norm
-    from mlflow_ddpm.publish import publish
+    from mlflow_ddpm.publish import publish_run
     from mlflow_ddpm.report import generate_report
     from mlflow_ddpm.tracker import MetricsTracker
 
@@ -39,7 +39,7 @@ __all__ = [
     "compute_grad_norm",
     "generate_all_plots",
     "generate_report",
-    "publish",
+    "publish_run",
     "read_history",
 ]
 
@@ -49,7 +49,7 @@ _HOME = {
     "compute_grad_norm": "probes",
     "generate_all_plots": "plots",
     "generate_report": "report",
-    "publish": "publish",
+    "publish_run": "publish",
     "read_history": "history",
 }
 

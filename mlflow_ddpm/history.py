@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["frame_from_rows", "numbers"]
+__all__ = ["frame_from_rows", "numbers", "rows_from_frame"]
 
 
 def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:
@@ -35,6 +35,23 @@ def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:
     frame["epoch"] = frame["epoch"].astype("int64")
     frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
     return frame.astype({"logged_at_ms": "int64"})
+
+
+def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
+    """Return the frame's epochs as rows: the way back from :func:`frame_from_rows`."""
+    import pandas as pd
+
+    table = [m.name for m in METRICS]
+    extras = [c for c in frame.columns if c not in table and c != "logged_at_ms"]
+    cells = {c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns}
+    return [
+        EpochMetrics(
+            **{name: cells[name][i] for name in table if name in cells},
+            extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
+            logged_at_ms=cells["logged_at_ms"][i] if "logged_at_ms" in cells else 0,
+        )
+        for i in range(len(frame))
+    ]
 
 
 def numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
