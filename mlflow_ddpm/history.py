@@ -43,7 +43,9 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
 
     table = [m.name for m in METRICS]
     extras = [c for c in frame.columns if c not in table and c != "logged_at_ms"]
-    cells = {c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns}
+    cells: dict[str, list[Any]] = {
+        c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns
+    }
     return [
         EpochMetrics(
             **{name: cells[name][i] for name in table if name in cells},

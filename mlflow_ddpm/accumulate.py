@@ -1,0 +1,231 @@
+"""The batch values of one epoch, kept where they were made and read once.
+
+No device is read while an epoch runs: a tensor's value is fetched only by :meth:`BatchValues.read`, with one
+concatenation and one copy for all batches together. The values themselves are kept, not running sums, since a median
+cannot be merged from moments. A million batches cost 8 bytes a number: long tails of Python objects are folded into
+arrays, tensors into one tensor on their own device.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from mlflow_ddpm.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BatchValues", "Readings", "Scalar", "Statistics", "mean_over_ranks", "statistics"]
+
+_FOLD_AT = 1024  # a tail of so many objects is folded; at 0.3 ms it is felt by no step
+
+
+class ScalarTensor(Protocol):
+    """What is used of a torch tensor; torch itself need not be imported."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+
+    def detach(self) -> Any:
+        """Return it cut off from the graph."""
+
+
+Scalar = float | ScalarTensor
+
+
+class Readings(NamedTuple):
+    """Batch values as host numbers, in the order of the batches."""
+
+    losses: NDArray[np.float64]  # (batches,)
+    grad_norms: NDArray[np.float64]  # (batches that gave one,)
+    grad_norm_at: NDArray[np.int64]  # the batch of each grad_norm
+    lr: float | None  # the last batch's
+    samples: int | None  # None unless every batch told its size
+
+
+class Statistics(NamedTuple):
+    """What an epoch's row takes from its batches. The named statistics are over finite values."""
+
+    loss_mean: float | None
+    loss_std: float | None
+    loss_min: float | None
+    loss_max: float | None
+    loss_median: float | None
+    grad_norm: float | None
+    nonfinite_batches: int
+    first_nonfinite_batch: int | None
+
+
+class _Series:
+    """One scalar a batch, floats and tensors mixed, in order."""
+
+    __slots__ = ("_folded", "tail")
+
+    def __init__(self) -> None:
+        self._folded: list[Any] = []  # array('d') or tensor (n,)
+        self.tail: list[Any] = []
+
+    def fold(self) -> None:
+        for kind, run in groupby(self.tail, key=_kind):
+            values = list(run)
+            if kind is float:
+                self._folded.append(array("d", values))
+            else:
+                import torch
+
+                self._folded.append(torch.stack(values))  # (n,) on the values' device: queued, not waited for
+        self.tail = []
+
+    def parts(self) -> list[Any]:
+        self.fold()
+        return self._folded
+
+
+def _kind(value: Any) -> Any:
+    return float if type(value) is float else (value.device, value.dtype)
+
+
+class BatchValues:
+    """Collects what ``log_batch`` is given in one epoch."""
+
+    def __init__(self) -> None:
+        self._loss = _Series()
+        self._grad_norm = _Series()
+        self._grad_norm_at = array("q")
+        self._lr: Any = None
+        self._samples: int | None = 0
+        self.batches = 0
+
+    def add(self, loss: Scalar, lr: Scalar | None, grad_norm: Scalar | None, batch_size: int | None) -> None:
+        """Keep one batch's values; tensors are detached, not read. They must not be changed in place afterwards.
+
+        Raises:
+            UsageError: a value is not a number or a tensor of one element.
+        """
+        self._loss.tail.append(loss if type(loss) is float else _scalar("loss", loss))
+        if grad_norm is not None:
+            norm = grad_norm if type(grad_norm) is float else _scalar("grad_norm", grad_norm)
+            self._grad_norm.tail.append(norm)
+            self._grad_norm_at.append(self.batches)
+        if lr is not None:
+            self._lr = lr if type(lr) is float else _scalar("lr", lr)
+        if batch_size is None or self._samples is None:
+            self._samples = None
+        else:
+            self._samples += _whole("batch_size", batch_size) if type(batch_size) is not int else batch_size
+        self.batches += 1
+        if not self.batches % _FOLD_AT:
+            self._loss.fold()
+            self._grad_norm.fold()
+
+    def read(self) -> Readings:
+        """Fetch all values. This is the epoch's one wait for the device."""
+        import numpy as np
+
+        lr = _Series()
+        if self._lr is not None:
+            lr.tail.append(self._lr)
+        losses, norms, rates = _fetch([self._loss.parts(), self._grad_norm.parts(), lr.parts()])
+        at = np.array(self._grad_norm_at, dtype=np.int64)
+        samples = self._samples if self.batches else None
+        return Readings(losses, norms, at, float(rates[0]) if len(rates) else None, samples)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """Return ``value`` as a float, or as a detached 0-d tensor where it is a tensor."""
+    if hasattr(value, "detach"):
+        if value.ndim and value.numel() != 1:
+            raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; reduce it first")
+        value = value.detach() if value.requires_grad else value  # else the batch's whole graph would live on
+        return value if not value.ndim else value.reshape(())
+    if isinstance(value, str | bytes):
+        raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}") from error
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(value.__index__())
+    except (AttributeError, TypeError) as error:
+        raise UsageError(f"{name} must be a whole number of samples, got {value!r}") from error
+
+
+def _fetch(series: Sequence[list[Any]]) -> list[NDArray[np.float64]]:
+    """Return each series as one float64 array; all tensors of one device come over in a single copy."""
+    import numpy as np
+
+    tensors = [part for parts in series for part in parts if not isinstance(part, array)]
+    host: dict[int, NDArray[np.float64]] = {}
+    for _, group in groupby(sorted(tensors, key=lambda t: str(t.device)), key=lambda t: t.device):
+        import torch
+
+        of_device = list(group)
+        # cat promotes bf16, fp16 and fp32 to the widest among them, exactly; float64 only on the host, as not every
+        # device has it.
+        flat = torch.cat(of_device).cpu().double().numpy()
+        ends = np.cumsum([len(t) for t in of_device])
+        host.update(zip(map(id, of_device), np.split(flat, ends[:-1]), strict=True))
+    arrays = [[np.frombuffer(p) if isinstance(p, array) else host[id(p)] for p in parts] for parts in series]
+    return [np.concatenate(parts) if parts else np.empty(0) for parts in arrays]
+
+
+def statistics(readings: Readings) -> Statistics:
+    """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
+    import numpy as np
+
+    bad = ~np.isfinite(readings.losses)
+    bad[readings.grad_norm_at] |= ~np.isfinite(readings.grad_norms)
+    where = np.flatnonzero(bad)
+    losses = readings.losses
+    return Statistics(
+        loss_mean=_over_finite(np.mean, losses),
+        loss_std=_over_finite(np.std, losses),
+        loss_min=_over_finite(np.min, losses),
+        loss_max=_over_finite(np.max, losses),
+        loss_median=_over_finite(np.median, losses),
+        grad_norm=_over_finite(np.mean, readings.grad_norms),
+        nonfinite_batches=len(where),
+        first_nonfinite_batch=int(where[0]) if len(where) else None,
+    )
+
+
+def _over_finite(reduce: Any, values: NDArray[np.float64]) -> float | None:
+    import numpy as np
+
+    if not len(values):
+        return None
+    finite = values[np.isfinite(values)]
+    return float(reduce(finite)) if len(finite) else math.nan
+
+
+def mean_over_ranks(readings: Readings) -> Readings:
+    """Return readings whose losses are means over all ranks, batch by batch, and whose samples are the sum.
+
+    A collective: every rank of ``torch.distributed``'s default group must call it once per epoch. Gradient norms and
+    the learning rate are the same on every rank under DDP, so this rank's stand.
+
+    Raises:
+        UsageError: the ranks did not log the same number of batches. All ranks raise it; none hangs.
+    """
+    import numpy as np
+    import torch.distributed as dist
+
+    # Python objects carry their own length: a tensor collective over unequal lengths would hang or corrupt.
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, (readings.losses, readings.samples))
+    counts = [len(losses) for losses, _ in every]
+    if len(set(counts)) > 1:
+        raise UsageError(f"every rank must log the same number of batches in an epoch, got {counts} on ranks 0, 1, ...")
+    samples = [n for _, n in every]
+    with np.errstate(invalid="ignore"):  # inf - inf is a NaN batch, which is what it should count as
+        losses = np.mean([losses for losses, _ in every], axis=0)
+    return readings._replace(losses=losses, samples=None if None in samples else sum(samples))
