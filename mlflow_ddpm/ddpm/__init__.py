@@ -1,1 +1,4 @@
-"""The EMNIST DDPM training pipeline that the tracker is wired into."""
+"""A class-conditional pixel DDPM in plain torch, followed by the package's own tracker.
+
+``config`` is light enough for ``--help``; every other module loads torch.
+"""

@@ -1,0 +1,173 @@
+"""The diffusion process: schedule, noising, targets, loss, and the steps back. Pure functions, no training loop.
+
+Letters: B images, C channels, H height, W width, T timesteps. Images lie in [-1, 1]. ``timestep`` t counts from 0 to
+T-1, where the papers count from 1 to T. With alpha_bar_t falling from 1 to 0, ``x_t = sqrt(alpha_bar_t) x_0 +
+sqrt(1 - alpha_bar_t) eps``, and the velocity is ``v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Denoised",
+    "ancestral_step",
+    "cosine_alpha_bar",
+    "ddim_step",
+    "denoised",
+    "guide",
+    "loss_per_image",
+    "posterior",
+    "q_sample",
+    "sample_ancestral",
+    "sample_ddim",
+    "strided_timesteps",
+    "target",
+]
+
+Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, H, W), timestep (B,)) -> v or eps (B, C, H, W)
+ConditionalPredict = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same, with labels (B,) as third argument
+
+_OFFSET = 0.008  # s of eq. 17, so that the first steps add noise no smaller than a pixel value
+_BETA_MAX = 0.999  # the paper's clip, without which the last step's beta is 1 and alpha_bar exactly 0
+
+
+class Denoised(NamedTuple):
+    """What a prediction says of the image and of the noise in it; both (B, C, H, W)."""
+
+    x_0: Tensor
+    eps: Tensor
+
+
+def cosine_alpha_bar(timesteps: int) -> Tensor:
+    """Return alpha_bar, (T,) float32: the cosine schedule of Nichol & Dhariwal 2021, eq. 17, with beta <= 0.999.
+
+    It is computed in float64, since near t = 0 it differs from 1 by less than float32 resolves well.
+    """
+    t = torch.arange(timesteps + 1, dtype=torch.float64)
+    f = torch.cos((t / timesteps + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2
+    beta = (1 - f[1:] / f[:-1]).clamp(max=_BETA_MAX)
+    return torch.cumprod(1 - beta, 0).float()
+
+
+def _per_image(alpha_bar: Tensor, timestep: Tensor) -> Tensor:
+    return alpha_bar[timestep].view(-1, 1, 1, 1)  # (B, 1, 1, 1)
+
+
+def q_sample(x_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """Return x_t given x_0 and the noise: Ho et al. 2020, eq. 4."""
+    return alpha_bar_t.sqrt() * x_0 + (1 - alpha_bar_t).sqrt() * eps
+
+
+def target(prediction: str, x_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """Return what the model should predict: eps, or v of Salimans & Ho 2022, section 4 and appendix D."""
+    if prediction == "eps":
+        return eps
+    return alpha_bar_t.sqrt() * eps - (1 - alpha_bar_t).sqrt() * x_0
+
+
+def denoised(prediction: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> Denoised:
+    """Return x_0 and eps from the model's output: :func:`target` and :func:`q_sample` solved for them."""
+    signal, noise = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+    if prediction == "eps":
+        return Denoised((x_t - noise * output) / signal, output)
+    return Denoised(signal * x_t - noise * output, noise * x_t + signal * output)
+
+
+def loss_per_image(
+    predict: Predict, x_0: Tensor, eps: Tensor, timestep: Tensor, *, alpha_bar: Tensor, prediction: str
+) -> Tensor:
+    """Return each image's mean squared error, (B,): Ho et al. 2020, eq. 14, for the chosen target.
+
+    Left per image, so that a caller may weigh or group by timestep before the mean.
+    """
+    alpha_bar_t = _per_image(alpha_bar, timestep)
+    output = predict(q_sample(x_0, eps, alpha_bar_t), timestep)
+    return (output - target(prediction, x_0, eps, alpha_bar_t)).square().mean(dim=(1, 2, 3))
+
+
+def posterior(x_0: Tensor, x_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of q(x_s | x_t, x_0), s < t: Ho et al. 2020, eq. 6-7.
+
+    The paper has s = t - 1; with alpha = alpha_bar_t / alpha_bar_s the same formula holds for any stride.
+    """
+    alpha = alpha_bar_t / alpha_bar_s
+    beta = 1 - alpha
+    mean = (alpha_bar_s.sqrt() * beta * x_0 + alpha.sqrt() * (1 - alpha_bar_s) * x_t) / (1 - alpha_bar_t)
+    return mean, beta * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+
+
+def ddim_step(found: Denoised, alpha_bar_s: Tensor) -> Tensor:
+    """Return x_s from what x_t was found to hold: Song et al. 2021, eq. 12, with sigma = 0."""
+    return alpha_bar_s.sqrt() * found.x_0 + (1 - alpha_bar_s).sqrt() * found.eps
+
+
+def ancestral_step(found: Denoised, x_t: Tensor, z: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
+    """Draw x_s from the posterior with standard normal ``z``: Ho et al. 2020, algorithm 2, variance beta-tilde."""
+    mean, variance = posterior(found.x_0, x_t, alpha_bar_t, alpha_bar_s)
+    return mean + variance.sqrt() * z
+
+
+def strided_timesteps(timesteps: int, steps: int) -> list[int]:
+    """Return ``steps`` timesteps, evenly spaced from T-1 down; the last one is 0 unless ``steps`` is 1."""
+    return [round(t) for t in torch.linspace(timesteps - 1, 0, steps, dtype=torch.float64).tolist()]
+
+
+def guide(predict: ConditionalPredict, labels: Tensor, *, null_class: int, guidance_scale: float) -> Predict:
+    """Return a predictor for ``labels`` (B,) under classifier-free guidance: Ho & Salimans 2022, eq. 6.
+
+    ``guidance_scale`` is the paper's 1 + w: 0 ignores the class, 1 is plain conditioning and costs one pass, not two.
+    """
+    if guidance_scale == 1:
+        return lambda x_t, timestep: predict(x_t, timestep, labels)
+    both = torch.cat([labels, torch.full_like(labels, null_class)])  # (2B,)
+
+    def guided(x_t: Tensor, timestep: Tensor) -> Tensor:
+        with_class, without = predict(x_t.repeat(2, 1, 1, 1), timestep.repeat(2), both).chunk(2)  # (B, C, H, W) each
+        return without + guidance_scale * (with_class - without)
+
+    return guided
+
+
+def _find(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, prediction: str) -> Denoised:
+    """Ask the model, keep x_0 within the range of images, and let eps agree with what was kept."""
+    timestep = torch.full((len(x_t),), t, device=x_t.device)
+    x_0 = denoised(prediction, predict(x_t, timestep), x_t, alpha_bar_t).x_0.clamp(-1, 1)
+    return Denoised(x_0, (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt())
+
+
+def _strides(alpha_bar: Tensor, steps: int) -> list[tuple[int, Tensor, Tensor]]:
+    """Return (t, alpha_bar_t, alpha_bar_s) from T-1 down; the last s is the clean image, where alpha_bar is 1."""
+    at = strided_timesteps(len(alpha_bar), steps)
+    levels = [*(alpha_bar[t] for t in at), alpha_bar.new_ones(())]
+    return list(zip(at, levels[:-1], levels[1:], strict=True))
+
+
+@torch.no_grad()
+def sample_ddim(predict: Predict, x_t: Tensor, *, alpha_bar: Tensor, prediction: str, steps: int) -> Tensor:
+    """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t`` in ``steps`` passes, without further randomness."""
+    for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
+        x_t = ddim_step(_find(predict, x_t, t, alpha_bar_t, prediction), alpha_bar_s)
+    return x_t
+
+
+@torch.no_grad()
+def sample_ancestral(
+    predict: Predict,
+    x_t: Tensor,
+    *,
+    alpha_bar: Tensor,
+    prediction: str,
+    steps: int,
+    draw: Callable[[], Tensor],
+) -> Tensor:
+    """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t``; ``draw()`` gives fresh noise of its shape."""
+    for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
+        found = _find(predict, x_t, t, alpha_bar_t, prediction)
+        x_t = ancestral_step(found, x_t, draw(), alpha_bar_t, alpha_bar_s)
+    return x_t
