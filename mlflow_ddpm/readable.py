@@ -1,0 +1,70 @@
+"""Numbers as people read them: in reports, summaries and progress lines, never in data files.
+
+Five significant digits, fixed notation where it is short, and the three kinds of "no number" kept apart: a dash for
+*not measured*, ``NaN`` and ``Inf`` for what was measured and is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+__all__ = ["NOT_MEASURED", "format_duration", "format_epochs", "format_number"]
+
+NOT_MEASURED = "–"  # noqa: RUF001 - an en dash: a hyphen would read as a minus sign
+_DIGITS = 5
+_FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
+_MAX_RANGES = 8
+
+
+def format_number(value: float | None) -> str:
+    """Return about five significant digits; integers whole, short exact values short.
+
+    >>> [format_number(v) for v in (0.001, 0.1233987, 81920.0, 1.5e-5, 12, float("nan"), float("-inf"))]
+    ['0.001', '0.12340', '81920', '1.5e-05', '12', 'NaN', '-Inf']
+    """
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
+    if value == 0 or float(f"{value:.3g}") == value:  # exact in three digits: 0.001 needs no trailing zeros
+        return f"{value:.0f}" if value.is_integer() and abs(value) < _FIXED_BELOW else f"{value:.3g}"
+    if not _FIXED_FROM <= abs(value) < _FIXED_BELOW:
+        return f"{value:.{_DIGITS - 1}e}"
+    decimals = _DIGITS - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return hours, minutes and seconds, and from a minute on the seconds alone as well.
+
+    >>> format_duration(3723.4), format_duration(12.3), format_duration(None)
+    ('1 h 02 min 03 s (3723.4 s)', '12.3 s', 'not measured')
+    """
+    if seconds is None:
+        return "not measured"
+    if not math.isfinite(seconds) or seconds < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{format_number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours} h {minutes:02d} min {rest:02d} s" if hours else f"{minutes} min {rest:02d} s"
+    return f"{clock} ({seconds:.1f} s)"
+
+
+def format_epochs(epochs: Iterable[int]) -> str:
+    """Return sorted epochs as ranges, the first few of them.
+
+    >>> format_epochs([9, 3, 4, 5])
+    '3–5, 9'
+    """  # noqa: RUF002 - ranges take an en dash
+    ranges: list[list[int]] = []
+    for epoch in sorted(set(epochs)):
+        if ranges and ranges[-1][1] == epoch - 1:
+            ranges[-1][1] = epoch
+        else:
+            ranges.append([epoch, epoch])
+    shown = [str(a) if a == b else f"{a}–{b}" for a, b in ranges[:_MAX_RANGES]]  # noqa: RUF001 - as above
+    more = sum(b - a + 1 for a, b in ranges[_MAX_RANGES:])
+    return ", ".join(shown) + (f" and {more} more" if more else "")

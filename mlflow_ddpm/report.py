@@ -1,0 +1,114 @@
+"""The Markdown report: build its context, render one template, write one file.
+
+No number is computed and no text is escaped in the template: :mod:`mlflow_ddpm.report_context` words everything, and
+every value that the template inserts is escaped unless it is Markdown already. The same history, config, run and files
+give the same bytes, in any directory, on any day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
+from mlflow_ddpm.report_card import yaml_header
+from mlflow_ddpm.report_context import Figure, ReportContext, build_context
+from mlflow_ddpm.report_files import REPORT_NAME, output_files, pictures, relative_link, sample_files
+
+if TYPE_CHECKING:
+    import jinja2
+    import pandas as pd
+
+    from mlflow_ddpm.tracker import MetricsTracker
+
+__all__ = ["generate_report", "render_markdown"]
+
+
+def generate_report(
+    source: MetricsTracker | pd.DataFrame | str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    save_dir: str | Path,
+    plot_paths: Mapping[str, Path] | None = None,
+    run: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``training_report.md`` into ``save_dir``, all or nothing, and return its path.
+
+    Call it last: the report lists the other files of ``save_dir`` with size and checksum, and embeds the newest sample
+    grid of ``save_dir/samples`` if there is one.
+
+    Args:
+        source: anything that :func:`mlflow_ddpm.read_history` takes.
+        config: the run's hyperparameters. ``data.name`` and ``license``, where given, go into the model card's header.
+        save_dir: made if it is not there.
+        plot_paths: what :func:`mlflow_ddpm.generate_all_plots` returned; None takes the plots found in ``save_dir``.
+        run: what identifies the run: ``run_id``, ``run_name``, ``experiment_name``, ``start_time``, ...
+        environment: versions, device, world size.
+
+    Raises:
+        HistoryError: the source has no history to read.
+        UsageError: ``plot_paths`` names a plot that does not exist.
+        OSError: the report cannot be written; an earlier one is untouched.
+    """
+    from mlflow_ddpm.history import read_history, rows_from_frame
+    from mlflow_ddpm.plots import PLOTS
+
+    save_dir = Path(save_dir)
+    titles = {plot.name: plot.title for plot in PLOTS}
+    plots = pictures(titles, save_dir, plot_paths)
+    captions = {plot.name: plot.caption for plot in PLOTS}
+    context = build_context(
+        rows_from_frame(read_history(source)),
+        config=config or {},
+        run=run or {},
+        environment=environment or {},
+        figures={
+            name: Figure(title=titles[name], link=relative_link(path, save_dir), caption=captions[name])
+            for name, path in plots.items()
+        },
+        samples=sample_files(save_dir),
+        files=output_files(save_dir, titles, plots),
+    )
+    save_dir.mkdir(parents=True, exist_ok=True)
+    path = save_dir / REPORT_NAME
+    replace_file(path, render_markdown(context).encode())
+    return path
+
+
+def render_markdown(context: ReportContext) -> str:
+    """Return the report's text."""
+    return _environment().get_template("report.md.j2").render(report=context)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(  # noqa: S701 - HTML's escaping is not Markdown's; finalize does ours
+        loader=jinja2.PackageLoader("mlflow_ddpm"),
+        undefined=jinja2.StrictUndefined,
+        finalize=_insert,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "yaml_header": yaml_header,
+        "table": table,
+        "listed": _listed,
+        "json_block": json_block,
+        "picture": lambda figure: picture(figure.link, figure.title),
+    }
+    return environment
+
+
+def _insert(value: object) -> Markdown:
+    return escape(value if isinstance(value, str) else str(value))
+
+
+def _listed(values: Iterable[str]) -> Markdown:
+    return Markdown(", ".join(escape(value) for value in values))
