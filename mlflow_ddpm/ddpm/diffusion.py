@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "ConditionalPredict",
     "Denoised",
+    "Predict",
     "ancestral_step",
     "cosine_alpha_bar",
     "ddim_step",

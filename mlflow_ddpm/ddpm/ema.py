@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,18 @@ from torch import Tensor, nn
 __all__ = ["Ema"]
 
 
-class Ema:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Ema(Generic[M]):
     """Averages a model's parameters: after update s the shadow is ``d shadow + (1 - d) live``.
 
     ``d = min(ema_decay, (1 + s) / (10 + s))``: the warm-up forgets the random start, which a short run never would.
     """
 
-    def __init__(self, live: nn.Module, ema_decay: float) -> None:
+    def __init__(self, live: M, ema_decay: float) -> None:
         """Start from a copy of ``live``, on its device; move ``live`` before, not after."""
-        self.model = copy.deepcopy(live).eval().requires_grad_(requires_grad=False)
+        self.model: M = copy.deepcopy(live).eval().requires_grad_(requires_grad=False)
         self.ema_decay = ema_decay
         self.updates = 0
         self._live: list[Tensor] = list(live.parameters())

@@ -1,0 +1,165 @@
+"""What is trained, and one epoch of training it: model, weight average, optimiser and step.
+
+Randomness is a function of (seed, epoch) and drawn for the batch of all processes, of which each takes its rows: a
+resumed run, or one on another number of processes, sees the same images, noise and timesteps in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlflow_ddpm.ddpm import diffusion
+from mlflow_ddpm.ddpm.config import Config, OptimConfig
+from mlflow_ddpm.ddpm.data import LabelledImages, to_model_range
+from mlflow_ddpm.ddpm.distributed import Processes
+from mlflow_ddpm.ddpm.ema import Ema
+from mlflow_ddpm.ddpm.model import UNet
+from mlflow_ddpm.ddpm.randomness import Purpose, seed_for, seeded_generator
+
+__all__ = ["BatchResult", "Learner", "build_model", "learning_rate"]
+
+
+class BatchResult(NamedTuple):
+    """What a batch gave. ``loss`` and ``grad_norm`` are 0-d tensors on the device, not yet computed perhaps."""
+
+    loss: Tensor  # mean over this process's images; over uneven shares, scaled so that the mean over ranks is exact
+    lr: float
+    grad_norm: Tensor  # global L2 norm before clipping, the same on every rank
+    batch_size: int  # this process's images
+
+
+class _Noised(NamedTuple):
+    """The random numbers of a batch, or of this process's rows of it."""
+
+    timestep: Tensor  # (B,)
+    eps: Tensor  # (B, 1, S, S)
+    hide_class: Tensor  # (B,) bool
+
+
+def build_model(config: Config, classes: int) -> UNet:
+    """Return the U-Net of a resolved configuration, its weights drawn from the run's seed, channels last."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.train.seed, Purpose.WEIGHTS))
+        model = UNet(
+            classes=classes,
+            image_size=config.data.image_size or 0,
+            base_channels=config.model.base_channels,
+            channel_mults=config.model.channel_mults or (1,),
+            blocks=config.model.blocks,
+            patch_size=config.model.patch_size,
+            attention_size=config.model.attention_size,
+        )
+    # 1.1x (8x8 features) to 1.2x (16x16) the steps per second on a CPU, and what tensor cores ask for.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """Return the rate of batch ``step``, from 0: linear up over the warm-up, then half a cosine down to zero."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(total_steps - optim.warmup_steps, 1)
+    return optim.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+class Learner:
+    """Trains a U-Net on images that lie on the process's device."""
+
+    def __init__(self, config: Config, data: LabelledImages, classes: int, procs: Processes) -> None:
+        """Build everything anew; ``config`` is resolved, ``data`` the training set."""
+        self._config, self._procs = config, procs
+        self._data = data.to(procs.device)
+        self._alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(procs.device)  # (T,)
+        self.model = build_model(config, classes).to(procs.device)
+        self.ema = Ema(self.model, config.optim.ema_decay)
+        self.step = 0
+        self._parallel = procs.wrap(self.model)
+        self._optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.optim.lr,
+            betas=(config.optim.beta1, config.optim.beta2),
+            weight_decay=config.optim.weight_decay,
+            fused=True,  # 2x the plain loop on the CPU as well
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch; the last may be smaller, so that every image counts once."""
+        return math.ceil(len(self._data.labels) / self._config.train.batch_size)
+
+    def train_epoch(self, epoch: int) -> Iterator[BatchResult]:
+        """Train one epoch, a batch at each ``next``. Nothing is read from the device."""
+        device = self._procs.device
+        generator = seeded_generator(self._config.train.seed, Purpose.TRAINING, epoch, device=device)
+        order = torch.randperm(len(self._data.labels), generator=generator, device=device)
+        self._parallel.train()
+        for batch in order.split(self._config.train.batch_size):
+            yield self._train_batch(batch, generator)
+
+    def _train_batch(self, batch: Tensor, generator: torch.Generator) -> BatchResult:
+        """Take one step on ``batch``, indices (G,) of all processes' images."""
+        noised = self._draw_noise(len(batch), generator)
+        mine = self._procs.shard(len(batch))
+        share = len(range(*mine.indices(len(batch))))
+        if share == 0:
+            mine = slice(0, 1)  # fewer images than processes: pass one along, weighing nothing, to stay in step
+        per_image = self._loss_per_image(batch[mine], _Noised(*(drawn[mine] for drawn in noised)))  # (B,)
+        # DDP averages gradients over ranks; this weight makes that the mean over images, however uneven the shares.
+        loss = per_image.sum() * (self._procs.world_size / len(batch) if share else 0.0)
+        lr = learning_rate(self.step, self._total_steps(), self._config.optim)
+        grad_norm = self._update(loss, lr)
+        return BatchResult(loss.detach(), lr, grad_norm, share)
+
+    def _draw_noise(self, size: int, generator: torch.Generator) -> _Noised:
+        device, side = self._procs.device, self._config.data.image_size or 0
+        timestep = torch.randint(len(self._alpha_bar), (size,), generator=generator, device=device)
+        eps = torch.randn(size, 1, side, side, generator=generator, device=device)
+        coin = torch.rand(size, generator=generator, device=device)
+        return _Noised(timestep, eps, coin < self._config.diffusion.class_dropout)
+
+    def _loss_per_image(self, indices: Tensor, noised: _Noised) -> Tensor:
+        x_0 = to_model_range(self._data.images[indices], self._config.data.image_size or 0)  # (B, 1, S, S)
+        labels = self._data.labels[indices].masked_fill(noised.hide_class, self.model.null_class)  # (B,)
+        return diffusion.loss_per_image(
+            lambda x_t, timestep: self._parallel(x_t, timestep, labels),
+            x_0,
+            noised.eps,
+            noised.timestep,
+            alpha_bar=self._alpha_bar,
+            prediction=self._config.diffusion.prediction,
+        )
+
+    def _update(self, loss: Tensor, lr: float) -> Tensor:
+        """Step the weights and their average; return the gradient norm before clipping."""
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.optim.grad_clip or math.inf)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        self.step += 1
+        return grad_norm
+
+    def _total_steps(self) -> int:
+        return self.batches_per_epoch * (self._config.train.epochs or 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on, besides the configuration."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])

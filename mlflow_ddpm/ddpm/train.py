@@ -1,0 +1,226 @@
+"""Trains a DDPM from a configuration, epoch by epoch, and tells a tracker what it measured.
+
+The order at the end of an epoch makes any crash harmless: samples are drawn, the row becomes durable, then the
+checkpoint is written. The same call again goes on after the last checkpoint; a row beyond it is measured anew, and
+supersedes the old one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from mlflow_ddpm.ddpm.checkpoint import load_newest, save_checkpoint
+from mlflow_ddpm.ddpm.config import Config
+from mlflow_ddpm.ddpm.data import Dataset, load_dataset
+from mlflow_ddpm.ddpm.distributed import Processes, processes
+from mlflow_ddpm.ddpm.grid import sample_grid
+from mlflow_ddpm.ddpm.judge import Judgement, judge_samples
+from mlflow_ddpm.ddpm.learner import Learner
+from mlflow_ddpm.errors import ConfigError
+from mlflow_ddpm.metrics import EpochMetrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["Progress", "Tracker", "TrainResult", "train", "train_with"]
+
+logger = logging.getLogger("mlflow_ddpm")
+
+CHECKPOINTS = "checkpoints"  # folder below the output directory
+# Settings that may differ between a checkpoint and the run that goes on from it: they do not change what a step does.
+_FREE_ON_RESUME = ("train.epochs", "train.device", "data.dir", "sample.")
+
+
+class Tracker(Protocol):
+    """What training needs of :class:`mlflow_ddpm.tracker.MetricsTracker`; on ranks other than 0 all of it is inert."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Start the epoch's clock."""
+
+    def log_batch(
+        self, loss: Tensor, lr: float | None = None, grad_norm: Tensor | None = None, batch_size: int | None = None
+    ) -> None:
+        """Keep a batch's values without reading them."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Stop the epoch's clock for a while."""
+
+    def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
+        """Keep a picture (H, W) or (H, W, C)."""
+
+    def end_epoch(
+        self,
+        model: nn.Module | None = None,
+        ema_model: nn.Module | None = None,
+        extra: Mapping[str, float] | None = None,
+    ) -> EpochMetrics | None:
+        """Make the epoch's row durable; None on ranks other than 0."""
+
+
+class Progress(Protocol):
+    """Is told how far training is, on rank 0; no number that would have to be read from the device."""
+
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
+        """``batch`` of ``batches`` (from 1) is queued, in ``epoch`` (from 0) of ``epochs``."""
+
+    def on_epoch(self, row: EpochMetrics) -> None:
+        """An epoch's row is durable."""
+
+
+class TrainResult(NamedTuple):
+    """What training came to."""
+
+    run_id: str | None
+    output_dir: Path
+    first_epoch: int  # > 0 if the run was continued; equal to ``epochs`` if there was nothing left to do
+    epochs: int
+    parameters: int
+    last_row: EpochMetrics | None  # None if there was nothing left to do, and on ranks other than 0
+    judgement: Judgement | None
+    checkpoint: Path | None  # the newest
+
+
+def train(
+    config: Config,
+    *,
+    output_dir: str | Path,
+    run_name: str | None = None,
+    experiment_name: str | None = None,
+    tracking_uri: str | None = None,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train, or continue where ``output_dir`` has checkpoints, and return what it came to.
+
+    Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
+    ``run_name`` to ``tags`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`.
+
+    Raises:
+        ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
+        DataError: the data set's files are missing or damaged.
+        MirrorError: no checkpoint of the output directory can be read, or its files are not ours.
+        StoreError: MLflow refused the run.
+    """
+    from mlflow_ddpm.tracker import MetricsTracker
+
+    config = config.resolve()
+    with processes(config.train.device) as procs:
+        dataset = load_dataset(config.data)
+        learner = Learner(config, dataset.train, len(dataset.class_names), procs)
+        with MetricsTracker(
+            output_dir,
+            config=_describe(config, dataset, learner),
+            run_name=run_name,
+            experiment_name=experiment_name,
+            tracking_uri=tracking_uri,
+            run_id=run_id,
+            device=procs.device,
+            tags=tags,
+            reduce_over_ranks=procs.world_size > 1,
+        ) as tracker:
+            return train_with(tracker, config, dataset, learner, procs, output_dir=Path(output_dir), progress=progress)
+
+
+def train_with(
+    tracker: Tracker,
+    config: Config,
+    dataset: Dataset,
+    learner: Learner,
+    procs: Processes,
+    *,
+    output_dir: Path,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Run the epochs that are left; ``config`` is resolved and the learner new."""
+    epochs = config.train.epochs or 0
+    first_epoch = _resume(learner, config, output_dir / CHECKPOINTS, procs.device)
+    progress = progress if procs.is_first else None
+    row, judgement, checkpoint = None, None, None
+    for epoch in range(first_epoch, epochs):
+        tracker.start_epoch(epoch)
+        _run_batches(tracker, learner, epoch, epochs, progress)
+        if procs.is_first:
+            with tracker.paused():  # its seconds are not the epoch's
+                judgement = _look_at_samples(tracker, config, dataset, learner, epoch)
+        extra = judgement._asdict() if judgement else None
+        row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
+        if procs.is_first:
+            checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(learner, config, dataset))
+        if progress and row:
+            progress.on_epoch(row)
+    parameters = sum(p.numel() for p in learner.model.parameters())
+    return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, judgement, checkpoint)
+
+
+def _run_batches(tracker: Tracker, learner: Learner, epoch: int, epochs: int, progress: Progress | None) -> None:
+    """Train one epoch. No tensor is read here: the host stays ahead of the device until ``end_epoch``."""
+    batches = learner.batches_per_epoch
+    for batch, result in enumerate(learner.train_epoch(epoch), start=1):
+        tracker.log_batch(result.loss, lr=result.lr, grad_norm=result.grad_norm, batch_size=result.batch_size)
+        if progress:
+            progress.on_batch(epoch, batch, batches, epochs)
+
+
+def _look_at_samples(
+    tracker: Tracker, config: Config, dataset: Dataset, learner: Learner, epoch: int
+) -> Judgement | None:
+    """Log a grid if this epoch has one, and judge samples after the last."""
+    every, last = config.sample.every, epoch + 1 == config.train.epochs
+    if every and (last or (epoch + 1) % every == 0):
+        tracker.log_image("samples", sample_grid(learner.ema.model, config, dataset.class_names), epoch)
+    if last and config.sample.judge_per_class:
+        return judge_samples(learner.ema.model, config, dataset)
+    return None
+
+
+def _describe(config: Config, dataset: Dataset, learner: Learner) -> dict[str, dict[str, Any]]:
+    """Return the settings, and beside them the sizes that follow from them."""
+    told = config.as_dict()
+    told["data"] |= {"train_images": len(dataset.train.labels), "classes": len(dataset.class_names)}
+    told["model"] |= {"parameters": sum(p.numel() for p in learner.model.parameters())}
+    return told
+
+
+def _state(learner: Learner, config: Config, dataset: Dataset) -> dict[str, Any]:
+    return {"learner": learner.state_dict(), "config": config.as_dict(), "class_names": list(dataset.class_names)}
+
+
+def _resume(learner: Learner, config: Config, directory: Path, device: torch.device) -> int:
+    """Load the newest good checkpoint, if any; return the epoch to go on with."""
+    found = load_newest(directory, map_location=device)
+    if found is None:
+        return 0
+    _check_same_run(found.state["config"], config, found.path)
+    learner.load_state_dict(found.state["learner"])
+    logger.info("Going on from %s, after epoch %d", found.path, found.epoch)
+    return found.epoch + 1
+
+
+def _check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:
+    """Check that going on with these settings continues the run of the checkpoint and starts no other.
+
+    Raises:
+        ConfigError: a setting differs that changes what a step does.
+    """
+    now = config.as_dict()
+    for group in dataclasses.fields(config):
+        for name, value in now[group.name].items():
+            option, was = f"{group.name}.{name}", before.get(group.name, {}).get(name)
+            if value != was and not option.startswith(_FREE_ON_RESUME):
+                raise ConfigError(
+                    f"{option} must be {was!r} to go on from {path}, got {value!r}; keep it, or train into another "
+                    "output directory"
+                )
