@@ -7,17 +7,108 @@ infinities are values that *were* measured. Take numbers for arithmetic with :fu
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from mlflow_ddpm.csvfile import CSV_NAME, read_csv
+from mlflow_ddpm.errors import HistoryError, StoreError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
+from mlflow_ddpm.run_choice import absolute_uri
+from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
+from mlflow_ddpm.sqlite_init import first_use_alone
+from mlflow_ddpm.store import RunStore
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["frame_from_rows", "numbers", "rows_from_frame"]
+__all__ = ["HistorySource", "frame_from_rows", "numbers", "open_store", "read_history", "rows_from_frame"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")  # MLflow's own are 32 hexadecimal digits
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What is used of a tracker; the module that defines trackers stands above this one."""
+
+    output_dir: Path
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id."""
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The tracking store."""
+
+    def flush(self, timeout: float = ...) -> bool:
+        """Deliver what waits."""
+
+
+HistorySource: TypeAlias = "pd.DataFrame | Recorded | str | Path"
+
+
+def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Return the history of a run, the same frame to the last bit whatever it is read from.
+
+    Args:
+        source: a run id (or ``runs:/<id>``), a tracker, an output directory, a ``training_metrics.csv`` or ``.json``,
+            or a frame, which is returned as it is. A tracker is read from its tracking store; only when that cannot be
+            reached, from its mirror, and a warning says so.
+        tracking_uri: the tracking store of a run id; default: MLflow's own settings.
+
+    Raises:
+        HistoryError: there is nothing of that name to read.
+        MirrorError: the file is not one of ours.
+        StoreError: the store is away or has no such run.
+    """
+    if isinstance(source, str | Path):
+        return frame_from_rows(_rows_of_name(source, tracking_uri))
+    if isinstance(source, Recorded):
+        return frame_from_rows(_rows_of_tracker(source))
+    return source
+
+
+def open_store(run_id: str, tracking_uri: str | None = None) -> RunStore:
+    """Return a run's store by id; the store is MLflow's configured one unless named."""
+    import mlflow
+
+    return RunStore(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
+
+
+def _rows_of_name(source: str | Path, tracking_uri: str | None) -> list[EpochMetrics]:
+    path = Path(source)
+    if path.is_dir():
+        path = next((path / name for name in (CSV_NAME, JSON_NAME) if (path / name).exists()), path)
+        if path.is_dir():
+            raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {source}, found neither; is it the output_dir?")
+    if path.is_file():
+        return list(read_snapshot(path).rows) if path.suffix == ".json" else read_csv(path)
+    name = _RUN_ID.fullmatch(str(source))
+    if isinstance(source, Path) or name is None:
+        raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
+    return _rows_of_store(open_store(name["id"], tracking_uri))
+
+
+def _rows_of_store(store: RunStore) -> list[EpochMetrics]:
+    with first_use_alone(store.tracking_uri):
+        return store.read_rows()
+
+
+def _rows_of_tracker(tracker: Recorded) -> list[EpochMetrics]:
+    if tracker.run_id and tracker.flush():
+        try:
+            return _rows_of_store(RunStore(tracker.tracking_uri or "", tracker.run_id))
+        except StoreError as error:
+            _log.warning("%s; reading the history from %s instead", error, tracker.output_dir)
+    else:
+        _log.warning("MLflow has not got every row yet; reading the history from %s instead", tracker.output_dir)
+    return read_csv(tracker.output_dir / CSV_NAME)
 
 
 def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:

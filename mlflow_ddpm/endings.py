@@ -1,0 +1,76 @@
+"""How a training ends: by itself, by an exception, or by a signal; and that somebody is told in every case.
+
+SIGKILL tells nobody; that is what resuming is for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
+
+__all__ = ["Ending", "Endings", "ending_of"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Ending(NamedTuple):
+    """A run's final status in MLflow's words, and why."""
+
+    status: str  # FINISHED, FAILED or KILLED
+    error_type: str = ""
+    error_message: str = ""
+
+
+def ending_of(error: BaseException | None, signum: int | None) -> Ending:
+    """Return how a training ended that left with ``error`` after ``signum`` was received; either may be None."""
+    if signum is not None:
+        return Ending("KILLED", signal.Signals(signum).name)
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("KILLED", "KeyboardInterrupt")
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return Ending("FINISHED")
+    return Ending("FAILED", type(error).__name__, str(error))
+
+
+class Endings:
+    """Watches for SIGTERM, SIGINT and the interpreter's exit from the moment it is made until :meth:`stop`.
+
+    A handler that was there before still runs. Where there was none, SIGTERM raises ``SystemExit(143)`` in the main
+    thread, so that ``finally`` blocks and context managers run. Outside the main thread no handler can be installed.
+    """
+
+    def __init__(self, at_exit: Callable[[Ending], object]) -> None:
+        self.signum: int | None = None
+        self._at_exit = at_exit
+        self._previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                self._previous[signum] = signal.signal(signum, self._on_signal)
+        atexit.register(self._on_exit)
+
+    def stop(self) -> None:
+        """Put everything back as it was."""
+        atexit.unregister(self._on_exit)
+        if threading.current_thread() is threading.main_thread():
+            for signum, previous in self._previous.items():
+                if signal.getsignal(signum) == self._on_signal:
+                    signal.signal(signum, previous)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        previous = self._previous[signum]
+        if callable(previous):
+            previous(signum, frame)
+        elif previous != signal.SIG_IGN:
+            raise SystemExit(128 + signum)
+
+    def _on_exit(self) -> None:
+        # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed.
+        self._at_exit(ending_of(getattr(sys, "last_value", None), self.signum))

@@ -1,0 +1,156 @@
+"""A run's files on local disk: complete by themselves, written before anything goes to MLflow.
+
+One process at a time writes to a directory. A disk that is full or read-only is a warning, not an exception: the rows
+stay in memory and the next write tries them all again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow_ddpm.csvfile import CSV_NAME, Journal
+from mlflow_ddpm.errors import MirrorError, UsageError
+from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.snapshot import JSON_NAME, SnapshotWriter, encode_row, read_snapshot, render_snapshot
+from mlflow_ddpm.summary import summarise
+
+__all__ = ["Mirror"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_LOCK, _HOLDER = ".writer.lock", ".writer.json"
+
+
+class Mirror:
+    """The writer of one output directory. Its rows are those that no later one superseded, by epoch.
+
+    Raises:
+        UsageError: another live process writes here, or the path is not a directory.
+        MirrorError: the directory's files are not ours or are damaged; they are left untouched.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = _hold(directory)
+        self._journal = Journal(directory / CSV_NAME)
+        self._warned = False
+        try:
+            self.rows: list[EpochMetrics] = keep_last_written(self._journal.recover())
+            self.previous_run = self._previous_run()
+        except (OSError, MirrorError):
+            self._release()
+            raise
+        self._consistent = threading.Lock()  # held for microseconds: rows, their JSON and the summary change together
+        self._encoded = [encode_row(row) for row in self.rows]
+        self._summary = summarise(self.rows)
+        self.run: dict[str, Any] = {}
+        self.config: Mapping[str, Any] = {}
+        self.environment: Mapping[str, Any] = {}
+        self._snapshot = SnapshotWriter(directory / JSON_NAME, self._render, self._warn)
+
+    def append(self, row: EpochMetrics) -> None:
+        """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
+        superseded = bool(self.rows) and self.rows[-1].epoch >= row.epoch
+        with self._consistent:
+            if superseded:
+                kept = sum(old.epoch < row.epoch for old in self.rows)
+                del self.rows[kept:], self._encoded[kept:]
+                self._summary = summarise(self.rows)
+            self.rows.append(row)
+            self._encoded.append(encode_row(row))
+            self._summary.add(row)
+        self._write(row, anew=superseded)
+        self._snapshot.request()
+
+    def _write(self, row: EpochMetrics, *, anew: bool) -> None:
+        try:
+            if anew or not self._journal.fits(row):
+                self._journal.rewrite(self.rows)
+            else:
+                self._journal.append(row)
+        except OSError as error:
+            self._warn(error)
+
+    def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Set what the JSON says beside the epochs, and have it written soon."""
+        with self._consistent:
+            self.run.update(run)
+            self.config, self.environment = config, environment
+        self._snapshot.request()
+
+    def flush(self) -> None:
+        """Bring the JSON up to this moment."""
+        self._snapshot.write_now()
+
+    def close(self, **run: object) -> None:
+        """Write the JSON a last time, with these entries in ``run``, and let the directory go."""
+        with self._consistent:
+            self.run.update(run)
+        if self.rows and not self._journal.fits(self.rows[-1]):  # an earlier write failed or was interrupted
+            self._write(self.rows[-1], anew=True)
+        self._snapshot.close()
+        self._journal.close()
+        self._release()
+
+    def _render(self) -> bytes:
+        with self._consistent:
+            rows, summary, run = list(self._encoded), replace(self._summary), dict(self.run)
+        return render_snapshot(run, self.config, self.environment, summary, rows)
+
+    def _previous_run(self) -> Mapping[str, Any]:
+        path = self.directory / JSON_NAME
+        return read_snapshot(path).run if path.exists() else {}
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "cannot write to %s (%s); training goes on, rows are kept in memory and tried again each epoch. "
+                "Make room or make it writable",
+                self.directory,
+                error.strerror or error,
+            )
+
+    def _release(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.directory / _HOLDER).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _hold(directory: Path) -> Any:
+    """Take the directory for this process; the system lets go of it when the process dies, however it dies."""
+    from filelock import FileLock, Timeout
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / _LOCK, timeout=0)
+        lock.acquire()
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        replace_file(directory / _HOLDER, json.dumps(holder).encode())
+    except Timeout:
+        raise UsageError(
+            f"{directory} is being written by {_holder(directory)}; choose another output_dir, or wait for it to end"
+        ) from None
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"output_dir must be a directory, but {error.filename} is a file; choose another") from error
+    except OSError:
+        return None  # no room or no right to write: the first row's write says so
+    return lock
+
+
+def _holder(directory: Path) -> str:
+    try:
+        told = json.loads((directory / _HOLDER).read_text(encoding="utf-8"))
+        return f"process {told['pid']} on {told['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,147 @@
+"""The post-run step: a run's history comes back from the tracking store, becomes plots and a report, and these become
+artifacts of the same run.
+
+It works for any finished run, from any machine that reaches the store. Only when the store cannot be reached is the
+mirror of an output directory used instead, and nothing is uploaded then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.csvfile import CSV_NAME, render_csv
+from mlflow_ddpm.cursor import Cursor
+from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
+from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
+from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.plots import generate_all_plots
+from mlflow_ddpm.report import generate_report
+from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
+from mlflow_ddpm.store import ARTIFACT_FOLDER, SAMPLES, RunStore
+from mlflow_ddpm.summary import summarise
+
+__all__ = ["Published", "publish_run", "render_run"]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+class Published(NamedTuple):
+    """What a post-run step made."""
+
+    run_id: str | None
+    output_dir: Path
+    files: list[Path]
+    uploaded: bool
+
+
+def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_uri: str | None = None) -> Published:
+    """Render a run's CSV, JSON, plots and report from its tracking store, and log them under ``metrics/`` of the run.
+
+    Args:
+        run_id: the run.
+        output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's own
+            output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
+        tracking_uri: the tracking store; default: MLflow's own settings.
+
+    Raises:
+        HistoryError: the run has no epochs.
+        StoreError: the store is away or has no such run.
+        UsageError: ``output_dir`` belongs to another run.
+    """
+    directory = Path(output_dir or f"metrics-{run_id[:8]}")
+    _check_owner(directory, run_id)
+    store = open_store(run_id, tracking_uri)
+    try:
+        snapshot = _fetch(store, directory)
+    except StoreUnavailableError as error:
+        if not (directory / CSV_NAME).exists():
+            raise
+        _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
+        return render_mirror(directory)
+    files = render_run(snapshot, directory)
+    for path in files:
+        store.log_file(path, ARTIFACT_FOLDER)
+    return Published(run_id, directory, files, uploaded=True)
+
+
+def render_mirror(directory: Path) -> Published:
+    """Render plots and report of an output directory from its mirror alone."""
+    from mlflow_ddpm.history import read_history
+
+    path = directory / JSON_NAME
+    told = read_snapshot(path) if path.exists() else Snapshot({}, {}, {}, [])
+    rows = rows_from_frame(read_history(directory))
+    return Published(told.run.get("run_id"), directory, render_run(told._replace(rows=rows), directory), uploaded=False)
+
+
+def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
+    """Write the specified tree into ``directory`` and return its files; the same content gives the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = list(snapshot.rows)
+    frame = frame_from_rows(rows)
+    table, document = directory / CSV_NAME, directory / JSON_NAME
+    replace_file(table, render_csv(rows))
+    encoded = [encode_row(row) for row in rows]
+    replace_file(
+        document, render_snapshot(snapshot.run, snapshot.config, snapshot.environment, summarise(rows), encoded)
+    )
+    plots = generate_all_plots(frame, directory)
+    report = generate_report(
+        frame,
+        config=snapshot.config,
+        save_dir=directory,
+        plot_paths=plots,
+        run=snapshot.run,
+        environment=snapshot.environment,
+    )
+    return [table, document, report, *plots.values()]
+
+
+def _fetch(store: RunStore, directory: Path) -> Snapshot:
+    """Bring everything that the report needs from the store; sample pictures are put into ``directory``."""
+    info = store.info()
+    rows = keep_last_written(store.read_rows())
+    if not rows:
+        raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
+    with tempfile.TemporaryDirectory() as temporary:
+        told = _fetch_snapshot(store, Path(temporary))
+    config: Mapping[str, Any] = told.config if told else store.params()
+    environment = told.environment if told else {}
+    for artifact in store.list_files(f"{ARTIFACT_FOLDER}/{SAMPLES}"):
+        if not (directory / SAMPLES / Path(artifact).name).exists():
+            _fetch_sample(store, artifact, directory)
+    return Snapshot(info, config, environment, rows)
+
+
+def _fetch_snapshot(store: RunStore, into: Path) -> Snapshot | None:
+    """Return the JSON that the tracker logged when the run began: the config with its types, and the environment."""
+    path = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", into)
+    try:
+        return read_snapshot(path) if path else None
+    except MirrorError as error:
+        _log.warning("%s; taking the config from the run's params", error)
+        return None
+
+
+def _fetch_sample(store: RunStore, artifact: str, directory: Path) -> None:
+    (directory / SAMPLES).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = store.fetch_file(artifact, Path(temporary))
+        if path is not None:
+            replace_file(directory / SAMPLES / path.name, path.read_bytes())
+
+
+def _check_owner(directory: Path, run_id: str) -> None:
+    """Refuse a directory that holds another run's files."""
+    cursor = Cursor.load(directory)
+    owner = cursor.run_id if cursor else None
+    if owner is None and (directory / JSON_NAME).exists():
+        owner = json.loads((directory / JSON_NAME).read_bytes()).get("run", {}).get("run_id")
+    if owner not in (None, run_id):
+        raise UsageError(f"{directory} holds run {owner}, not {run_id}; choose another output directory")

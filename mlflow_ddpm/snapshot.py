@@ -1,0 +1,152 @@
+"""``training_metrics.json``: the whole run in one strict JSON document (RFC 8259).
+
+``schema_version``, ``run``, ``config``, ``environment``, ``summary``, ``epochs``. It is replaced as a whole, so it
+parses at any instant; while a run goes on it may lag behind the CSV by seconds, since rewriting a growing history at
+every epoch would cost more with every epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.errors import MirrorError
+from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.strictjson import dumps, number, read_number
+from mlflow_ddpm.summary import Summary
+
+__all__ = [
+    "JSON_NAME",
+    "SCHEMA_VERSION",
+    "Snapshot",
+    "SnapshotWriter",
+    "encode_row",
+    "read_snapshot",
+    "render_snapshot",
+]
+
+JSON_NAME = "training_metrics.json"
+SCHEMA_VERSION = 1
+_TABLE = frozenset(m.name for m in METRICS)
+
+
+class Snapshot(NamedTuple):
+    """What the document holds."""
+
+    run: Mapping[str, Any]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    rows: Sequence[EpochMetrics]
+
+
+def encode_row(row: EpochMetrics) -> str:
+    """Return one epoch's JSON object, on one line."""
+    cells = {name: number(value) for name, value in row.values().items()}
+    return json.dumps({**cells, "logged_at_ms": row.logged_at_ms}, allow_nan=False, ensure_ascii=False)
+
+
+def render_snapshot(
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    summary: Summary,
+    encoded_rows: Sequence[str],
+) -> bytes:
+    """Return the document's bytes; the rows come already encoded, so that each is encoded once in a run's life."""
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run,
+        "config": config,
+        "environment": environment,
+        "summary": summary.as_dict(),
+    }
+    text = dumps(head, indent=2).removesuffix("\n}")
+    epochs = ",\n".join(f"    {row}" for row in encoded_rows)
+    return (f'{text},\n  "epochs": [\n{epochs}\n  ]\n}}\n' if epochs else f'{text},\n  "epochs": []\n}}\n').encode()
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Return what a file holds.
+
+    Raises:
+        MirrorError: it is not such a document.
+        OSError: it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise MirrorError(
+                f"{path} has schema_version {document['schema_version']}, this mlflow_ddpm reads {SCHEMA_VERSION}"
+            )
+        rows = [_row(epoch) for epoch in document["epochs"]]
+        return Snapshot(document["run"], document["config"], document["environment"], rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MirrorError(f"{path} is not a training_metrics.json: {error or type(error).__name__}") from error
+
+
+def _row(cells: Mapping[str, Any]) -> EpochMetrics:
+    values = {name: read_number(cell) for name, cell in cells.items() if name != "logged_at_ms"}
+    table = {name: _float_unless_integral(name, values[name]) for name in values if name in _TABLE}
+    extra = {name: float(value) for name, value in values.items() if name not in _TABLE and value is not None}
+    return EpochMetrics(**table, extra=extra, logged_at_ms=int(cells["logged_at_ms"]))  # type: ignore[arg-type]
+
+
+_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
+
+
+def _float_unless_integral(name: str, value: float | None) -> float | None:
+    if value is None or name in _INTEGRAL:
+        return value
+    return float(value)  # other writers of JSON drop the ".0"
+
+
+class SnapshotWriter:
+    """Writes the document off the training thread, the newest content only, at a bounded share of one core.
+
+    Nothing depends on the thread: it may die with the process, and :meth:`write_now` needs none.
+    """
+
+    _SHARE = 0.01  # of one core, at most, goes into writing
+    _PAUSE_SEC = 0.2  # between two writes, at least
+
+    def __init__(self, path: Path, render: Callable[[], bytes], warn: Callable[[OSError], None]) -> None:
+        self._path, self._render, self._warn = path, render, warn
+        self._wanted, self._closed = threading.Event(), threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def request(self) -> None:
+        """Ask for a write soon; return at once."""
+        self._wanted.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="mlflow_ddpm-snapshot", daemon=True)
+            self._thread.start()
+
+    def write_now(self) -> None:
+        """Write the content of this moment, on the caller's thread."""
+        with self._writing:
+            self._wanted.clear()
+            try:
+                replace_file(self._path, self._render())
+            except OSError as error:
+                self._warn(error)
+
+    def close(self) -> None:
+        """Write a last time and let the thread end."""
+        self._closed.set()
+        self._wanted.set()
+        self.write_now()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._wanted.wait()
+            if self._closed.is_set():
+                return
+            began = time.perf_counter()
+            self.write_now()
+            self._closed.wait(max(self._PAUSE_SEC, (time.perf_counter() - began) / self._SHARE))

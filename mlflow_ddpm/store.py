@@ -1,0 +1,221 @@
+"""Every call into MLflow, and the line between an outage and a mistake.
+
+Runs are always named by id through ``MlflowClient``: MLflow's active run is thread-local, so a fluent call from another
+thread would make a second run. Calls block for as long as MLflow's own time-outs allow; the training thread makes none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_ddpm.errors import StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.metrics import METRICS, EpochMetrics
+
+__all__ = ["ARTIFACT_FOLDER", "SAMPLES", "RunStore", "asking", "client", "redact"]
+
+ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
+SAMPLES = "samples"  # folder of pictures by epoch, on disk and under the artifact folder
+
+_PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
+_METRICS_PER_BATCH = 1000
+_FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
+_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
+
+# Answers that the same call will get again. Everything else (5xx, time-outs, locked or full databases) may pass.
+_REFUSALS = frozenset(
+    {
+        "BAD_REQUEST",
+        "CUSTOMER_UNAUTHORIZED",
+        "ENDPOINT_NOT_FOUND",
+        "INVALID_PARAMETER_VALUE",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "PERMISSION_DENIED",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
+    }
+)
+
+
+class RunStore:
+    """One run in one tracking store.
+
+    Every method raises :class:`StoreUnavailableError` for an outage and :class:`StoreRefusedError` for a refusal.
+    """
+
+    def __init__(self, tracking_uri: str, run_id: str) -> None:
+        self.tracking_uri, self.run_id = tracking_uri, run_id
+        self._client = client(tracking_uri)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the JSON and the report say of the run: id, name, experiment, status, start and end (Unix ms)."""
+        with asking(self.tracking_uri):
+            run = self._client.get_run(self.run_id)
+            experiment = self._client.get_experiment(run.info.experiment_id)
+        return {
+            "run_id": self.run_id,
+            "run_name": run.info.run_name,
+            "experiment_id": run.info.experiment_id,
+            "experiment_name": experiment.name,
+            "status": run.info.status,
+            "start_time_ms": run.info.start_time,
+            "end_time_ms": run.info.end_time,
+        }
+
+    def log_rows(self, rows: Sequence[EpochMetrics]) -> None:
+        """Send rows: one request as long as they fit into one, step = epoch, each with its own first timestamp."""
+        from mlflow.entities import Metric
+
+        points = [Metric(k, v, row.logged_at_ms, row.epoch) for row in rows for k, v in row.points().items()]
+        with asking(self.tracking_uri):
+            for start in range(0, len(points), _METRICS_PER_BATCH):
+                batch = points[start : start + _METRICS_PER_BATCH]
+                self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log the params that the run does not have yet. Params cannot be changed, and ``mlflow run`` logs its own."""
+        from mlflow.entities import Param
+
+        with asking(self.tracking_uri):
+            present = self._client.get_run(self.run_id).data.params
+            new = [Param(_key(k), v[:_PARAM_MAX]) for k, v in params.items() if _key(k) not in present]
+            if new:
+                self._client.log_batch(self.run_id, params=new, synchronous=True)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, over earlier values."""
+        from mlflow.entities import RunTag
+
+        with asking(self.tracking_uri):
+            new = [RunTag(_key(k), v[:_TAG_MAX]) for k, v in tags.items()]
+            self._client.log_batch(self.run_id, tags=new, synchronous=True)
+
+    def log_image(self, name: str, png: Path, *, epoch: int, timestamp_ms: int) -> None:
+        """Log a picture by step, as the run page's image view wants it, and as a plain artifact to download."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(png) as picture:
+            pixels = np.asarray(picture)
+        with asking(self.tracking_uri):
+            self._client.log_image(self.run_id, pixels, key=name, step=epoch, timestamp=timestamp_ms, synchronous=True)
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Log a file as an artifact under ``folder``; one of the same name is replaced."""
+        with asking(self.tracking_uri):
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def list_files(self, folder: str) -> list[str]:
+        """Return the paths of the artifacts in a folder."""
+        with asking(self.tracking_uri):
+            return [f.path for f in self._client.list_artifacts(self.run_id, folder) if not f.is_dir]
+
+    def fetch_file(self, artifact: str, into: Path) -> Path | None:
+        """Download one artifact; None if the run has none of that path."""
+        from mlflow.artifacts import download_artifacts
+
+        if artifact not in self.list_files(artifact.rpartition("/")[0]):
+            return None
+        with asking(self.tracking_uri):
+            where = {"run_id": self.run_id, "tracking_uri": self.tracking_uri, "dst_path": str(into)}
+            return Path(download_artifacts(artifact_path=artifact, **where))
+
+    def params(self) -> dict[str, str]:
+        """Return the run's params."""
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.params)
+
+    def resume(self) -> None:
+        """Make the run RUNNING again, whatever it was."""
+        with asking(self.tracking_uri):
+            self._client.update_run(self.run_id, status="RUNNING")
+
+    def finish(self, status: str) -> None:
+        """End the run with FINISHED, FAILED or KILLED."""
+        with asking(self.tracking_uri):
+            self._client.set_terminated(self.run_id, status)
+
+    def read_rows(self) -> list[EpochMetrics]:
+        """Return every row that was ever logged, superseded ones included, in no order.
+
+        A row is the points that share a step and a timestamp. Points that share neither with a row of the table's
+        metrics are somebody else's (system metrics, the user's own) and left out.
+        """
+        with asking(self.tracking_uri):
+            keys = sorted(self._client.get_run(self.run_id).data.metrics)
+            table = [m.name for m in METRICS if m.name in keys]
+            found: dict[tuple[int, int], dict[str, float]] = {}
+            for key in table:
+                for point in self._client.get_metric_history(self.run_id, key):
+                    found.setdefault((point.step, point.timestamp), {})[key] = _value(key, point.value)
+            extras: dict[tuple[int, int], dict[str, float]] = {where: {} for where in found}
+            for key in (k for k in keys if k not in table and not k.startswith("system/") and found):
+                for point in self._client.get_metric_history(self.run_id, key):
+                    if (point.step, point.timestamp) in extras:
+                        extras[point.step, point.timestamp][key] = _value(key, point.value)
+        return [
+            EpochMetrics(epoch=step, **cells, extra=extras[step, ms], logged_at_ms=ms)  # type: ignore[arg-type]
+            for (step, ms), cells in found.items()
+        ]
+
+
+def client(tracking_uri: str) -> Any:
+    """Return MLflow's client for a store; it makes no request by itself."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+@contextlib.contextmanager
+def asking(tracking_uri: str) -> Iterator[None]:
+    """Tell an outage from a mistake, and make one line of either."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        where = redact(tracking_uri)
+        first = redact(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
+        if error.error_code in _REFUSALS:
+            raise StoreRefusedError(f"MLflow at {where} refused: {first}{_remedy(first)}") from error
+        raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
+    except (OSError, ImportError) as error:  # requests' exceptions are OSErrors
+        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(str(error))}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3", "urllib3"):
+            raise
+        first = str(error).splitlines()[0]
+        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(first)}") from error
+
+
+def _remedy(message: str) -> str:
+    if "maintenance mode" in message or "file store" in message.lower():
+        return (
+            ". A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
+            "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
+        )
+    return ""
+
+
+def redact(text: str) -> str:
+    """Return the text without the user:password part of any URI in it."""
+    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+
+
+def _value(key: str, value: float) -> Any:
+    if key in _INTEGRAL:
+        return int(value)
+    return value if abs(value) != _FLOAT_MAX else value * 2  # SQL stores keep infinity as the largest double
+
+
+def _key(name: str) -> str:
+    """Return a param or tag name with what MLflow would refuse in it replaced."""
+    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:250]
+    return os.path.normpath(clean) if clean else "_"

@@ -1,0 +1,309 @@
+"""The tracker that a training loop talks to: it measures epochs and hands each row on.
+
+On ranks other than 0 every method returns at once, nothing is written and MLflow is never imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from mlflow_ddpm import probes, ranks
+from mlflow_ddpm.accumulate import BatchValues, Scalar, Statistics, mean_over_ranks, statistics
+from mlflow_ddpm.endings import Ending, Endings, ending_of
+from mlflow_ddpm.errors import UsageError
+from mlflow_ddpm.metrics import EpochMetrics, check_extra_names
+from mlflow_ddpm.probes import compute_grad_norm
+from mlflow_ddpm.recording import Recording, unix_ms
+from mlflow_ddpm.run_choice import RunWish
+from mlflow_ddpm.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["EpochMetrics", "MetricsTracker", "compute_grad_norm"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_STEP_MAX = 2**63 - 1  # MLflow's steps are signed 64-bit integers
+
+
+class MetricsTracker:
+    """Records a training run, epoch by epoch, on disk and in MLflow.
+
+    Args:
+        output_dir: where the mirror goes. A directory that holds an unfinished run of ours continues that run.
+        config: hyperparameters, nested as they come; logged as params under dotted keys.
+        run_name: the new run's name in MLflow; MLflow makes one up by default.
+        experiment_name: the new run's experiment, created if missing; default: MLflow's own settings.
+        tracking_uri: the tracking store; default: MLflow's own settings.
+        run_id: an existing run to log to; default: the active run, else ``MLFLOW_RUN_ID``, else a new run.
+        tags: further tags of the run.
+        device: the training's device, for memory and timing; default: the CUDA device in use, if any.
+        resume: add epochs to a run that had finished.
+        reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
+            that every rank must enter, once per epoch. By default rank 0's own batches count, and the number of
+            samples is taken to be the same on every rank.
+        clock: seconds from any origin, never going back.
+        now_ms: Unix time in milliseconds.
+
+    Raises:
+        UsageError: ``output_dir`` is a file, holds a finished run, another run than the one asked for, or is being
+            written by another process.
+        MirrorError: ``output_dir`` holds files that are not ours or are damaged; they are left untouched.
+        StoreRefusedError: there is no run ``run_id``. A store that is away raises nothing: training goes on, and what
+            MLflow lacks is delivered when it is back.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        run_name: str | None = None,
+        experiment_name: str | None = None,
+        tracking_uri: str | None = None,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        device: torch.device | str | None = None,
+        resume: bool = False,
+        reduce_over_ranks: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self._device = device
+        self._stopwatch = Stopwatch(clock, device)
+        self._world_size = ranks.world_size()
+        self._reduce = reduce_over_ranks and self._world_size > 1
+        self._batches: BatchValues | None = None
+        self._epoch = -1
+        self._warned_nonfinite = False
+        self._recording: Recording | None = None
+        self._delivered = True
+        self._run: tuple[str | None, str | None] = (None, None)  # id and store, once closed
+        if ranks.rank() == 0:
+            self._recording = Recording(
+                self.output_dir,
+                RunWish(tracking_uri or "", run_id, run_name, experiment_name),
+                config=config or {},
+                tags=tags or {},
+                device=device,
+                resume=resume,
+                now_ms=now_ms,
+            )
+            self._endings = Endings(self._end)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run's id; None on other ranks, and while no store has been reached."""
+        return self._recording.run_id if self._recording else self._run[0]
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The tracking store's URI; None on other ranks."""
+        return self._recording.tracking_uri if self._recording else self._run[1]
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether this process writes: False on ranks other than 0 and after :meth:`close`."""
+        return self._recording is not None
+
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch without a row: 0 in a fresh directory, and on other ranks."""
+        rows = self._recording.mirror.rows if self._recording else []
+        return rows[-1].epoch + 1 if rows else 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Begin an epoch: the clock starts, and CUDA's peak memory anew.
+
+        Raises:
+            UsageError: ``epoch`` is not a whole number >= 0, or the last epoch has not ended.
+        """
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _STEP_MAX:
+            raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
+        if self._batches is not None:
+            raise UsageError(f"epoch {self._epoch} is still open; call end_epoch before start_epoch({epoch})")
+        if self._recording is None and not self._reduce:
+            return
+        self._epoch = int(epoch)
+        self._batches = BatchValues()
+        probes.reset_cuda_peak(self._device)
+        self._stopwatch.start()
+
+    def log_batch(
+        self, loss: Scalar, lr: Scalar | None = None, grad_norm: Scalar | None = None, batch_size: int | None = None
+    ) -> None:
+        """Note one batch. Takes a microsecond; tensors stay on their device, unread, until the epoch ends.
+
+        Args:
+            loss: the batch's loss, a number or a 0-d tensor on any device. Do not change it in place afterwards.
+            lr: the learning rate of this step.
+            grad_norm: the global L2 norm of the gradients before clipping: what ``clip_grad_norm_`` returns, or
+                :func:`compute_grad_norm`.
+            batch_size: samples in this rank's batch; throughput in samples is measured if every batch tells it.
+
+        Raises:
+            UsageError: no epoch is open, or a value is no single number.
+        """
+        batches = self._batches
+        if batches is None:
+            self._refuse_without_epoch("log_batch")
+            return
+        batches.add(loss, lr, grad_norm, batch_size)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Keep what happens inside (sampling, evaluation) out of the epoch's time. Waits for the device twice."""
+        return self._stopwatch.paused()
+
+    def end_epoch(
+        self,
+        model: torch.nn.Module | None = None,
+        ema_model: torch.nn.Module | Mapping[str, torch.Tensor] | None = None,
+        extra: Mapping[str, Scalar | None] | None = None,
+    ) -> EpochMetrics | None:
+        """End the epoch; its row is durable on disk when this returns, and delivered to MLflow soon after.
+
+        Args:
+            model: the live model; with ``ema_model``, their distance is measured.
+            ema_model: its EMA: a module, plain or wrapped, ``AveragedModel``, or a mapping of tensors.
+            extra: further scalars of this epoch, recorded everywhere the others go. None means not measured.
+
+        Returns:
+            The row; None on ranks other than 0.
+
+        Raises:
+            UsageError: no epoch is open, an extra's name would be refused by MLflow or is taken, a value is no single
+                number, or ``ema_model`` does not fit ``model``. The epoch stays open.
+        """
+        if self._batches is None:
+            self._refuse_without_epoch("end_epoch")
+            return None
+        extra = extra or {}
+        check_extra_names(extra)
+        if ema_model is not None and model is None:
+            raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
+        elapsed = self._stopwatch.stop()
+        memory = probes.read_cuda_memory(self._device)
+        readings = self._batches.read()
+        batches = self._batches.batches
+        if self._reduce:
+            readings = mean_over_ranks(readings)
+        elif readings.samples is not None:
+            readings = readings._replace(samples=readings.samples * self._world_size)
+        if self._recording is None:
+            self._batches = None
+            return None
+        distance = None if model is None or ema_model is None else probes.ema_distance(model, ema_model)
+        values = {name: _number(name, value) for name, value in extra.items() if value is not None}
+        stats = statistics(readings)
+        row = EpochMetrics(
+            epoch=self._epoch,
+            loss_mean=stats.loss_mean,
+            loss_std=stats.loss_std,
+            loss_min=stats.loss_min,
+            loss_max=stats.loss_max,
+            loss_median=stats.loss_median,
+            lr=readings.lr,
+            grad_norm=stats.grad_norm,
+            samples_per_sec=_rate(readings.samples, elapsed),
+            batches_per_sec=_rate(batches, elapsed),
+            gpu_allocated_mb=memory.allocated,
+            gpu_reserved_mb=memory.reserved,
+            gpu_peak_mb=memory.peak,
+            ema_delta_norm=distance,
+            epoch_time_sec=elapsed,
+            cumulative_time_sec=self._recording.seconds_before(self._epoch) + elapsed,
+            nonfinite_batches=stats.nonfinite_batches,
+            extra=values,
+            logged_at_ms=self._recording.next_timestamp(),
+        )
+        self._batches = None
+        self._recording.write(row)
+        self._warn_nonfinite(stats)
+        return row
+
+    def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
+        """Keep a picture of an epoch, such as a grid of samples, on disk and in MLflow's image view.
+
+        Args:
+            name: letters, digits, ``_`` and ``-``; pictures of one name follow each other by epoch.
+            image: uint8, (H, W), (H, W, 3) or (H, W, 4).
+            epoch: the MLflow step.
+
+        Raises:
+            UsageError: the name or the image is not of that form.
+        """
+        if self._recording is not None:
+            self._recording.write_picture(name, image, epoch)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Bring JSON and MLflow up to this moment; return whether MLflow has every row, within ``timeout`` seconds."""
+        if self._recording is None:
+            return self._delivered
+        self._recording.mirror.flush()
+        return self._recording.courier.flush(timeout)
+
+    def close(self, status: str = "FINISHED", *, timeout: float = 30.0) -> bool:
+        """Flush everything and end the run, if the tracker started it. An epoch still open is dropped.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.
+
+        Returns:
+            Whether MLflow has everything.
+        """
+        if status not in ("FINISHED", "FAILED", "KILLED"):
+            raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
+        return self._end(Ending(status), timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(ending_of(error, self._endings.signum if self._recording else None))
+
+    def _end(self, ending: Ending, timeout: float = 30.0) -> bool:
+        recording, self._recording = self._recording, None
+        self._batches = None
+        if recording is not None:
+            self._delivered = recording.close(ending, timeout)
+            self._run = (recording.run_id, recording.tracking_uri)
+            self._endings.stop()
+        return self._delivered
+
+    def _warn_nonfinite(self, stats: Statistics) -> None:
+        if stats.nonfinite_batches and not self._warned_nonfinite:
+            self._warned_nonfinite = True
+            _log.warning(
+                "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %s; they are "
+                "counted in nonfinite_batches, and left out of the statistics, from here on without a word",
+                stats.nonfinite_batches,
+                self._epoch,
+                stats.first_nonfinite_batch,
+            )
+
+    def _refuse_without_epoch(self, method: str) -> None:
+        if self._recording is not None:
+            raise UsageError(f"{method} needs an open epoch; call start_epoch first")
+
+
+def _rate(count: int | None, seconds: float) -> float | None:
+    return count / seconds if count is not None and seconds > 0 else None
+
+
+def _number(name: str, value: Scalar) -> float:
+    try:
+        return float(value) + 0.0  # type: ignore[arg-type]  # -0.0 becomes 0.0: sqlite would drop its sign
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the extra metric {name!r} must be a number, got {value!r}") from error
