@@ -24,7 +24,7 @@ from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.snapshot import JSON_NAME, SnapshotWriter, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.summary import summarise
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "is_held"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _LOCK, _HOLDER = ".writer.lock", ".writer.json"
@@ -125,6 +125,19 @@ class Mirror:
             (self.directory / _HOLDER).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
+
+
+def is_held(directory: Path) -> bool:
+    """Say whether a live process writes to the directory."""
+    from filelock import FileLock, Timeout
+
+    if not (directory / _LOCK).exists():
+        return False
+    try:
+        with FileLock(directory / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _hold(directory: Path) -> Any:

@@ -1,5 +1,4 @@
-"""The post-run step: a run's history comes back from the tracking store, becomes plots and a report, and these become
-artifacts of the same run.
+"""The post-run step: from the tracking store, through plots and report, to artifacts of the same run.
 
 It works for any finished run, from any machine that reaches the store. Only when the store cannot be reached is the
 mirror of an output directory used instead, and nothing is uploaded then.
@@ -19,14 +18,14 @@ from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
 from mlflow_ddpm.files import replace_file
 from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
-from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.metrics import keep_last_written
 from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.store import ARTIFACT_FOLDER, SAMPLES, RunStore
 from mlflow_ddpm.summary import summarise
 
-__all__ = ["Published", "publish_run", "render_run"]
+__all__ = ["Published", "publish_or_render", "publish_run", "render_mirror", "render_run"]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -45,8 +44,8 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
 
     Args:
         run_id: the run.
-        output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's own
-            output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
+        output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's
+            own output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
 
     Raises:
@@ -68,6 +67,15 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
     for path in files:
         store.log_file(path, ARTIFACT_FOLDER)
     return Published(run_id, directory, files, uploaded=True)
+
+
+def publish_or_render(run_id: str | None, *, output_dir: Path, tracking_uri: str | None = None) -> Published:
+    """Publish the run of an output directory, or, if it has not wholly reached its store, render its mirror."""
+    cursor = Cursor.load(output_dir)
+    if run_id is None or cursor is None or not cursor.ended:
+        _log.warning("MLflow has not got the whole run; rendering the mirror in %s, nothing is uploaded", output_dir)
+        return render_mirror(output_dir)
+    return publish_run(run_id, output_dir=output_dir, tracking_uri=tracking_uri)
 
 
 def render_mirror(directory: Path) -> Published:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.delivery import Courier, Picture
 from mlflow_ddpm.endings import Ending
-from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.errors import MirrorError, StoreRefusedError, UsageError
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
@@ -42,13 +41,13 @@ class Recording:
         *,
         config: Mapping[str, Any],
         tags: Mapping[str, str],
-        device: Any,
+        environment: Mapping[str, Any],
         resume: bool,
         now_ms: Callable[[], int],
     ) -> None:
         self._now_ms = now_ms
         self._config: dict[str, Any] = plain(config)
-        self._tags, self._device = tags, device
+        self._tags, self._environment = tags, environment
         self.mirror = Mirror(directory)
         try:
             self._cursor, self._wish = self._resume_or_begin(wish, resume=resume)
@@ -59,7 +58,7 @@ class Recording:
             run={"run_id": self._wish.run_id, "run_name": self._wish.run_name, "status": "RUNNING"}
             | {"start_time_ms": self._cursor.started_at_ms, "end_time_ms": None},
             config=self._config,
-            environment=describe_environment(device),
+            environment=environment,
         )
         self.courier = Courier(
             directory, self._cursor, open_store=self._open_store, introduce=self._introduce, rows=self.mirror.rows
@@ -167,12 +166,12 @@ class Recording:
 
     def _introduce(self, store: RunStore) -> None:
         """Log what makes a run page readable from the first epoch on."""
-        environment = describe_environment(self._device)
-        store.set_tags({**{f"env.{name}": str(value) for name, value in environment.items()}, **self._tags})
+        environment = {f"env.{name}": str(value) for name, value in self._environment.items()}
+        store.set_tags({**environment, **self._tags})
         store.log_params(flatten(self._config))
         told = store.info()
         self.mirror.describe(
-            run={**told, "status": "RUNNING", "end_time_ms": None}, config=self._config, environment=environment
+            run={**told, "status": "RUNNING", "end_time_ms": None}, config=self._config, environment=self._environment
         )
         # The config with its types, and the environment, for whoever reads the run later: params are strings. The
         # post-run step replaces the file by the whole history.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlflow_ddpm import probes, ranks
 from mlflow_ddpm.accumulate import BatchValues, Scalar, Statistics, mean_over_ranks, statistics
 from mlflow_ddpm.endings import Ending, Endings, ending_of
+from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.metrics import EpochMetrics, check_extra_names
 from mlflow_ddpm.probes import compute_grad_norm
@@ -94,7 +95,7 @@ class MetricsTracker:
                 RunWish(tracking_uri or "", run_id, run_name, experiment_name),
                 config=config or {},
                 tags=tags or {},
-                device=device,
+                environment=describe_environment(device),
                 resume=resume,
                 now_ms=now_ms,
             )

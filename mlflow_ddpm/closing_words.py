@@ -1,0 +1,59 @@
+"""What the command line says at the end: where everything is, and how to look at it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mlflow_ddpm.history import open_store, read_history, rows_from_frame
+from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.publish import Published
+from mlflow_ddpm.store import redact
+from mlflow_ddpm.summary import summarise
+
+__all__ = ["closing_words"]
+
+
+def closing_words(published: Published, tracking_uri: str | None) -> str:
+    """Return a few aligned lines for a terminal."""
+    rows = rows_from_frame(read_history(published.output_dir))
+    lines = [("result", _result(rows))] if rows else []
+    lines.append(("report", str(published.output_dir / "training_report.md")))
+    lines.append(("plots", str(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
+    if published.run_id and published.uploaded:
+        lines += _run_lines(published.run_id, tracking_uri)
+    else:
+        lines.append(("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {published.output_dir}"))
+    return "\n".join(f"{name:<8}{text}" for name, text in lines)
+
+
+def _result(rows: list[EpochMetrics]) -> str:
+    summary = summarise(rows)
+    parts = [f"{summary.epochs} epochs"]
+    if summary.total_time_sec is not None:
+        parts[0] += f" in {summary.total_time_sec:.0f} s"
+    if summary.best_loss is not None:
+        parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
+    accuracy = rows[-1].extra.get("sample_accuracy")
+    if accuracy is not None:
+        parts.append(f"sample accuracy {accuracy:.1%}")
+    return ", ".join(parts)
+
+
+def _run_lines(run_id: str, tracking_uri: str | None) -> list[tuple[str, str]]:
+    store = open_store(run_id, tracking_uri)
+    info = store.info()
+    page = f"/#/experiments/{info['experiment_id']}/runs/{run_id}"
+    lines = [("run", f"{info['run_name']} ({run_id})")]
+    if store.tracking_uri.startswith("http"):
+        return [*lines, ("open", redact(store.tracking_uri).rstrip("/") + page)]
+    command = f"mlflow ui --backend-store-uri {shlex.quote(_short(store.tracking_uri))}"
+    return [*lines, ("open", f"{command}  then http://127.0.0.1:5000{page}")]
+
+
+def _short(uri: str) -> str:
+    """Return a sqlite URI relative to the working directory where that is possible: it is what people type."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
+        return f"sqlite:///{path.relative_to(Path.cwd())}"
+    return redact(uri)

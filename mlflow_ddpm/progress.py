@@ -1,0 +1,98 @@
+"""How far a training is, for people: a bar on a terminal, one plain line an epoch elsewhere (logs, CI, Slurm)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, NoReturn, Protocol
+
+from mlflow_ddpm.metrics import EpochMetrics, metric
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+__all__ = ["Bar", "Lines", "Progress", "progress_on"]
+
+_SHOWN = ("loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec")
+
+
+class Progress(Protocol):
+    """What the training loop tells. Nothing here reads a device."""
+
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
+        """A batch is done: ``batch`` of ``batches``, from 1, of ``epoch``, from 0, of ``epochs``."""
+
+    def on_epoch(self, row: EpochMetrics) -> None:
+        """An epoch is done."""
+
+
+class Lines:
+    """One line an epoch."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._epochs = 0
+
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:  # noqa: ARG002
+        """Note how many epochs there will be."""
+        self._epochs = epochs
+
+    def on_epoch(self, row: EpochMetrics) -> None:
+        """Print the epoch's line."""
+        cells = [_cell(name, row.values()[name]) for name in _SHOWN]
+        cells += [_cell(name, value) for name, value in sorted(row.extra.items())]
+        line = f"epoch {row.epoch + 1}/{self._epochs}  " + "  ".join(cell for cell in cells if cell)
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class Bar:
+    """A tqdm bar over all batches of the run; the loss shown is the mean of the last whole epoch."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._bar: tqdm[NoReturn] | None = None
+
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            done = epoch * batches  # a resumed run starts where it was
+            self._bar = tqdm(total=epochs * batches, initial=done, file=self._stream, unit="batch", dynamic_ncols=True)
+        if batch == 1:
+            self._bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+        self._bar.update()
+
+    def on_epoch(self, row: EpochMetrics) -> None:
+        """Show the epoch's loss."""
+        if self._bar is not None and row.loss_mean is not None:
+            self._bar.set_postfix_str(f"loss {row.loss_mean:.4f}")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def progress_on(stream: IO[str]) -> Iterator[Progress]:
+    """Yield what suits the stream, and see that log lines and a bar do not tear each other."""
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    bar = Bar(stream)
+    try:
+        with logging_redirect_tqdm():
+            yield bar
+    finally:
+        bar.close()
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    unit = metric(name).unit
+    return f"{name} {value:.4g}" + (f" {unit}" if unit else "")
