@@ -1,0 +1,29 @@
+"""A run in one line of words, for the head of the dashboard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlflow_ddpm.figures.series import series
+from mlflow_ddpm.figures.words import duration, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["headline"]
+
+
+def headline(history: pd.DataFrame) -> str:
+    """Say how many epochs there are, which was best and how long they took; what was not measured is left out."""
+    if not len(history):
+        return "no epochs yet"
+    facts = [f"{len(history):,} epoch{'s' if len(history) > 1 else ''}"]
+    loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
+    if len(loss.finite):
+        best = int(np.nanargmin(loss.value))
+        facts.append(f"best loss {number(loss.value[best])} at epoch {loss.epoch[best]:.0f}")
+    if len(time.finite):
+        facts.append("total " + duration(time.finite[-1]))
+    return "  \u00b7  ".join(facts)
