@@ -34,7 +34,7 @@ DATA_NAMES = ("digits", *(f"emnist-{split}" for split in EMNIST_SPLITS))
 # What "auto" means, for the embedded digits and for every EMNIST split. The sizes suit a CPU: a 2x2-patch stem makes
 # the U-Net see 8x8 (digits, 8x8 images enlarged to 16x16) and 16x16 (EMNIST, 28x28 images padded to 32x32).
 _BY_DATA: dict[str, dict[str, dict[str, Any]]] = {
-    "digits": {"data": {"image_size": 16}, "model": {"channel_mults": (1, 2)}, "train": {"epochs": 24}},
+    "digits": {"data": {"image_size": 16}, "model": {"channel_mults": (1, 2)}, "train": {"epochs": 20}},
     "emnist": {"data": {"image_size": 32}, "model": {"channel_mults": (1, 2, 2)}, "train": {"epochs": 8}},
 }
 
@@ -163,7 +163,7 @@ class TrainConfig(CheckedOptions):
     GROUP: ClassVar[str] = "train"
 
     epochs: int | None = option(
-        "--epochs", AUTO_INT, None, "passes over the training images; auto: 24 for digits, 8 for EMNIST", least=1
+        "--epochs", AUTO_INT, None, "passes over the training images; auto: 20 for digits, 8 for EMNIST", least=1
     )
     batch_size: int = option("--batch-size", INT, 64, "images a batch, over all processes together", least=1)
     seed: int = option("--seed", INT, 0, "seed of weights, batches, noise and samples", least=0, below=2**31)

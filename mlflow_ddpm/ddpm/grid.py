@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_grid", "sample_grid"]
 
-_GAP, _GAP_GREY, _NAME_GREY = 1, 48, 200
-_WIDTH = 720  # pixels that the picture is enlarged to at most, which a browser shows unscaled
+_LINE, _LINE_GREY, _NAME_GREY = 1, 48, 200
+_MARGIN = 1  # black pixels around a sample, before enlarging: the embedded digits fill their frame
+_WIDTH = 900  # pixels that the picture is enlarged to at most, which a browser shows unscaled
 # Samples a class, and classes side by side, by number of classes: near-square pictures of some hundred samples.
 _FEW, _SOME = 12, 30
 
@@ -47,15 +48,16 @@ def sample_grid(model: UNet, config: Config, class_names: Sequence[str]) -> NDAr
 
 def draw_grid(images: NDArray[np.uint8], class_names: Sequence[str]) -> NDArray[np.uint8]:
     """Lay out images (K, n, H, W) as one picture, class by class downwards, in panels that keep it near square."""
-    classes, _, height, width = images.shape
+    images = np.pad(images, ((0, 0), (0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
+    classes, samples, height, width = images.shape
     _, panels = _layout(classes)
     rows = -(-classes // panels)
-    scale = max(1, _WIDTH // (panels * ((images.shape[1] + 1) * (width + _GAP))))
+    scale = max(1, _WIDTH // (panels * (samples + 1) * width))
     strips = [
-        np.concatenate([_name_cell(name, height * scale, width * scale), *_framed(samples, scale)], axis=1)
-        for name, samples in zip(class_names, images, strict=True)
+        np.concatenate([_name_cell(name, height * scale, width * scale), *_framed(of, scale)], axis=1)
+        for name, of in zip(class_names, images, strict=True)
     ]
-    strips = [np.pad(strip, ((_GAP, 0), (0, 0)), constant_values=_GAP_GREY) for strip in strips]
+    strips = [np.pad(strip, ((_LINE, 0), (0, 0)), constant_values=_LINE_GREY) for strip in strips]
     strips += [np.zeros_like(strips[0])] * (rows * panels - classes)
     columns = [np.concatenate(strips[at : at + rows]) for at in range(0, len(strips), rows)]
     return np.concatenate(columns, axis=1)
@@ -71,7 +73,7 @@ def _layout(classes: int) -> tuple[int, int]:
 def _framed(samples: NDArray[np.uint8], scale: int) -> list[NDArray[np.uint8]]:
     """Enlarge each sample (H, W) and give it a line at its left."""
     enlarged = samples.repeat(scale, axis=-2).repeat(scale, axis=-1)  # (n, H scale, W scale)
-    return list(np.pad(enlarged, ((0, 0), (0, 0), (_GAP, 0)), constant_values=_GAP_GREY))
+    return list(np.pad(enlarged, ((0, 0), (0, 0), (_LINE, 0)), constant_values=_LINE_GREY))
 
 
 def _name_cell(name: str, height: int, width: int) -> NDArray[np.uint8]:

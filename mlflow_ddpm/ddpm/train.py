@@ -23,6 +23,7 @@ from mlflow_ddpm.ddpm.judge import Judgement, judge_samples
 from mlflow_ddpm.ddpm.learner import Learner
 from mlflow_ddpm.errors import ConfigError
 from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["Progress", "Tracker", "TrainResult", "train", "train_with"]
+__all__ = ["Tracker", "TrainResult", "train", "train_with"]
 
 logger = logging.getLogger("mlflow_ddpm")
 
@@ -67,16 +68,6 @@ class Tracker(Protocol):
         extra: Mapping[str, float] | None = None,
     ) -> EpochMetrics | None:
         """Make the epoch's row durable; None on ranks other than 0."""
-
-
-class Progress(Protocol):
-    """Is told how far training is, on rank 0; no number that would have to be read from the device."""
-
-    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
-        """``batch`` of ``batches`` (from 1) is queued, in ``epoch`` (from 0) of ``epochs``."""
-
-    def on_epoch(self, row: EpochMetrics) -> None:
-        """An epoch's row is durable."""
 
 
 class TrainResult(NamedTuple):
