@@ -106,7 +106,7 @@ def json_block(text: str) -> Markdown:
 
 def picture(link: str, alt: str) -> Markdown:
     """Return an embedded picture; ``link`` is a relative path with forward slashes."""
-    return Markdown(f"![{escape(alt)}]({quote(link, safe='/.-_~')})")
+    return Markdown(f"![{escape(alt)}]({quote(link, safe='/.-_~', errors='surrogatepass')})")
 
 
 def table(content: Table) -> Markdown:

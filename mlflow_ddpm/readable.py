@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 __all__ = ["NOT_MEASURED", "format_duration", "format_epochs", "format_number"]
 
-NOT_MEASURED = "–"  # noqa: RUF001 - an en dash: a hyphen would read as a minus sign
+_DASH = "\N{EN DASH}"
+NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
 _DIGITS = 5
 _FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
 _MAX_RANGES = 8
@@ -29,8 +30,10 @@ def format_number(value: float | None) -> str:
         return str(value)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
-    if value == 0 or float(f"{value:.3g}") == value:  # exact in three digits: 0.001 needs no trailing zeros
-        return f"{value:.0f}" if value.is_integer() and abs(value) < _FIXED_BELOW else f"{value:.3g}"
+    if value.is_integer() and abs(value) < _FIXED_BELOW:
+        return str(int(value))
+    if float(f"{value:.{_DIGITS}g}") == value:  # exact: 0.001 and 12.25 need no trailing zeros
+        return f"{value:.{_DIGITS}g}"
     if not _FIXED_FROM <= abs(value) < _FIXED_BELOW:
         return f"{value:.{_DIGITS - 1}e}"
     decimals = _DIGITS - 1 - math.floor(math.log10(abs(value)))
@@ -45,7 +48,7 @@ def format_duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return "not measured"
-    if not math.isfinite(seconds) or seconds < 60:  # noqa: PLR2004 - seconds of a minute
+    if not math.isfinite(seconds) or round(seconds, 3) < 60:  # noqa: PLR2004 - seconds of a minute
         return f"{format_number(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -54,17 +57,17 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_epochs(epochs: Iterable[int]) -> str:
-    """Return sorted epochs as ranges, the first few of them.
+    r"""Return sorted epochs as ranges, the first few of them.
 
-    >>> format_epochs([9, 3, 4, 5])
-    '3–5, 9'
-    """  # noqa: RUF002 - ranges take an en dash
+    >>> format_epochs([9, 3, 4, 5]) == "3\N{EN DASH}5, 9"
+    True
+    """
     ranges: list[list[int]] = []
     for epoch in sorted(set(epochs)):
         if ranges and ranges[-1][1] == epoch - 1:
             ranges[-1][1] = epoch
         else:
             ranges.append([epoch, epoch])
-    shown = [str(a) if a == b else f"{a}–{b}" for a, b in ranges[:_MAX_RANGES]]  # noqa: RUF001 - as above
+    shown = [str(a) if a == b else f"{a}{_DASH}{b}" for a, b in ranges[:_MAX_RANGES]]
     more = sum(b - a + 1 for a, b in ranges[_MAX_RANGES:])
     return ", ".join(shown) + (f" and {more} more" if more else "")

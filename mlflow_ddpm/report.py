@@ -13,22 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.history import HistorySource, read_history, rows_from_frame
 from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
+from mlflow_ddpm.plots import PLOTS
 from mlflow_ddpm.report_card import yaml_header
 from mlflow_ddpm.report_context import Figure, ReportContext, build_context
 from mlflow_ddpm.report_files import REPORT_NAME, output_files, pictures, relative_link, sample_files
 
 if TYPE_CHECKING:
     import jinja2
-    import pandas as pd
-
-    from mlflow_ddpm.tracker import MetricsTracker
 
 __all__ = ["generate_report", "render_markdown"]
 
 
 def generate_report(
-    source: MetricsTracker | pd.DataFrame | str | Path,
+    source: HistorySource,
     *,
     config: Mapping[str, Any] | None = None,
     save_dir: str | Path,
@@ -46,17 +45,15 @@ def generate_report(
         config: the run's hyperparameters. ``data.name`` and ``license``, where given, go into the model card's header.
         save_dir: made if it is not there.
         plot_paths: what :func:`mlflow_ddpm.generate_all_plots` returned; None takes the plots found in ``save_dir``.
-        run: what identifies the run: ``run_id``, ``run_name``, ``experiment_name``, ``start_time``, ...
+        run: what identifies the run: ``run_id``, ``run_name``, ``experiment_name``, ``start_time_ms`` (Unix time), ...
+            Its status and end are not shown: they change after the report of a run that publishes itself.
         environment: versions, device, world size.
 
     Raises:
-        HistoryError: the source has no history to read.
+        HistoryError: the source has no history to read. :func:`mlflow_ddpm.read_history` says what else it raises.
         UsageError: ``plot_paths`` names a plot that does not exist.
         OSError: the report cannot be written; an earlier one is untouched.
     """
-    from mlflow_ddpm.history import read_history, rows_from_frame
-    from mlflow_ddpm.plots import PLOTS
-
     save_dir = Path(save_dir)
     titles = {plot.name: plot.title for plot in PLOTS}
     plots = pictures(titles, save_dir, plot_paths)

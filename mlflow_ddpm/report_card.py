@@ -22,12 +22,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?", re.ASCII)
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 _DATA_KEYS = ("data.name", "dataset.name", "data", "dataset")
 _CLASS_COUNT_KEYS = ("num_classes", "n_classes")
+_GUIDANCE_KEYS = ("class_dropout", "guidance_scale")  # classifier-free guidance guides towards a class
 
 
 def data_set_name(config: Mapping[str, Any]) -> str | None:
     """Return the data set that the config names, in ``data.name`` or one of its usual other places."""
     leaves = flatten(config)
-    return next((one_line(leaves[key]) for key in _DATA_KEYS if one_line(leaves.get(key, ""))), None)
+    names = (one_line(leaves.get(key, "")) for key in _DATA_KEYS)
+    return next((name for name in names if name not in ("", "None")), None)
 
 
 def front_matter(*, name: str, config: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
@@ -58,14 +60,16 @@ def yaml_header(card: Mapping[str, Any]) -> Markdown:
 
     Dumper.add_representer(str, represent)
     text = yaml.dump(dict(card), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return Markdown("---\n" + re.sub(r"[<>&`*\[\]|]", lambda m: f"\\x{ord(m[0]):02X}", text) + "---")
+    return Markdown("---\n" + re.sub(r"[<\[`]", lambda m: f"\\x{ord(m[0]):02X}", text) + "---")
 
 
 def _tags(config: Mapping[str, Any]) -> list[str]:
-    counts = [value for key, value in flatten(config).items() if key.rsplit(".", 1)[-1] in _CLASS_COUNT_KEYS]
-    conditional = any(count.isdecimal() and int(count) > 0 for count in counts)
-    kind = "class-conditional" if conditional else "unconditional"
-    return ["ddpm", "diffusion", "image-generation", kind, "mlflow"]
+    """Return the tags; whether the model is class-conditional is stated only if the config says so."""
+    leaves = {key.rsplit(".", 1)[-1]: value for key, value in flatten(config).items()}
+    counts = [leaves[key] for key in _CLASS_COUNT_KEYS if key in leaves]
+    conditional = any(key in leaves for key in _GUIDANCE_KEYS) or any(c.isdecimal() and int(c) > 0 for c in counts)
+    kind = ["class-conditional"] if conditional else ["unconditional"] if "0" in counts else []
+    return ["ddpm", "diffusion", "image-generation", *kind, "mlflow"]
 
 
 def _license(config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from mlflow_ddpm.markdown import Code, Prose, Table
+from mlflow_ddpm.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, axis_label, metric
 from mlflow_ddpm.readable import NOT_MEASURED, format_epochs, format_number
 from mlflow_ddpm.report_card import Result, data_set_name, front_matter
@@ -31,9 +32,10 @@ _RUN_LABELS = {
     "run_name": "Run name",
     "experiment_id": "Experiment id",
     "experiment_name": "Experiment",
-    "start_time": "Started",
-    "tracking_uri": "Tracking store",
+    "started": "Started",
 }
+# A run that publishes itself is still running; the same report is made again when it has ended.
+_NOT_YET_KNOWN = {"status", "end_time_ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def build_context(
     measured, never_measured = _split_measured(rows)
     shown = _thin(rows, summary.best_epoch)
     read = {name: _with_reading(figure, read_plot(name, rows)) for name, figure in figures.items()}
-    run_name = str(run.get("run_name") or "")
+    run_name = one_line(str(run.get("run_name") or ""))
     return ReportContext(
         front_matter=front_matter(name=run_name or "DDPM", config=config, results=_results(rows, summary)),
         title=f"Training report: {run_name}" if run_name else "Training report",
@@ -96,7 +98,7 @@ def build_context(
         figures=list(read.values()),
         sample=_sample(samples),
         config_json=dumps(config, indent=2),
-        run=_pairs(run, "Run", _RUN_LABELS),
+        run=_pairs(_run_facts(run), "Run", _RUN_LABELS),
         environment=_pairs(environment, "Environment", {}),
         legend=_legend(measured),
         never_measured=[Code(name) for name in never_measured],
@@ -167,6 +169,14 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
     leaves = flatten(values)
     rows = [(labels.get(key, key), value) for key, value in leaves.items() if value not in ("", "None")]
     return Table((head, "Value"), rows, "ll") if rows else None
+
+
+def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {key: value for key, value in run.items() if key not in _NOT_YET_KNOWN}
+    start = facts.pop("start_time_ms", None)
+    if isinstance(start, int):
+        facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return facts
 
 
 def _legend(names: Sequence[str]) -> Table:

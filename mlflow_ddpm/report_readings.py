@@ -94,9 +94,9 @@ def _learning_rate(points: Points, _rows: Rows) -> str:
 
 def _middle_and_extremes(noun: str, unit: str = "") -> Callable[[Points, Rows], str]:
     def sentence(points: Points, _rows: Rows) -> str:
-        if len(points) == 1:
-            return f"The {noun} is {_at(points[0], unit)}."
         middle = f"{format_number(median(v for _, v in points))}{unit and ' ' + unit}"
+        if _lowest(points)[1] == _highest(points)[1]:
+            return f"The {noun} is {middle} throughout."
         return f"The median {noun} is {middle}, between {_at(_lowest(points))} and {_at(_highest(points))}."
 
     return sentence
@@ -110,15 +110,15 @@ def _gpu_memory(points: Points, rows: Rows) -> str:
 
 
 def _ema_divergence(points: Points, _rows: Rows) -> str:
-    if len(points) == 1:
-        return f"The distance is {_at(points[0])}."
+    if _lowest(points)[1] == _highest(points)[1]:
+        return f"The distance is {format_number(points[0][1])} throughout."
     return f"The distance is largest at {_at(_highest(points))} and ends at {_at(points[-1])}."
 
 
 def _loss_derivative(points: Points, _rows: Rows) -> str:
-    steps = [(b[0], b[1] - a[1]) for a, b in pairwise(points)]
+    steps = [(b[0], b[1] - a[1]) for a, b in pairwise(points) if b[0] == a[0] + 1]
     if not steps:
-        return "One epoch has no change to show."
+        return "No two epochs in a row, so no change to show."
     rises = [step for step in steps if step[1] > 0]
     worst = f"; the largest rise is {_at(_highest(rises))}" if rises else ""
     return f"The loss fell in {sum(change < 0 for _, change in steps)} of {len(steps)} steps between epochs{worst}."
