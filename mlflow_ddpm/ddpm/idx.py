@@ -20,6 +20,7 @@ __all__ = ["read_idx"]
 
 _UNSIGNED_BYTE = 0x08
 _BEST_COMPRESSION = 1100  # gzip's deflate cannot shrink more than 1032-fold
+_PORTION = 2**20  # gzip makes each portion twice, so all at once would double the memory
 _REMEDY = "fetch the file again"
 
 
@@ -70,7 +71,7 @@ def _read_bytes(path: Path, file: gzip.GzipFile, size: int) -> bytearray:
         )
     data = bytearray(size)
     view, filled = memoryview(data), 0
-    while filled < size and (count := file.readinto(view[filled:])):
+    while filled < size and (count := file.readinto(view[filled : filled + _PORTION])):
         filled += count
     if filled < size:
         raise DataError(f"{path} is cut short: its header promises {size} bytes, got {filled}; {_REMEDY}")

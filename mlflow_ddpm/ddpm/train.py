@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["Tracker", "TrainResult", "train", "train_with"]
+__all__ = ["CHECKPOINTS", "Tracker", "TrainResult", "Training", "prepare", "train", "train_with"]
 
 logger = logging.getLogger("mlflow_ddpm")
 
 CHECKPOINTS = "checkpoints"  # folder below the output directory
-# Settings that may differ between a checkpoint and the run that goes on from it: they do not change what a step does.
+# Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
+# parameters a lie. More epochs stretch the learning rate's cosine from here on.
 _FREE_ON_RESUME = ("train.epochs", "train.device", "data.dir", "sample.")
 
 
@@ -68,6 +69,16 @@ class Tracker(Protocol):
         extra: Mapping[str, float] | None = None,
     ) -> EpochMetrics | None:
         """Make the epoch's row durable; None on ranks other than 0."""
+
+
+class Training(NamedTuple):
+    """A training about to start, or to go on."""
+
+    config: Config  # resolved
+    dataset: Dataset  # on the CPU
+    learner: Learner
+    procs: Processes
+    first_epoch: int
 
 
 class TrainResult(NamedTuple):
@@ -107,13 +118,12 @@ def train(
     """
     from mlflow_ddpm.tracker import MetricsTracker
 
-    config = config.resolve()
+    directory = Path(output_dir)
     with processes(config.train.device) as procs:
-        dataset = load_dataset(config.data)
-        learner = Learner(config, dataset.train, len(dataset.class_names), procs)
+        training = prepare(config.resolve(), procs, directory)
         with MetricsTracker(
-            output_dir,
-            config=_describe(config, dataset, learner),
+            directory,
+            config=_describe(training),
             run_name=run_name,
             experiment_name=experiment_name,
             tracking_uri=tracking_uri,
@@ -122,22 +132,25 @@ def train(
             tags=tags,
             reduce_over_ranks=procs.world_size > 1,
         ) as tracker:
-            return train_with(tracker, config, dataset, learner, procs, output_dir=Path(output_dir), progress=progress)
+            return train_with(tracker, training, directory, progress=progress)
+
+
+def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
+    """Load data and build the model of a resolved configuration, or take the checkpoint of ``output_dir``.
+
+    All that can be wrong with settings, data and checkpoints is found here, before a tracker touches the run.
+    """
+    dataset = load_dataset(config.data)
+    learner = Learner(config, dataset.train, len(dataset.class_names), procs)
+    return Training(config, dataset, learner, procs, _resume(learner, config, output_dir / CHECKPOINTS, procs.device))
 
 
 def train_with(
-    tracker: Tracker,
-    config: Config,
-    dataset: Dataset,
-    learner: Learner,
-    procs: Processes,
-    *,
-    output_dir: Path,
-    progress: Progress | None = None,
+    tracker: Tracker, training: Training, output_dir: Path, *, progress: Progress | None = None
 ) -> TrainResult:
-    """Run the epochs that are left; ``config`` is resolved and the learner new."""
+    """Run the epochs that are left, once."""
+    config, _, learner, procs, first_epoch = training
     epochs = config.train.epochs or 0
-    first_epoch = _resume(learner, config, output_dir / CHECKPOINTS, procs.device)
     progress = progress if procs.is_first else None
     row, judgement, checkpoint = None, None, None
     for epoch in range(first_epoch, epochs):
@@ -145,14 +158,14 @@ def train_with(
         _run_batches(tracker, learner, epoch, epochs, progress)
         if procs.is_first:
             with tracker.paused():  # its seconds are not the epoch's
-                judgement = _look_at_samples(tracker, config, dataset, learner, epoch)
+                judgement = _look_at_samples(tracker, training, epoch)
         extra = judgement._asdict() if judgement else None
         row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
         if procs.is_first:
-            checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(learner, config, dataset))
+            checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
-    parameters = sum(p.numel() for p in learner.model.parameters())
+    parameters = _count_parameters(learner)
     return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, judgement, checkpoint)
 
 
@@ -165,28 +178,33 @@ def _run_batches(tracker: Tracker, learner: Learner, epoch: int, epochs: int, pr
             progress.on_batch(epoch, batch, batches, epochs)
 
 
-def _look_at_samples(
-    tracker: Tracker, config: Config, dataset: Dataset, learner: Learner, epoch: int
-) -> Judgement | None:
+def _look_at_samples(tracker: Tracker, training: Training, epoch: int) -> Judgement | None:
     """Log a grid if this epoch has one, and judge samples after the last."""
+    config, dataset, model = training.config, training.dataset, training.learner.ema.model
     every, last = config.sample.every, epoch + 1 == config.train.epochs
     if every and (last or (epoch + 1) % every == 0):
-        tracker.log_image("samples", sample_grid(learner.ema.model, config, dataset.class_names), epoch)
-    if last and config.sample.judge_per_class:
-        return judge_samples(learner.ema.model, config, dataset)
-    return None
+        tracker.log_image("samples", sample_grid(model, config, dataset.class_names), epoch)
+    return judge_samples(model, config, dataset) if last and config.sample.judge_per_class else None
 
 
-def _describe(config: Config, dataset: Dataset, learner: Learner) -> dict[str, dict[str, Any]]:
+def _describe(training: Training) -> dict[str, dict[str, Any]]:
     """Return the settings, and beside them the sizes that follow from them."""
-    told = config.as_dict()
+    told, dataset = training.config.as_dict(), training.dataset
     told["data"] |= {"train_images": len(dataset.train.labels), "classes": len(dataset.class_names)}
-    told["model"] |= {"parameters": sum(p.numel() for p in learner.model.parameters())}
+    told["model"] |= {"parameters": _count_parameters(training.learner)}
     return told
 
 
-def _state(learner: Learner, config: Config, dataset: Dataset) -> dict[str, Any]:
-    return {"learner": learner.state_dict(), "config": config.as_dict(), "class_names": list(dataset.class_names)}
+def _count_parameters(learner: Learner) -> int:
+    return sum(p.numel() for p in learner.model.parameters())
+
+
+def _state(training: Training) -> dict[str, Any]:
+    return {
+        "learner": training.learner.state_dict(),
+        "config": training.config.as_dict(),
+        "class_names": list(training.dataset.class_names),
+    }
 
 
 def _resume(learner: Learner, config: Config, directory: Path, device: torch.device) -> int:
@@ -204,7 +222,7 @@ def _check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, pat
     """Check that going on with these settings continues the run of the checkpoint and starts no other.
 
     Raises:
-        ConfigError: a setting differs that changes what a step does.
+        ConfigError: a setting differs that may not.
     """
     now = config.as_dict()
     for group in dataclasses.fields(config):
