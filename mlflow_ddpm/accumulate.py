@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BatchValues", "Readings", "Scalar", "Statistics", "mean_over_ranks", "statistics"]
+__all__ = ["BatchValues", "Readings", "Scalar", "Statistics", "mean_over_ranks", "scalar", "statistics"]
 
 _FOLD_AT = 1024  # a tail of so many objects is folded; at 0.3 ms it is felt by no step
 
@@ -108,13 +108,13 @@ class BatchValues:
         Raises:
             UsageError: a value is not a number or a tensor of one element.
         """
-        self._loss.tail.append(loss if type(loss) is float else _scalar("loss", loss))
+        self._loss.tail.append(loss if type(loss) is float else scalar("loss", loss))
         if grad_norm is not None:
-            norm = grad_norm if type(grad_norm) is float else _scalar("grad_norm", grad_norm)
+            norm = grad_norm if type(grad_norm) is float else scalar("grad_norm", grad_norm)
             self._grad_norm.tail.append(norm)
             self._grad_norm_at.append(self.batches)
         if lr is not None:
-            self._lr = lr if type(lr) is float else _scalar("lr", lr)
+            self._lr = lr if type(lr) is float else scalar("lr", lr)
         if batch_size is None or self._samples is None:
             self._samples = None
         else:
@@ -137,7 +137,7 @@ class BatchValues:
         return Readings(losses, norms, at, float(rates[0]) if len(rates) else None, samples)
 
 
-def _scalar(name: str, value: Any) -> Any:
+def scalar(name: str, value: Any) -> Any:
     """Return ``value`` as a float, or as a detached 0-d tensor where it is a tensor."""
     if hasattr(value, "detach"):
         if value.ndim and value.numel() != 1:

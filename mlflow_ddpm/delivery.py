@@ -25,8 +25,14 @@ from mlflow_ddpm.store import RunStore
 __all__ = ["Courier", "Picture", "bound_mlflow_waits"]
 
 _log = logging.getLogger("mlflow_ddpm")
+_THREAD_NAME = "mlflow_ddpm-courier"
 _ROWS_AT_ONCE = 50  # about 900 metrics: one request, under MLflow's limit of 1,000
 _PAUSES_SEC = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between attempts while the store is away
+
+
+def _not_from_couriers(record: logging.LogRecord) -> bool:
+    """Drop urllib3's word on every retry of ours: an outage is told once, by us."""
+    return record.threadName != _THREAD_NAME
 
 
 class Picture(NamedTuple):
@@ -72,11 +78,12 @@ class Courier:
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="mlflow_ddpm-courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_THREAD_NAME, daemon=True)
 
     def start(self) -> None:
         """Begin; the run is opened at once."""
         bound_mlflow_waits()
+        logging.getLogger("urllib3.connectionpool").addFilter(_not_from_couriers)
         self._wake.set()
         self._thread.start()
 

@@ -12,7 +12,7 @@ no setting of matplotlib outlives a call. The same history gives the same bytes,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -142,10 +142,8 @@ def make_figure(name: str, history: pd.DataFrame, *, theme: str = "dark") -> Fig
     Raises:
         UsageError: no such plot or theme.
     """
-    if name not in _BY_NAME:
-        raise UsageError(f"plot must be one of {', '.join(_BY_NAME)}, got {name!r}")
-    if theme not in THEMES:
-        raise UsageError(f"theme must be one of {', '.join(THEMES)}, got {theme!r}")
+    _check("plot", name, _BY_NAME)
+    _check("theme", theme, THEMES)
     plot = _BY_NAME[name]
     with _look(theme):
         figure = _themed_figure(theme)
@@ -170,10 +168,12 @@ def generate_all_plots(
         UsageError: no such theme or format.
         HistoryError: there is no history to read.
     """
-    formats = [formats] if isinstance(formats, str) else list(formats)
-    unknown = [f for f in formats if f not in _METADATA]
-    if unknown or not formats:
-        raise UsageError(f"formats must be some of {', '.join(_METADATA)}, got {formats}")
+    formats = [formats] if isinstance(formats, str) else formats
+    if not formats:
+        raise UsageError(f"formats must be some of {', '.join(_METADATA)}, got none")
+    for fmt in formats:
+        _check("format", fmt, _METADATA)
+    _check("theme", theme, THEMES)
     history = read_history(source)
     directory = Path(save_dir)
     directory.mkdir(parents=True, exist_ok=True)
@@ -183,6 +183,11 @@ def generate_all_plots(
         written = [_write(figure, directory / f"{plot.name}.{fmt}", fmt) for fmt in formats]
         paths[plot.name] = written[0]
     return paths
+
+
+def _check(what: str, value: str, offered: Collection[str]) -> None:
+    if value not in offered:
+        raise UsageError(f"{what} must be one of {', '.join(offered)}, got {value!r}")
 
 
 def _write(figure: Figure, path: Path, fmt: str) -> Path:

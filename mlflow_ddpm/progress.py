@@ -92,7 +92,8 @@ def progress_on(stream: IO[str]) -> Iterator[Progress]:
 
 
 def _cell(name: str, value: float | None) -> str:
+    """Return "loss_mean 0.123", or, where a unit says what it is, "310 samples/s"."""
     if value is None:
         return ""
     unit = metric(name).unit
-    return f"{name} {value:.4g}" + (f" {unit}" if unit else "")
+    return f"{value:.4g} {unit}" if unit else f"{name} {value:.4g}"

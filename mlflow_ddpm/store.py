@@ -106,6 +106,7 @@ class RunStore:
             pixels = np.asarray(picture)
         with asking(self.tracking_uri):
             self._client.log_image(self.run_id, pixels, key=name, step=epoch, timestamp=timestamp_ms, synchronous=True)
+            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES}")
 
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""
@@ -181,8 +182,7 @@ def asking(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        where = redact(tracking_uri)
-        first = redact(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
+        where, first = redact(tracking_uri), redact(_first_line(error))
         if error.error_code in _REFUSALS:
             raise StoreRefusedError(f"MLflow at {where} refused: {first}{_remedy(first)}") from error
         raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
@@ -191,8 +191,17 @@ def asking(tracking_uri: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3", "urllib3"):
             raise
-        first = str(error).splitlines()[0]
-        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(first)}") from error
+        first = redact(_first_line(error))
+        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {first}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what went wrong without the layers of HTTP libraries around it."""
+    text = str(error).strip()
+    cause = re.search(r"\[Errno -?\d+\] ([^'\"()]+)|(Read timed out|ConnectTimeoutError)", text)
+    if "Max retries exceeded" in text and cause:
+        return (cause[1] or "no answer in time").strip().lower()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _remedy(message: str) -> str:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlflow_ddpm import probes, ranks
-from mlflow_ddpm.accumulate import BatchValues, Scalar, Statistics, mean_over_ranks, statistics
+from mlflow_ddpm.accumulate import BatchValues, Scalar, Statistics, mean_over_ranks, scalar, statistics
 from mlflow_ddpm.endings import Ending, Endings, ending_of
 from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.errors import UsageError
@@ -304,7 +304,4 @@ def _rate(count: int | None, seconds: float) -> float | None:
 
 
 def _number(name: str, value: Scalar) -> float:
-    try:
-        return float(value) + 0.0  # type: ignore[arg-type]  # -0.0 becomes 0.0: sqlite would drop its sign
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the extra metric {name!r} must be a number, got {value!r}") from error
+    return float(scalar(f"the extra metric {name!r}", value)) + 0.0  # -0.0 becomes 0.0: sqlite would drop its sign

@@ -1,0 +1,154 @@
+"""Gradient norm and EMA distance, for every kind of model that users have."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from mlflow_ddpm.errors import UsageError
+from mlflow_ddpm.probes import compute_grad_norm, ema_distance, read_cuda_memory
+
+
+def _model_with_gradients(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+    model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    return model
+
+
+def _reference(model: nn.Module) -> float:
+    squares = [p.grad.to_dense().double().square().sum() for p in model.parameters() if p.grad is not None]
+    return math.sqrt(float(sum(squares)))
+
+
+def test_the_gradient_norm_is_a_0d_tensor_and_equals_that_of_all_gradients_together() -> None:
+    """It is the L2 norm of one long vector, and what clip_grad_norm_ would return."""
+    model = _model_with_gradients()
+
+    norm = compute_grad_norm(model)
+
+    assert (norm.ndim, norm.requires_grad) == (0, False)
+    assert float(norm) == pytest.approx(_reference(model), rel=1e-6)
+    assert float(norm) == float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+
+
+def test_parameters_without_gradient_count_as_zero() -> None:
+    """A frozen layer has none."""
+    model = _model_with_gradients()
+    model[0].weight.grad = None
+
+    assert float(compute_grad_norm(model)) == pytest.approx(_reference(model), rel=1e-6)
+    assert float(compute_grad_norm(nn.Linear(2, 2))) == 0.0
+
+
+def test_sparse_gradients_count_by_their_values() -> None:
+    """An index that occurs twice is summed first."""
+    model = nn.Embedding(10, 4, sparse=True)
+    model(torch.tensor([1, 1, 3])).sum().backward()
+
+    assert float(compute_grad_norm(model)) == pytest.approx(math.sqrt(4 * 2**2 + 4 * 1**2), rel=1e-6)
+
+
+def test_half_precision_gradients_are_summed_in_float32() -> None:
+    """In fp16 the square of 300 overflows; in bf16 a sum of many small squares stands still."""
+    model = nn.Linear(1000, 10, bias=False).half()
+    model.weight.grad = torch.full_like(model.weight, 300.0)
+    mixed = nn.ModuleList([model, nn.Linear(3, 3)])
+    mixed[1].weight.grad = torch.ones(3, 3)
+
+    assert float(compute_grad_norm(model)) == pytest.approx(300 * 100, rel=1e-6)
+    assert float(compute_grad_norm(mixed)) == pytest.approx(math.hypot(300 * 100, 3), rel=1e-6)
+
+
+def _shadow_of(model: nn.Module, shift: float) -> nn.Module:
+    shadow = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in shadow.parameters():
+            p.add_(shift)
+    return shadow
+
+
+class Wrapped(nn.Module):
+    """Holds a model under ``module``, as DistributedDataParallel does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+KINDS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": lambda m: m,
+    "wrapped as by DDP": Wrapped,
+    "compiled": torch.compile,
+    "AveragedModel": AveragedModel,
+    "state dict": lambda m: m.state_dict(),
+    "mapping in another precision": lambda m: {k: v.double() for k, v in m.named_parameters()},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ema_may_come_in_any_form(kind: str) -> None:
+    """The distance is the same."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    count = sum(p.numel() for p in model.parameters())
+
+    distance = ema_distance(Wrapped(model), KINDS[kind](_shadow_of(model, 0.5)))
+
+    assert distance == pytest.approx(0.5 * math.sqrt(count), rel=1e-6)
+
+
+def test_the_ema_distance_of_large_tensors_matches_float64() -> None:
+    """A float32 sum over millions of squares drifts; chunks keep it to a part in a million."""
+    torch.manual_seed(0)
+    model, shadow = nn.Linear(1500, 1500), nn.Linear(1500, 1500)
+    pairs = zip(model.parameters(), shadow.parameters(), strict=True)
+    exact = math.sqrt(sum(float((p.detach().double() - q.detach().double()).square().sum()) for p, q in pairs))
+
+    assert ema_distance(model, shadow) == pytest.approx(exact, rel=1e-6)
+
+
+def test_memory_formats_may_differ() -> None:
+    """A channels_last model and its contiguous EMA hold the same numbers in another order."""
+    model = nn.Conv2d(8, 8, 3)
+    shadow = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    assert ema_distance(model, shadow) == 0.0
+
+
+def test_an_ema_of_another_model_is_refused_with_the_names_that_lack() -> None:
+    """A distance to half a model would be a lie."""
+    with pytest.raises(UsageError, match=r"2 of 4 are missing: 1\.weight, 1\.bias"):
+        ema_distance(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(UsageError, match=r"shape \(2, 2\), got \(3, 3\)"):
+        ema_distance(nn.Linear(2, 2), nn.Linear(3, 3))
+
+
+def test_without_cuda_memory_is_not_measured() -> None:
+    """None, not zero."""
+    if torch.cuda.is_initialized():
+        pytest.skip("this machine has CUDA in use")
+    assert read_cuda_memory() == (None, None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_memory_is_in_mebibytes() -> None:
+    """64 MiB in a tensor are 64, and the peak remembers them."""
+    from mlflow_ddpm.probes import reset_cuda_peak
+
+    torch.zeros(1, device="cuda")
+    reset_cuda_peak()
+    before = read_cuda_memory().allocated or 0.0
+    block = torch.zeros(2**24, device="cuda")
+    during = read_cuda_memory()
+    del block
+
+    assert (during.allocated or 0.0) - before == pytest.approx(64)
+    assert (read_cuda_memory().peak or 0.0) >= before + 64
