@@ -54,15 +54,16 @@ def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
     ax.set_xlabel(axis_label("epoch"))
 
 
-def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02) -> None:
+def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, keep: float = math.nan) -> None:
     """Fit the axis to what is drawn (finite values), except that a share of ``spikes`` may not dwarf all the rest.
 
-    Values of which zero is a natural neighbour are shown from zero. What exceeds the limits is for
-    :func:`mlflow_ddpm.figures.marks.offscale` to say.
+    Values of which zero is a natural neighbour are shown from zero; the value to ``keep`` is shown in any case. What
+    exceeds the limits is for :func:`mlflow_ddpm.figures.marks.offscale` to say.
     """
     values = np.concatenate(drawn)
     limit = spike_limit(values, spikes)
-    low, high = float(np.clip(values.min(), -limit, limit)), float(np.clip(values.max(), -limit, limit))
+    low = float(np.fmin(max(values.min(), -limit), keep))
+    high = float(np.fmax(min(values.max(), limit), keep))
     if 0 < low <= high / 2:
         low = 0.0
     if high - low <= _FLAT * max(abs(high), abs(low)):
@@ -90,7 +91,7 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     low, high = np.log10(values[values > 0].min()), np.log10(values.max())
     margin = max(0.05, 0.06 * (high - low))
     ax.set_yscale("log")
-    ax.set_ylim(10 ** max(low - margin, -305), 10 ** (high + margin))
+    ax.set_ylim(10 ** max(low - margin, -305), 10 ** min(high + margin, 305))
     ax.minorticks_off()
     ax.set_yticks(*_log_ticks(*ax.get_ylim()))
     ax.set_ylabel(label)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis, log_axis
+from mlflow_ddpm.figures.callout import callout
 from mlflow_ddpm.figures.marks import EDGE, at_edge, band, bars, broken, line, missing, offscale, star
 from mlflow_ddpm.figures.series import Series, changes, series
-from mlflow_ddpm.figures.words import Note, callout, empty, epochs_text, note, nothing_to_draw, number
+from mlflow_ddpm.figures.words import Note, empty, epochs_text, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def loss_linear(ax: Axes, history: pd.DataFrame) -> None:
     if nothing_to_draw(ax, mean, _WHY):
         return
     epoch_axis(ax, history)
-    linear_axis(ax, axis_label("loss_mean"), mean.finite, low.finite, high.finite, spikes=_EARLY)
+    best = float(mean.finite.min())
+    linear_axis(ax, axis_label("loss_mean"), mean.finite, low.finite, high.finite, spikes=_EARLY, keep=best)
     _course(ax, mean, low, high)
     note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *_LEGEND, missing(mean)])
 

@@ -111,7 +111,7 @@ def offscale(ax: Axes, *drawn: Series) -> Note | None:
         if len(epochs):
             value = number(extreme([extreme(s.finite) for s in drawn if len(s.finite)]))
             full.append(f"{sign} {way} to {value} ({epochs_text(epochs)})")
-            brief.append(f"{sign} {value}")
+            brief.append(f"{sign} to {value}")
     return Note("  ".join(full), color, "  ".join(brief)) if full else None
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Series", "changes", "series"]
 
-_HUGE = 1e300  # what drawing can still add and multiply without overflow
+_HUGE = 1e300  # what drawing can still add and multiply without overflow; below its inverse, all is zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ def series(history: pd.DataFrame, name: str) -> Series:
     ]
     epoch = numbers(history, "epoch")
     value = np.where(np.isfinite(raw), np.clip(raw, -_HUGE, _HUGE), np.nan)
+    value[np.abs(value) < 1 / _HUGE] = 0.0
     return Series(epoch, value, epoch[broken], " or ".join(kinds), int(measured.sum()))
 
 
