@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BatchValues", "Readings", "Scalar", "Statistics", "mean_over_ranks", "scalar", "statistics"]
+__all__ = [
+    "BatchValues",
+    "Readings",
+    "Scalar",
+    "Statistics",
+    "mean_over_ranks",
+    "nonfinite_batches",
+    "scalar",
+    "statistics",
+]
 
 _FOLD_AT = 1024  # a tail of so many objects is folded; at 0.3 ms it is felt by no step
 
@@ -50,7 +59,7 @@ class Readings(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What an epoch's row takes from its batches. The named statistics are over finite values."""
+    """What an epoch's row takes from its batches, over finite values; named as in the table of metrics."""
 
     loss_mean: float | None
     loss_std: float | None
@@ -59,7 +68,6 @@ class Statistics(NamedTuple):
     loss_median: float | None
     grad_norm: float | None
     nonfinite_batches: int
-    first_nonfinite_batch: int | None
 
 
 class _Series:
@@ -178,13 +186,19 @@ def _fetch(series: Sequence[list[Any]]) -> list[NDArray[np.float64]]:
     return [np.concatenate(parts) if parts else np.empty(0) for parts in arrays]
 
 
-def statistics(readings: Readings) -> Statistics:
-    """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
+def nonfinite_batches(readings: Readings) -> list[int]:
+    """Return which batches, from 0, had a loss or a gradient norm that was not finite."""
     import numpy as np
 
     bad = ~np.isfinite(readings.losses)
     bad[readings.grad_norm_at] |= ~np.isfinite(readings.grad_norms)
-    where = np.flatnonzero(bad)
+    return [int(batch) for batch in np.flatnonzero(bad)]
+
+
+def statistics(readings: Readings) -> Statistics:
+    """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
+    import numpy as np
+
     losses = readings.losses
     return Statistics(
         loss_mean=_over_finite(np.mean, losses),
@@ -193,8 +207,7 @@ def statistics(readings: Readings) -> Statistics:
         loss_max=_over_finite(np.max, losses),
         loss_median=_over_finite(np.median, losses),
         grad_norm=_over_finite(np.mean, readings.grad_norms),
-        nonfinite_batches=len(where),
-        first_nonfinite_batch=int(where[0]) if len(where) else None,
+        nonfinite_batches=len(nonfinite_batches(readings)),
     )
 
 

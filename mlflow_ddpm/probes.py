@@ -25,11 +25,11 @@ _MANY = 8  # names shown when two models do not match
 
 
 class CudaMemory(NamedTuple):
-    """MiB (2**20 bytes) of one CUDA device, ``None`` where there is none."""
+    """MiB (2**20 bytes) of one CUDA device, ``None`` where there is none; named as in the table of metrics."""
 
-    allocated: float | None = None
-    reserved: float | None = None
-    peak: float | None = None
+    gpu_allocated_mb: float | None = None
+    gpu_reserved_mb: float | None = None
+    gpu_peak_mb: float | None = None
 
 
 def _cuda(device: Any) -> Any:

@@ -52,7 +52,8 @@ class RunStore:
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
         self.tracking_uri, self.run_id = tracking_uri, run_id
-        self._client = client(tracking_uri)
+        with asking(tracking_uri):  # a file store refuses to be made, without its switch
+            self._client = client(tracking_uri)
 
     def info(self) -> dict[str, Any]:
         """Return what the JSON and the report say of the run: id, name, experiment, status, start and end (Unix ms)."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlflow_ddpm import probes, ranks
-from mlflow_ddpm.accumulate import BatchValues, Scalar, Statistics, mean_over_ranks, scalar, statistics
+from mlflow_ddpm.accumulate import BatchValues, Readings, Scalar, mean_over_ranks, nonfinite_batches, scalar, statistics
 from mlflow_ddpm.endings import Ending, Endings, ending_of
 from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.errors import UsageError
@@ -79,6 +79,7 @@ class MetricsTracker:
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self.output_dir = Path(output_dir)
+        self.rank = ranks.rank()
         self._device = device
         self._stopwatch = Stopwatch(clock, device)
         self._world_size = ranks.world_size()
@@ -89,7 +90,7 @@ class MetricsTracker:
         self._recording: Recording | None = None
         self._delivered = True
         self._run: tuple[str | None, str | None] = (None, None)  # id and store, once closed
-        if ranks.rank() == 0:
+        if self.rank == 0:
             self._recording = Recording(
                 self.output_dir,
                 RunWish(tracking_uri or "", run_id, run_name, experiment_name),
@@ -204,31 +205,22 @@ class MetricsTracker:
             return None
         distance = None if model is None or ema_model is None else probes.ema_distance(model, ema_model)
         values = {name: _number(name, value) for name, value in extra.items() if value is not None}
-        stats = statistics(readings)
         row = EpochMetrics(
             epoch=self._epoch,
-            loss_mean=stats.loss_mean,
-            loss_std=stats.loss_std,
-            loss_min=stats.loss_min,
-            loss_max=stats.loss_max,
-            loss_median=stats.loss_median,
+            **statistics(readings)._asdict(),
+            **memory._asdict(),
             lr=readings.lr,
-            grad_norm=stats.grad_norm,
             samples_per_sec=_rate(readings.samples, elapsed),
             batches_per_sec=_rate(batches, elapsed),
-            gpu_allocated_mb=memory.allocated,
-            gpu_reserved_mb=memory.reserved,
-            gpu_peak_mb=memory.peak,
             ema_delta_norm=distance,
             epoch_time_sec=elapsed,
             cumulative_time_sec=self._recording.seconds_before(self._epoch) + elapsed,
-            nonfinite_batches=stats.nonfinite_batches,
             extra=values,
             logged_at_ms=self._recording.next_timestamp(),
         )
         self._batches = None
         self._recording.write(row)
-        self._warn_nonfinite(stats)
+        self._warn_nonfinite(readings)
         return row
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
@@ -283,15 +275,16 @@ class MetricsTracker:
             self._endings.stop()
         return self._delivered
 
-    def _warn_nonfinite(self, stats: Statistics) -> None:
-        if stats.nonfinite_batches and not self._warned_nonfinite:
+    def _warn_nonfinite(self, readings: Readings) -> None:
+        bad = [] if self._warned_nonfinite else nonfinite_batches(readings)
+        if bad:
             self._warned_nonfinite = True
             _log.warning(
-                "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %s; they are "
-                "counted in nonfinite_batches, and left out of the statistics, from here on without a word",
-                stats.nonfinite_batches,
+                "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
+                "are counted in nonfinite_batches and left out of the statistics, from here on without a word",
+                len(bad),
                 self._epoch,
-                stats.first_nonfinite_batch,
+                bad[0],
             )
 
     def _refuse_without_epoch(self, method: str) -> None:

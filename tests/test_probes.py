@@ -145,10 +145,10 @@ def test_cuda_memory_is_in_mebibytes() -> None:
 
     torch.zeros(1, device="cuda")
     reset_cuda_peak()
-    before = read_cuda_memory().allocated or 0.0
+    before = read_cuda_memory().gpu_allocated_mb or 0.0
     block = torch.zeros(2**24, device="cuda")
     during = read_cuda_memory()
     del block
 
-    assert (during.allocated or 0.0) - before == pytest.approx(64)
-    assert (read_cuda_memory().peak or 0.0) >= before + 64
+    assert (during.gpu_allocated_mb or 0.0) - before == pytest.approx(64)
+    assert (read_cuda_memory().gpu_peak_mb or 0.0) >= before + 64

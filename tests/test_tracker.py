@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -420,28 +419,29 @@ assert not heavy, heavy
     assert not Path("out").exists()
 
 
-def _reduced(rank: int, directory: str) -> None:
-    import torch.distributed as dist
+RANK_PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+from mlflow_ddpm import MetricsTracker
 
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
-    with MetricsTracker(
-        f"{directory}/out", tracking_uri=f"sqlite:///{directory}/mlflow.db", reduce_over_ranks=True
-    ) as t:
-        t.start_epoch(0)
-        for batch in range(3):
-            t.log_batch(torch.tensor(float(batch + 10 * rank)), batch_size=4 + rank)
-        t.end_epoch()
-    assert ("mlflow" in sys.modules) == (rank == 0)
-    dist.destroy_process_group()
+rank, place = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=2)
+with MetricsTracker(f"{place}/out", reduce_over_ranks=True) as tracker:
+    tracker.start_epoch(0)
+    for batch in range(3):
+        tracker.log_batch(torch.tensor(float(batch + 10 * rank)), batch_size=4 + rank)
+    tracker.end_epoch()
+assert ("mlflow" in sys.modules) == (rank == 0)
+dist.destroy_process_group()
+"""
 
 
 def test_losses_are_means_and_samples_sums_over_ranks_if_asked(sqlite_uri: str, tmp_path: Path) -> None:
     """One collective at the end of the epoch; rank 0 alone writes."""
-    code = f"import sys, test_tracker; test_tracker._reduced(int(sys.argv[1]), {str(tmp_path)!r})"
-    env: dict[str, Any] = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank)], env={**env, "RANK": str(rank)}) for rank in (0, 1)
-    ]
+    command = [sys.executable, "-c", RANK_PROGRAM]
+    env = {**os.environ, "WORLD_SIZE": "2"}
+    ranks = [subprocess.Popen([*command, str(n), str(tmp_path)], env={**env, "RANK": str(n)}) for n in (0, 1)]
 
     assert [0, 0] == [process.wait(timeout=120) for process in ranks]
     (cells,) = _table("out")
