@@ -72,6 +72,7 @@ class Learner:
     def __init__(self, config: Config, data: LabelledImages, classes: int, procs: Processes) -> None:
         """Build everything anew; ``config`` is resolved, ``data`` the training set."""
         self._config, self._procs = config, procs
+        self._batch_size = config.train.batch_size or 1
         self._data = data.to(procs.device)
         self._alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(procs.device)  # (T,)
         self.model = build_model(config, classes).to(procs.device)
@@ -89,7 +90,7 @@ class Learner:
     @property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch; the last may be smaller, so that every image counts once."""
-        return math.ceil(len(self._data.labels) / self._config.train.batch_size)
+        return math.ceil(len(self._data.labels) / self._batch_size)
 
     def train_epoch(self, epoch: int) -> Iterator[BatchResult]:
         """Train one epoch, a batch at each ``next``. Nothing is read from the device."""
@@ -97,7 +98,7 @@ class Learner:
         generator = seeded_generator(self._config.train.seed, Purpose.TRAINING, epoch, device=device)
         order = torch.randperm(len(self._data.labels), generator=generator, device=device)
         self._parallel.train()
-        for batch in order.split(self._config.train.batch_size):
+        for batch in order.split(self._batch_size):
             yield self._train_batch(batch, generator)
 
     def _train_batch(self, batch: Tensor, generator: torch.Generator) -> BatchResult:
