@@ -46,7 +46,7 @@ def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
     first, last = epoch[0], epoch[-1]
     pad = max(0.6, 0.015 * (last - first), (_LEAST - (last - first)) / 2)
     ax.set_xlim(first - pad, last + pad)
-    room = ems(ax) / (0.6 * len(f"{last:,.0f}") + 1.8)
+    room = ems(ax) / max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)
     step = _round_step(max(1.0, (last - first) / max(1.0, room)))
     ticks = np.arange(math.ceil(first / step), math.floor(last / step) + 1) * step
     ax.set_xticks(ticks if len(ticks) else [first])

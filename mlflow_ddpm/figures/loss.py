@@ -105,7 +105,7 @@ def _course(ax: Axes, mean: Series, low: Series, high: Series) -> None:
     best = int(np.nanargmin(mean.value))
     at = (float(mean.epoch[best]), float(mean.value[best]))
     star(ax, *at)
-    callout(ax, f"\u2605 {number(at[1])} at epoch {at[0]:.0f}", at, (mean, low, high))
+    callout(ax, f"best {number(at[1])} at epoch {at[0]:.0f}", at, (mean, low, high))
 
 
 def _below_zero(ax: Axes, mean: Series, low: Series) -> Note | None:

@@ -36,8 +36,10 @@ def line(ax: Axes, of: Series, color: str, style: str = "-") -> None:
         return
     ax.plot(x, low, style, color=color, gid="line")
     dots = _alone(low) if len(of.epoch) * _DOT_EMS > ems(ax) else np.isfinite(low)
+    floor, ceiling = ax.get_ylim()
+    dots &= (low >= floor) & (low <= ceiling)  # those at the very edge are drawn whole, those beyond it not at all
     size = rcParams["lines.markersize"]
-    ax.plot(x[dots], low[dots], "o", color=color, markersize=size, gid="dots")
+    ax.plot(x[dots], low[dots], "o", color=color, markersize=size, clip_on=False, gid="dots")
 
 
 def band(ax: Axes, low: Series, high: Series, color: str) -> None:

@@ -54,7 +54,8 @@ def _extremes(of: Series) -> Note:
     if of.finite.min() == of.finite.max():
         return Note(f"{number(last)} throughout")
     highest = f"highest {number(of.value[top])}"
-    return Note(f"{highest}{where}, last {number(last)}", brief=highest)
+    end = "the last" if not of.drawable[top + 1 :].any() else f"last {number(last)}"
+    return Note(f"{highest}{where}, {end}", brief=highest)
 
 
 def _last(of: Series) -> Note:
