@@ -17,7 +17,7 @@ from mlflow_ddpm.csvfile import CSV_NAME, read_csv
 from mlflow_ddpm.errors import HistoryError, StoreError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
 from mlflow_ddpm.run_choice import absolute_uri
-from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
+from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
 from mlflow_ddpm.sqlite_init import first_use_alone
 from mlflow_ddpm.store import RunStore
 
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["HistorySource", "frame_from_rows", "numbers", "open_store", "read_history", "rows_from_frame"]
+__all__ = [
+    "HistorySource",
+    "frame_from_rows",
+    "is_on_another_rank",
+    "numbers",
+    "open_store",
+    "read_description",
+    "read_history",
+    "rows_from_frame",
+]
 
 _log = logging.getLogger("mlflow_ddpm")
 _RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")  # MLflow's own are 32 hexadecimal digits
@@ -37,6 +46,7 @@ class Recorded(Protocol):
     """What is used of a tracker; the module that defines trackers stands above this one."""
 
     output_dir: Path
+    rank: int
 
     @property
     def run_id(self) -> str | None:
@@ -72,6 +82,18 @@ def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> p
     if isinstance(source, Recorded):
         return frame_from_rows(_rows_of_tracker(source))
     return source
+
+
+def is_on_another_rank(source: HistorySource) -> bool:
+    """Say whether the source is a tracker of a rank other than 0: it recorded nothing, rank 0's has it all."""
+    return isinstance(source, Recorded) and source.rank != 0
+
+
+def read_description(source: HistorySource) -> Snapshot:
+    """Return what the JSON of a tracker or an output directory says of its run; empty for every other source."""
+    directory = source.output_dir if isinstance(source, Recorded) else source
+    path = Path(directory) / JSON_NAME if isinstance(directory, str | Path) else None
+    return read_snapshot(path) if path and path.is_file() else Snapshot({}, {}, {}, [])
 
 
 def open_store(run_id: str, tracking_uri: str | None = None) -> RunStore:

@@ -23,7 +23,7 @@ from mlflow_ddpm.figures.headline import headline
 from mlflow_ddpm.figures.loss import loss_derivative, loss_distribution, loss_linear, loss_log
 from mlflow_ddpm.figures.optimisation import ema_divergence, grad_norm, learning_rate
 from mlflow_ddpm.figures.resources import epoch_timing, gpu_memory, throughput
-from mlflow_ddpm.history import HistorySource, read_history
+from mlflow_ddpm.history import HistorySource, is_on_another_rank, read_history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,8 @@ def generate_all_plots(
 
     ``source`` is whatever :func:`mlflow_ddpm.history.read_history` reads: a tracker, a run id, a directory, a CSV, a
     JSON, or a history itself. What was not measured gets a picture too, which says why. ``formats`` are of png, pdf and
-    svg; with several, the paths returned are of the first and the others lie beside them.
+    svg; with several, the paths returned are of the first and the others lie beside them. A tracker of a rank other
+    than 0 has nothing to draw: nothing is written, and no path returned.
 
     Raises:
         UsageError: no such theme or format.
@@ -174,6 +175,8 @@ def generate_all_plots(
     for fmt in formats:
         _check("format", fmt, _METADATA)
     _check("theme", theme, THEMES)
+    if is_on_another_rank(source):
+        return {}
     history = read_history(source)
     directory = Path(save_dir)
     directory.mkdir(parents=True, exist_ok=True)

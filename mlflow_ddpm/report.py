@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.files import replace_file
-from mlflow_ddpm.history import HistorySource, read_history, rows_from_frame
+from mlflow_ddpm.history import HistorySource, is_on_another_rank, read_description, read_history, rows_from_frame
 from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
 from mlflow_ddpm.plots import PLOTS
 from mlflow_ddpm.report_card import yaml_header
@@ -47,7 +47,8 @@ def generate_report(
         plot_paths: what :func:`mlflow_ddpm.generate_all_plots` returned; None takes the plots found in ``save_dir``.
         run: what identifies the run: ``run_id``, ``run_name``, ``experiment_name``, ``start_time_ms`` (Unix time), ...
             Its status and end are not shown: they change after the report of a run that publishes itself.
-        environment: versions, device, world size.
+        environment: versions, device, world size. A tracker and an output directory know these three by themselves. On
+            ranks other than 0 a tracker has nothing to report, and nothing is written.
 
     Raises:
         HistoryError: the source has no history to read. :func:`mlflow_ddpm.read_history` says what else it raises.
@@ -55,14 +56,17 @@ def generate_report(
         OSError: the report cannot be written; an earlier one is untouched.
     """
     save_dir = Path(save_dir)
+    if is_on_another_rank(source):
+        return save_dir / REPORT_NAME
+    rows, told = rows_from_frame(read_history(source)), read_description(source)
     titles = {plot.name: plot.title for plot in PLOTS}
     plots = pictures(titles, save_dir, plot_paths)
     captions = {plot.name: plot.caption for plot in PLOTS}
     context = build_context(
-        rows_from_frame(read_history(source)),
-        config=config or {},
-        run=run or {},
-        environment=environment or {},
+        rows,
+        config=told.config if config is None else config,
+        run=told.run if run is None else run,
+        environment=told.environment if environment is None else environment,
         figures={
             name: Figure(title=titles[name], link=relative_link(path, save_dir), caption=captions[name])
             for name, path in plots.items()

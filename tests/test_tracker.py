@@ -401,7 +401,7 @@ def test_other_ranks_write_nothing_and_never_import_mlflow() -> None:
     """Every method returns at once, whatever launched the process."""
     code = """
 import sys
-from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm import MetricsTracker, generate_all_plots, generate_report
 with MetricsTracker("out", config={"a": 1}) as tracker:
     tracker.start_epoch(0)
     tracker.log_batch(loss=1.0, lr=0.1, grad_norm=2.0, batch_size=4)
@@ -409,6 +409,8 @@ with MetricsTracker("out", config={"a": 1}) as tracker:
         tracker.log_image("x", None, 0)
     assert tracker.end_epoch(extra={"fid": 1.0}) is None
     assert tracker.run_id is None and tracker.next_epoch == 0 and tracker.flush()
+    assert generate_all_plots(tracker, save_dir="out") == {}
+    generate_report(tracker, config={}, save_dir="out")
 heavy = {"mlflow", "torch", "pandas", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
