@@ -18,8 +18,10 @@ from mlflow_ddpm.cli import build_parser, main
 from mlflow_ddpm.ddpm.config import options
 
 COMMANDS = ("train", "publish", "history", "sync")
-SMALL = ["--epochs", "2", "--base-channels", "8", "--channel-mults", "1", "--attention-size", "0", "--batch-size", "512", "--sample-steps", "2"]
-SMALL += ["--judge-per-class", "1", "--sample-every", "0"]
+SMALL = [
+    *("--epochs", "2", "--base-channels", "8", "--channel-mults", "1", "--attention-size", "0", "--batch-size", "512"),
+    *("--sample-steps", "2", "--judge-per-class", "1", "--sample-every", "0"),
+]
 
 
 def _run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
