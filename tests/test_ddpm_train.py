@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mlflow_ddpm.ddpm.checkpoint import load_newest
 from mlflow_ddpm.ddpm.config import Config, OptimConfig, from_options
 from mlflow_ddpm.ddpm.data import load_dataset
-from mlflow_ddpm.ddpm.distributed import Processes
+from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads
 from mlflow_ddpm.ddpm.learner import Learner, learning_rate
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train, train_with
 from mlflow_ddpm.errors import ConfigError
@@ -155,6 +155,17 @@ def test_processes_share_a_batch_without_overlap(size: int, world_size: int) -> 
 
     assert sorted(row for part in rows for row in part) == list(range(size))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+def test_threads_are_those_asked_for_and_afterwards_the_callers_again() -> None:
+    """A library must not change the caller's torch for good, not even after an error."""
+    with contextlib.suppress(KeyError), cpu_threads(2):
+        inside = torch.get_num_threads()
+        raise KeyError
+    with cpu_threads(0):
+        untouched = torch.get_num_threads()
+
+    assert (inside, untouched, torch.get_num_threads()) == (2, 1, 1)
 
 
 def test_the_logged_norm_is_that_before_clipping() -> None:

@@ -16,7 +16,7 @@ from torch import distributed, nn
 
 from mlflow_ddpm.errors import ConfigError
 
-__all__ = ["Processes", "processes"]
+__all__ = ["Processes", "cpu_threads", "processes"]
 
 # How long a rank waits for the others in a collective: rank 0 alone draws and judges samples, minutes on a slow CPU.
 _PATIENCE = dt.timedelta(minutes=30)
@@ -67,6 +67,18 @@ def processes(device: str) -> Iterator[Processes]:
     # Not in a finally: after an error the other ranks may wait elsewhere, and leaving in order would wait for them.
     if ours:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _choose_device(device: str) -> torch.device:

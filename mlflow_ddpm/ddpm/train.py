@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mlflow_ddpm.ddpm.checkpoint import load_newest, save_checkpoint
 from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.ddpm.data import Dataset, load_dataset
-from mlflow_ddpm.ddpm.distributed import Processes, processes
+from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.grid import sample_grid
 from mlflow_ddpm.ddpm.judge import Judgement, judge_samples
 from mlflow_ddpm.ddpm.learner import Learner
@@ -38,7 +38,7 @@ logger = logging.getLogger("mlflow_ddpm")
 CHECKPOINTS = "checkpoints"  # folder below the output directory
 # Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
 # parameters a lie. More epochs stretch the learning rate's cosine from here on.
-_FREE_ON_RESUME = ("train.epochs", "train.device", "data.dir", "sample.")
+_FREE_ON_RESUME = ("train.epochs", "train.threads", "train.device", "data.dir", "sample.")
 
 
 class Tracker(Protocol):
@@ -118,9 +118,9 @@ def train(
     """
     from mlflow_ddpm.tracker import MetricsTracker
 
-    directory = Path(output_dir)
-    with processes(config.train.device) as procs:
-        training = prepare(config.resolve(), procs, directory)
+    config, directory = config.resolve(), Path(output_dir)
+    with cpu_threads(config.train.threads or 0), processes(config.train.device) as procs:
+        training = prepare(config, procs, directory)
         with MetricsTracker(
             directory,
             config=_describe(training),
