@@ -1,0 +1,57 @@
+"""Measure what tracking costs, each figure beside its baseline in the same run, and print one Markdown table.
+
+    python tests/bench/run.py [--quick] [--only NAME]
+
+Takes about five minutes; ``--quick`` runs everything with tiny counts and judges nothing. The exit status is that of a
+run that went through: a missed limit shows in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+NAMES = ("startup", "norms", "batches", "ends", "growth", "reading", "steps", "whole_run")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Measure what tracking costs, beside its baselines.")
+    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs, judges nothing")
+    parser.add_argument("--only", choices=NAMES, help="one part")
+    args = parser.parse_args()
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported; two threads spin on a busy machine
+    names = [args.only] if args.only else list(NAMES)
+
+    from stopwatches import Effort
+    from table import markdown
+
+    # Beside the working directory, since the system's temporary directory may be no disk at all.
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as place:
+        for line in markdown(_rows(names, Effort(args.quick, Path(place))), judge=not args.quick):
+            print(line, flush=True)
+
+
+def _rows(names: list[str], effort: object) -> Iterator[object]:
+    from stores import Server
+
+    with contextlib.ExitStack() as stack:
+        server = None
+        if "steps" in names:
+            server = Server(effort)
+            stack.callback(server.stop)
+            if not effort.quick:
+                server.uri()  # its start would disturb the first figures
+        for name in names:
+            part = importlib.import_module(name)
+            yield from part.measure(effort, server) if name == "steps" else part.measure(effort)
+
+
+if __name__ == "__main__":
+    main()

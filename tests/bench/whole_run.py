@@ -1,0 +1,105 @@
+"""The default training with the tracker, beside the same loop with a stand-in that does nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from stopwatches import Effort, Pair, in_turn
+from stores import fresh_sqlite
+from table import Row, at_least, not_measured, seconds
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.ddpm.config import Config, from_options
+from mlflow_ddpm.ddpm.distributed import Processes
+from mlflow_ddpm.ddpm.train import Tracker, prepare, train_with
+
+__all__ = ["Inert", "measure"]
+
+_KEPT = {"cpu": 0.99, "cuda": 0.995}
+
+
+class Inert:
+    """Stands in for the tracker and does nothing."""
+
+    run_id = None
+
+    def start_epoch(self, epoch: int) -> None:
+        """Do nothing."""
+
+    def log_batch(self, loss: Any, lr: Any = None, grad_norm: Any = None, batch_size: Any = None) -> None:
+        """Do nothing."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+    def log_image(self, name: str, image: Any, epoch: int) -> None:
+        """Do nothing."""
+
+    def end_epoch(self, model: Any = None, ema_model: Any = None, extra: Any = None) -> None:
+        """Do nothing."""
+
+
+def measure(effort: Effort) -> Iterator[Row]:
+    """Yield the rows of point 7."""
+    yield from _on(effort, "cpu")
+    if torch.cuda.is_available():
+        yield from _on(effort, "cuda")
+    else:
+        yield not_measured(7, "default training on a GPU, steps per second and idle time", "no CUDA device here")
+
+
+def _on(effort: Effort, device: str) -> Iterator[Row]:
+    tiny = {"base_channels": 8, "image_size": 8, "batch_size": 800} if effort.quick else {}
+    # Drawing and judging samples is not tracking, and costs the same in both.
+    config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "judge_per_class": 0, **tiny}).resolve()
+    torch.set_num_threads(1)
+    at_once, repeats = effort.of(2, 1), effort.of(4, 1)
+    procs = Processes(0, 1, torch.device(device))
+    with MetricsTracker(
+        effort.place / f"tracked-{device}", tracking_uri=fresh_sqlite(effort, f"whole-{device}"), device=device
+    ) as tracker:
+        ours = _epochs(effort, config, procs, tracker, "tracked", at_once)
+        bare = _epochs(effort, config, procs, Inert(), "bare", at_once)
+        spent: dict[str, list[float]] = {"ours": [], "bare": []}
+        wall = in_turn(lambda: ours(spent["ours"]), lambda: bare(spent["bare"]), repeats)
+    what = f"steps per second of the default training on digits, {device}, beside the same loop without tracker"
+    yield _row(f"{what}: wall clock", wall, device)
+    if device == "cpu":  # the second core hides nothing from this one, and neighbours do not disturb it
+        cpu = in_turn(iter(spent["ours"]).__next__, iter(spent["bare"]).__next__, repeats)
+        yield _row(f"{what}: CPU time of all threads, delivery included", cpu, device)
+
+
+def _row(what: str, pair: Pair, device: str) -> Row:
+    kept = 1 / pair.ratio
+    ours, beside = f"{seconds(pair.subject)} an epoch", f"{seconds(pair.baseline)} an epoch"
+    return Row(7, what, ours, beside, kept, at_least(_KEPT[device], kept))
+
+
+def _epochs(
+    effort: Effort, config: Config, procs: Processes, tracker: Tracker, name: str, at_once: int
+) -> Callable[[list[float]], float]:
+    """Return what trains some more epochs of a run; it notes their CPU seconds and returns their wall seconds."""
+    directory = effort.place / f"{name}-{procs.device.type}"
+    training = prepare(config, procs, directory)
+    epoch = 0
+
+    def run(cpu: list[float]) -> float:
+        nonlocal epoch
+        told = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epoch + at_once))
+        began, cpu_began = time.perf_counter(), time.process_time()
+        train_with(tracker, training._replace(config=told, first_epoch=epoch), directory)
+        spent = time.perf_counter() - began
+        if isinstance(tracker, MetricsTracker):
+            tracker.flush()
+        cpu.append((time.process_time() - cpu_began) / at_once)
+        epoch += at_once
+        return spent / at_once
+
+    return run
