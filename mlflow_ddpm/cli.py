@@ -92,6 +92,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
     )
+    parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options():
         group = groups.setdefault(option.group, parser.add_argument_group(option.group))
@@ -171,6 +172,7 @@ def _train(args: argparse.Namespace) -> None:
             run_name=args.run_name,
             experiment_name=args.experiment_name,
             tracking_uri=args.tracking_uri,
+            resume=args.resume,
             progress=progress,
         )
     if first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -30,7 +31,9 @@ def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
+    log = logging.getLogger("mlflow_ddpm")
     yield
+    log.handlers[:], log.propagate = [], True  # as the command line leaves it, caplog would see nothing
     os.environ.clear()
     os.environ.update(before)
     _forget_mlflow_state()

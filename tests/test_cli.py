@@ -81,6 +81,18 @@ def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
     assert Path("runs/digits/training_dashboard.png").exists()
 
 
+def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the option, and the option works."""
+    assert main(["train", "--output-dir", "out", *SMALL]) == 0
+    assert main(["train", "--output-dir", "out", *SMALL, "--epochs", "3"]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+    assert main(["train", "--output-dir", "out", *SMALL, "--epochs", "3", "--resume"]) == 0
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert [0, 1, 2] == [p.step for p in MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "lr")]
+
+
 def test_a_second_training_gets_a_directory_of_its_own() -> None:
     """Nothing is overwritten unasked."""
     first, second = _run("train", *SMALL), _run("train", *SMALL)

@@ -103,12 +103,13 @@ def train(
     tracking_uri: str | None = None,
     run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train, or continue where ``output_dir`` has checkpoints, and return what it came to.
 
     Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
-    ``run_name`` to ``tags`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`.
+    ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`.
 
     Raises:
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
@@ -130,6 +131,7 @@ def train(
             run_id=run_id,
             device=procs.device,
             tags=tags,
+            resume=resume,
             reduce_over_ranks=procs.world_size > 1,
         ) as tracker:
             return train_with(tracker, training, directory, progress=progress)
