@@ -6,7 +6,7 @@ Nothing here imports torch by itself where torch has not been imported: a loop w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["CudaMemory", "compute_grad_norm", "ema_distance", "read_cuda_memory", "reset_cuda_peak", "synchronize"]
 
 _MIB = 2**20
-# Elements compared at a time, which bounds the scratch memory. On a CPU small chunks stay in its cache and keep the
-# error of the float32 sum at 1e-7; elsewhere sums are trees and each chunk costs two kernel launches.
-_CHUNK_CPU, _CHUNK = 2**16, 2**24
+# Elements compared at a time, which bounds the scratch memory: on a CPU it then stays in the cache, elsewhere each part
+# costs kernel launches. Elements of one float32 norm: so few keep its error at 1e-7.
+_PART_CPU, _PART, _ROW = 2**18, 2**24, 2**16
 _MANY = 8  # names shown when two models do not match
 
 
@@ -73,19 +73,20 @@ def compute_grad_norm(model: torch.nn.Module) -> torch.Tensor:
     """
     import torch
 
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [g for p in model.parameters() if (g := p.grad) is not None]
     if not gradients:
         device = next((p.device for p in model.parameters()), None)
         return torch.zeros((), device=device)
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    half = [g for g in dense if g.dtype.is_floating_point and g.dtype.itemsize < torch.float32.itemsize]
-    if not half:
-        return torch.nn.utils.get_total_norm(dense)
+    if {g.layout for g in gradients} != {torch.strided}:
+        gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    narrow = {t for t in {g.dtype for g in gradients} if t.is_floating_point and t.itemsize < torch.float32.itemsize}
+    if not narrow:
+        return torch.nn.utils.get_total_norm(gradients)
     # A bf16 norm has 8 bits of precision, an fp16 one overflows at 65504: these are reduced in float32.
-    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in half]
-    full = [g for g in dense if g.dtype.itemsize >= torch.float32.itemsize]
-    if full:
-        norms.append(torch.nn.utils.get_total_norm(full))
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients if g.dtype in narrow]
+    wide = [g for g in gradients if g.dtype not in narrow]
+    if wide:
+        norms.append(torch.nn.utils.get_total_norm(wide))
     total: torch.Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
     return total
 
@@ -94,7 +95,8 @@ def ema_distance(model: torch.nn.Module, ema_model: torch.nn.Module | Mapping[st
     """Return the global L2 distance between live parameters and their EMA shadow, with one read of the device.
 
     Takes modules plain, wrapped by DDP or ``torch.compile``, ``torch.optim.swa_utils.AveragedModel``, or a mapping from
-    parameter names to tensors. Needs no copy of the model: chunks of at most 2**24 elements are compared in turn.
+    parameter names to tensors. Needs no copy of the model: a bounded number of elements is compared at a time, in the
+    wider of both precisions and in float32 at least.
 
     Raises:
         UsageError: the shadow lacks a parameter of the model, or has one of another shape.
@@ -105,11 +107,11 @@ def ema_distance(model: torch.nn.Module, ema_model: torch.nn.Module | Mapping[st
     shadow = {_bare(name): t for name, t in _tensors(ema_model)}
     _check_match(live, shadow)
     with torch.no_grad():
-        pairs = chain.from_iterable(_chunks(p, shadow[name]) for name, p in live.items())
-        squares = [torch.dist(p, q.to(p.device, p.dtype)).double() for p, q in pairs if p.numel()]
-        if not squares:
+        norms = list(_norms(live, shadow))
+        if not norms:
             return 0.0
-        return float(torch.linalg.vector_norm(torch.stack([s.to(squares[0].device) for s in squares])))
+        together = torch.cat([n.to(norms[0].device) for n in norms])
+        return float(torch.linalg.vector_norm(together, dtype=torch.float64))
 
 
 def _tensors(ema_model: torch.nn.Module | Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -120,12 +122,66 @@ def _tensors(ema_model: torch.nn.Module | Mapping[str, torch.Tensor]) -> Iterato
 
 def _bare(name: str) -> str:
     """Return a parameter's name without the parts that DDP, AveragedModel and torch.compile put into it."""
+    if "module" not in name and "_orig_mod" not in name:
+        return name
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _chunks(p: torch.Tensor, q: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    size = _CHUNK_CPU if p.device.type == "cpu" else _CHUNK
-    return zip(p.reshape(-1).split(size), q.reshape(-1).split(size), strict=True)
+def _norms(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield norms (n,) of differences that cover every parameter once, queued and not waited for."""
+    small: list[tuple[torch.Tensor, torch.Tensor]] = []
+    elements = 0
+    for name, p in live.items():
+        count = p.numel()
+        if count > _ROW:
+            yield from _norms_of_parts(p, shadow[name])
+            continue
+        small.append((p, shadow[name]))
+        elements += count
+        if elements > _PART_CPU:
+            yield _norms_of_group(small)
+            small, elements = [], 0
+    if small:
+        yield _norms_of_group(small)
+
+
+def _norms_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    import torch
+
+    live, shadow = zip(*pairs, strict=True)
+    if {t.dtype for t in chain(live, shadow)} != {torch.float32} or len({t.device for t in chain(live, shadow)}) > 1:
+        live, shadow = zip(*(_aligned(p, q) for p, q in pairs), strict=True)
+    norms = torch._foreach_norm(torch._foreach_sub(live, shadow))  # noqa: SLF001 - one call for all; the Ema's way, too
+    if len({norm.dtype for norm in norms}) > 1 or len({norm.device for norm in norms}) > 1:
+        norms = [norm.to(norms[0].device, torch.float64) for norm in norms]
+    return torch.stack(norms)
+
+
+def _norms_of_parts(p: torch.Tensor, q: torch.Tensor) -> Iterator[torch.Tensor]:
+    import torch
+
+    if p.ndim == 4 and not p.is_contiguous():  # noqa: PLR2004 - channels_last: this way it lies flat without a copy
+        p, q = p.permute(0, 2, 3, 1), q.permute(0, 2, 3, 1)
+    size = _PART_CPU if p.is_cpu else _PART
+    scratch = None  # one for all parts: an allocator that gives back and takes anew each time costs more than the maths
+    for part, beside in zip(p.reshape(-1).split(size), q.reshape(-1).split(size), strict=True):
+        a, b = _aligned(part, beside)
+        scratch = torch.empty_like(a) if scratch is None else scratch[: len(a)]
+        torch.sub(a, b, out=scratch)
+        whole = len(a) // _ROW * _ROW
+        yield torch.linalg.vector_norm(scratch[:whole].view(-1, _ROW), dim=1)
+        if whole < len(a):
+            yield torch.linalg.vector_norm(scratch[whole:]).view(1)
+
+
+def _aligned(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both on the first's device, in the wider precision of the two and no less than float32."""
+    import torch
+
+    if p.dtype is q.dtype is torch.float32 and p.device == q.device:
+        return p, q
+    dtype = torch.promote_types(torch.promote_types(p.dtype, q.dtype), torch.float32)
+    return p.to(dtype), q.to(p.device, dtype)
 
 
 def _check_match(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> None:
