@@ -17,7 +17,7 @@ from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli import build_parser, main
 from mlflow_ddpm.ddpm.config import options
 
-COMMANDS = ("train", "publish", "history", "sync")
+COMMANDS = ("train", "publish", "history", "sync", "status")
 SMALL = [
     *("--epochs", "2", "--base-channels", "8", "--channel-mults", "1", "--attention-size", "0", "--batch-size", "512"),
     *("--sample-steps", "2", "--judge-per-class", "1", "--sample-every", "0"),
@@ -93,12 +93,11 @@ def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys:
     assert [0, 1, 2] == [p.step for p in MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "lr")]
 
 
-def test_a_second_training_gets_a_directory_of_its_own() -> None:
+def test_a_second_training_gets_a_directory_of_its_own(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is overwritten unasked."""
-    first, second = _run("train", *SMALL), _run("train", *SMALL)
+    assert [main(["train", *SMALL]), main(["train", *SMALL])] == [0, 0]
 
-    assert (first.returncode, second.returncode) == (0, 0), second.stderr
-    assert "runs/digits-2/training_report.md" in second.stdout
+    assert "runs/digits-2/training_report.md" in capsys.readouterr().out
 
 
 @pytest.fixture
