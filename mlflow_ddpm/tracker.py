@@ -220,7 +220,8 @@ class MetricsTracker:
         )
         self._batches = None
         self._recording.write(row)
-        self._warn_nonfinite(readings)
+        if row.nonfinite_batches:
+            self._warn_nonfinite(readings)
         return row
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
