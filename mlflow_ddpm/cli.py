@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow_ddpm._version import __version__
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_publish(commands)
     _add_history(commands)
     _add_sync(commands)
+    _add_status(commands)
     return parser
 
 
@@ -155,6 +156,18 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run=_sync)
 
 
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="say what MLflow has of the runs in output directories, and what waits",
+        description="Say what MLflow has of the runs in output directories, and what waits. Asks no store.",
+        epilog="example: mlflow-ddpm status runs/digits",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
+    parser.set_defaults(run=_status)
+
+
 def _train(args: argparse.Namespace) -> None:
     from mlflow_ddpm import ranks
     from mlflow_ddpm.ddpm.output_dir import choose_output_dir
@@ -216,8 +229,29 @@ def _history(args: argparse.Namespace) -> None:
 def _sync(args: argparse.Namespace) -> None:
     from mlflow_ddpm.sync import sync_directory
 
+    failed: list[MlflowDdpmError] = []
     for directory in args.directories:
-        print(sync_directory(Path(directory), tracking_uri=args.tracking_uri, timeout=args.timeout))
+        try:
+            told = {"tracking_uri": args.tracking_uri, "timeout": args.timeout, "progress": _progress_of(directory)}
+            print(sync_directory(Path(directory), **told), flush=True)
+        except MlflowDdpmError as error:  # the others have a right to be sent all the same
+            failed.append(error)
+    if failed:
+        raise type(failed[0])("; ".join(map(str, failed)))
+
+
+def _progress_of(directory: str) -> Callable[[int, int], None]:
+    def tell(waiting: int, at_first: int) -> None:
+        print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
+
+    return tell
+
+
+def _status(args: argparse.Namespace) -> None:
+    from mlflow_ddpm.status import status_of
+
+    for directory in args.directories:
+        print(status_of(Path(directory)))
 
 
 def _log_to_stderr() -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.errors import MirrorError
+from mlflow_ddpm.errors import MirrorError, UsageError
 from mlflow_ddpm.files import replace_file
-from mlflow_ddpm.metrics import METRICS, EpochMetrics, Number
+from mlflow_ddpm.metrics import METRICS, EpochMetrics, Number, check_extra_names
 
 __all__ = ["CSV_NAME", "Journal", "parse_csv", "read_csv", "render_csv"]
 
@@ -72,25 +73,48 @@ class Journal:
         """Return the rows on disk, having cut off a torn last line (kept beside the file, named ``.torn``).
 
         Raises:
-            MirrorError: the file was not written by this version of this package. It is left untouched.
+            MirrorError: the file was not written by this version of this package, or was edited. It is left untouched.
+            OSError: it cannot be read.
         """
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
         rows = parse_csv(content, str(self.path))
-        header = content.split(b"\n", 1)[0].decode("utf-8-sig").strip().split(",")
+        whole = content.rfind(b"\n") + 1
+        extras = self._extras_of_header(content[:whole] or content)
+        if any(b.epoch <= a.epoch or b.logged_at_ms <= a.logged_at_ms for a, b in itertools.pairwise(rows)):
+            raise MirrorError(
+                f"{self.path} was edited: epoch and {_LAST} must rise from row to row; mend it, or move it away"
+            )
+        torn = whole < len(content) and not self._cut(content, whole)
+        self._extras = None if torn or not whole else extras
+        return rows
+
+    def _extras_of_header(self, content: bytes) -> list[str]:
+        """Return the columns after the table's. A file without a line feed must be the beginning of a header."""
+        first, feed, _ = content.partition(b"\n")
+        header = first.decode("utf-8-sig", "replace").removesuffix("\r").split(",")
         extras = header[len(_TABLE) : -1]
-        if b"\n" in content and [*_TABLE, *extras, _LAST] != header:
+        ours = [*_TABLE, *extras, _LAST] == header if feed else ",".join(_TABLE).encode().startswith(first)
+        try:
+            check_extra_names(extras)
+        except UsageError:
+            ours = False
+        if not ours:
             raise MirrorError(
                 f"{self.path} was not written by this version of mlflow_ddpm (its columns differ); "
                 "choose another output_dir, or move the file away"
             )
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        return extras
+
+    def _cut(self, content: bytes, whole: int) -> bool:
+        """Cut off what follows the last whole line; return whether the disk allowed it."""
+        try:
             replace_file(self.path.with_name(self.path.name + ".torn"), content[whole:])
             os.truncate(self.path, whole)
-        self._extras = extras if whole else None
-        return rows
+        except OSError:
+            return False  # the next write replaces the file
+        return True
 
     def fits(self, row: EpochMetrics) -> bool:
         """Say whether the file stands and its header has a column for every extra of the row."""
@@ -140,7 +164,7 @@ def _row(name: str, number: int, header: Sequence[str], cells: Sequence[str]) ->
         raise MirrorError(f"{name}, line {number}: expected {len(header)} cells as in the header, got {len(cells)}")
     values = {column: _number(name, number, column, cell) for column, cell in zip(header, cells, strict=True)}
     epoch, logged = values.get("epoch"), values.pop(_LAST, number)
-    if not isinstance(epoch, int) or epoch < 0 or not isinstance(logged, int):
+    if not isinstance(epoch, int) or not isinstance(logged, int) or min(epoch, logged) < 0:
         raise MirrorError(f"{name}, line {number}: epoch and {_LAST} must be whole numbers >= 0, got {epoch}, {logged}")
     table = {key: values.pop(key) for key in _TABLE if key in values}
     extra = {key: value for key, value in values.items() if value is not None}

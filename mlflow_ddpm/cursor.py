@@ -1,14 +1,16 @@
 """What the store has acknowledged, on disk: all the state that an outage or a crash needs.
 
 Rows carry a strictly rising ``logged_at_ms``, so one number says which of the journal's rows are still to be sent.
-Losing the file is harmless on SQL stores, which ignore a row sent again with the same timestamp.
+Losing the file loses no row: what the store holds is asked for before anything is sent a second time.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from mlflow_ddpm.errors import MirrorError
 from mlflow_ddpm.files import replace_file
@@ -20,17 +22,22 @@ CURSOR_NAME = ".delivery.json"
 
 @dataclass(slots=True)
 class Cursor:
-    """The delivery state of one output directory."""
+    """The delivery state of one output directory. Two threads read it: lists and dicts are replaced, never changed."""
 
     tracking_uri: str = ""  # without credentials
     run_id: str | None = None
     run_name: str | None = None
     experiment_name: str | None = None
+    run_key: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag, by which a run made twice is found again
+    tags: dict[str, str] = field(default_factory=dict)  # what the run is created with
     started_at_ms: int = 0  # when the run began, whenever the store got to know of it
     owned: bool = True  # the tracker created the run, so it ends it, too
     delivered_through_ms: int = 0  # rows logged up to this moment are acknowledged
-    pictures: list[str] = field(default_factory=list)  # acknowledged, by file name
+    pictures: dict[str, int] = field(default_factory=dict)  # acknowledged: file name -> its timestamp
+    resumed_at_epochs: list[int] = field(default_factory=list)  # first epoch of each life after the first
     status: str = "RUNNING"  # how the training ended
+    ended_at_ms: int | None = None  # when
+    final_tags: dict[str, str] = field(default_factory=dict)  # why
     ended: bool = False  # the store knows it, too
 
     @classmethod
@@ -38,17 +45,17 @@ class Cursor:
         """Return the directory's cursor, None if it has none.
 
         Raises:
-            MirrorError: the file is not one of ours.
+            MirrorError: the file is not one of ours, or cannot be read.
         """
         path = directory / CURSOR_NAME
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             told = json.loads(path.read_bytes())
-            return cls(**{f.name: told[f.name] for f in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(**{f.name: _checked(f.name, told[f.name]) for f in fields(cls) if f.name in told})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise MirrorError(
-                f"{path} is damaged ({error}); delete it and every row is sent again, which SQL stores ignore"
+                f"{path} is damaged ({error}); move it away and what MLflow lacks is found out by asking it"
             ) from error
 
     def save(self, directory: Path) -> None:
@@ -58,3 +65,17 @@ class Cursor:
             OSError: the disk is full or read-only.
         """
         replace_file(directory / CURSOR_NAME, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+_OPTIONAL: dict[str, type] = {"run_id": str, "run_name": str, "experiment_name": str, "ended_at_ms": int}
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return the value if it is of its field's kind."""
+    kind = _OPTIONAL.get(name) or type(getattr(_EMPTY, name))
+    if type(value) is kind or (name in _OPTIONAL and value is None):
+        return value
+    raise ValueError(f"{name} must be {kind.__name__}, got {value!r:.80}")
+
+
+_EMPTY = Cursor(run_key="")

@@ -2,8 +2,8 @@
 
 Rows are durable in the journal before the courier hears of them, so it may die with the process at any moment: what
 the cursor does not count as acknowledged is sent the next time, with its first timestamp. When the store is away the
-courier says so once, keeps what it has and tries again at growing intervals; when the store refuses, it says so and
-stops.
+courier says so once, keeps what it has and tries again at growing intervals. A store that refuses (a run deleted in the
+UI, an expired token) is asked again only once a minute, since somebody may mend it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.metrics import EpochMetrics
-from mlflow_ddpm.store import RunStore
+from mlflow_ddpm.store import NOTHING, Held, RunStore
 
-__all__ = ["Courier", "Picture", "bound_mlflow_waits"]
+__all__ = ["Courier", "Parcel", "Picture", "Tags", "bound_mlflow_waits"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _THREAD_NAME = "mlflow_ddpm-courier"
@@ -44,6 +44,15 @@ class Picture(NamedTuple):
     timestamp_ms: int
 
 
+class Tags(NamedTuple):
+    """Tags that became known while the run goes on."""
+
+    tags: Mapping[str, str]
+
+
+Parcel = EpochMetrics | Picture | Tags
+
+
 def bound_mlflow_waits() -> None:
     """Keep one call to a dead server from taking MLflow's default of four to twenty minutes.
 
@@ -63,21 +72,20 @@ class Courier:
         *,
         open_store: Callable[[], RunStore],
         introduce: Callable[[RunStore], None],
-        rows: Sequence[EpochMetrics] = (),
+        parcels: Iterable[Parcel] = (),
     ) -> None:
         self._directory, self._cursor = directory, cursor
         self._open_store, self._introduce = open_store, introduce
-        self._waiting: deque[EpochMetrics | Picture] = deque(
-            row for row in rows if row.logged_at_ms > cursor.delivered_through_ms
-        )
+        self._waiting: deque[Parcel] = deque(parcels)
+        self._held: Held | None = None if self._waiting else NOTHING  # None: some of it may have arrived unheard
         self.store: RunStore | None = None
         self.fault: StoreRefusedError | StoreUnavailableError | None = None
-        self._final_status: str | None = None
-        self._final_tags: Mapping[str, str] = {}
-        self._failures = 0
+        self._training_ended = False
+        self._failures = self._attempts = 0
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._stopped = False
+        self._saving = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=_THREAD_NAME, daemon=True)
 
     def start(self) -> None:
@@ -87,7 +95,7 @@ class Courier:
         self._wake.set()
         self._thread.start()
 
-    def post(self, parcel: EpochMetrics | Picture) -> None:
+    def post(self, parcel: Parcel) -> None:
         """Have it delivered; return at once."""
         self._waiting.append(parcel)
         if not self._failures:  # while the store is away, the courier keeps its own time
@@ -102,33 +110,41 @@ class Courier:
         """Return whether everything posted so far was acknowledged within ``timeout`` seconds."""
         return self._deliver_within(timeout, lambda: self.store is not None and not self._waiting)
 
-    def close(self, status: str, tags: Mapping[str, str], timeout: float) -> bool:
-        """Deliver what waits, end the run with ``status`` if it is ours, and stop; return whether all was acknowledged.
+    def close(self, timeout: float) -> bool:
+        """Deliver what waits, end the run as the cursor says if it is ours, stop; return whether all was acknowledged.
 
         Returns within ``timeout`` seconds, whatever the store does.
         """
-        self._final_tags = tags
-        self._final_status = self._cursor.status = status
-        self._save_cursor()
-        done = self._deliver_within(timeout, lambda: self._cursor.ended)
-        self._stopped = True
+        self.save_cursor()
+        self._training_ended = True
+        try:
+            return self._deliver_within(timeout, lambda: self._cursor.ended)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Send nothing more, and leave the cursor to the directory's next writer."""
+        with self._saving:
+            self._stopped = True
         self._wake.set()
-        return done
 
     @property
     def waiting(self) -> int:
         """Number of rows and pictures not yet acknowledged."""
-        return len(self._waiting)
+        return sum(not isinstance(parcel, Tags) for parcel in list(self._waiting))
 
     def _deliver_within(self, timeout: float, done: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + timeout
-        pause = _PAUSES_SEC[0]
-        while self._thread.is_alive() and not isinstance(self.fault, StoreRefusedError):
+        pause, attempts = _PAUSES_SEC[0], self._attempts
+        while self._thread.is_alive() and not (self._is_refused() and self._attempts > attempts):
             self._wake.set()  # an attempt now, not when the pause of an outage is over
             left = deadline - time.monotonic()
             if left <= 0 or self._wait_for(done, min(left, pause)):
                 break
         return done()
+
+    def _is_refused(self) -> bool:
+        return isinstance(self.fault, StoreRefusedError)
 
     def _wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
         with self._changed:
@@ -138,11 +154,12 @@ class Courier:
         while not self._stopped:
             self._wake.wait(self._pause())
             self._wake.clear()
-            if isinstance(self.fault, StoreRefusedError):
-                return
-            self._attempt()
+            if not self._stopped:
+                self._attempt()
 
     def _pause(self) -> float | None:
+        if self._is_refused():
+            return _PAUSES_SEC[-1]
         return _PAUSES_SEC[min(self._failures, len(_PAUSES_SEC)) - 1] if self._failures else None
 
     def _attempt(self) -> None:
@@ -153,68 +170,81 @@ class Courier:
         except Exception as error:  # noqa: BLE001 - nothing that happens here may reach, or silently end, a training
             self._report(StoreUnavailableError(f"delivery failed: {type(error).__name__}: {error}"))
         else:
-            if self._failures:
+            if self._failures and not self._stopped:
                 _log.warning("MLflow is back; everything that waited has been delivered")
             self._failures, self.fault = 0, None
         with self._changed:
+            self._attempts += 1
             self._changed.notify_all()
 
     def _deliver(self) -> None:
         if self.store is None:
             store = self._open_store()
             self._cursor.run_id = store.run_id
-            self._save_cursor()
+            self.save_cursor()
             self._introduce(store)
             with self._changed:
                 self.store = store
                 self._changed.notify_all()
-        while self._waiting:
+        while self._waiting and not self._stopped:
             self._deliver_next(self.store)
-        if self._final_status and not self._cursor.ended:
-            if self._final_tags:
-                self.store.set_tags(self._final_tags)
+        if self._training_ended and not self._waiting and not self._cursor.ended:
+            if self._cursor.final_tags:
+                self.store.set_tags(self._cursor.final_tags)
             if self._cursor.owned:
-                self.store.finish(self._final_status)
+                self.store.finish(self._cursor.status, self._cursor.ended_at_ms)
             self._cursor.ended = True
-            self._save_cursor()
+            self.save_cursor()
 
     def _deliver_next(self, store: RunStore) -> None:
-        first = self._waiting[0]
+        first, count = self._waiting[0], 1
+        if self._held is None:
+            self._held = store.held()
         if isinstance(first, Picture):
-            if first.path.name not in self._cursor.pictures:
-                store.log_image(first.name, first.path, epoch=first.epoch, timestamp_ms=first.timestamp_ms)
-                self._cursor.pictures.append(first.path.name)
-            count = 1
+            self._send_picture(store, first)
+        elif isinstance(first, Tags):
+            store.set_tags(first.tags)
         else:
             rows = self._leading_rows()
-            store.log_rows(rows)
+            store.log_rows(rows, self._held)
             self._cursor.delivered_through_ms = rows[-1].logged_at_ms
             count = len(rows)
-        self._save_cursor()
+        self.save_cursor()
         for _ in range(count):
             self._waiting.popleft()
+
+    def _send_picture(self, store: RunStore, picture: Picture) -> None:
+        if picture.path.exists():  # else somebody has cleaned up: nothing is left to send
+            at = {"epoch": picture.epoch, "timestamp_ms": picture.timestamp_ms}
+            store.log_image(picture.name, picture.path, **at, held=self._held or NOTHING)
+        self._cursor.pictures = {**self._cursor.pictures, picture.path.name: picture.timestamp_ms}
 
     def _leading_rows(self) -> list[EpochMetrics]:
         rows: list[EpochMetrics] = []
         for parcel in list(self._waiting)[:_ROWS_AT_ONCE]:
-            if isinstance(parcel, Picture):
+            if not isinstance(parcel, EpochMetrics):
                 break
             rows.append(parcel)
         return rows
 
-    def _save_cursor(self) -> None:
+    def save_cursor(self) -> None:
+        """Put the cursor on disk, unless stopped."""
         try:
-            self._cursor.save(self._directory)
+            with self._saving:
+                if not self._stopped:
+                    self._cursor.save(self._directory)
         except OSError as error:
             _log.debug("the delivery cursor was not saved: %s", error)  # the mirror warns of the same disk
 
     def _report(self, error: StoreUnavailableError | StoreRefusedError) -> None:
-        first = not self._failures
+        first = not self._failures and not self._stopped
         self._failures += 1
+        self._held = None  # the answer may have been lost on the way back
         self.fault = error
         if first:
             _log.warning(
-                "%s. Training goes on; what MLflow lacks waits in %s: `mlflow-ddpm sync %s` sends it",
+                "%s. Training goes on; what MLflow lacks waits in %s and is sent when the store takes it; after the "
+                "run, `mlflow-ddpm sync %s` sends it",
                 error,
                 self._directory,
                 self._directory,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ class Ending(NamedTuple):
     status: str  # FINISHED, FAILED or KILLED
     error_type: str = ""
     error_message: str = ""
+    at_ms: int | None = None  # None: now
 
 
 def ending_of(error: BaseException | None, signum: int | None) -> Ending:
@@ -49,6 +51,7 @@ class Endings:
     def __init__(self, at_exit: Callable[[Ending], object]) -> None:
         self.signum: int | None = None
         self._at_exit = at_exit
+        self._pid = os.getpid()
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
@@ -72,5 +75,7 @@ class Endings:
             raise SystemExit(128 + signum)
 
     def _on_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child, such as a data loader's worker, inherits this; the training is its parent's
         # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed.
         self._at_exit(ending_of(getattr(sys, "last_value", None), self.signum))

@@ -11,6 +11,7 @@
     └── StoreError                  MLflow did not do what it was asked
         ├── StoreUnavailableError   an outage: the same call may work later
         └── StoreRefusedError       a mistake: the same call will fail again
+            └── RunMissingError     the store has no such run
 
 Messages say what was expected, what came, and what to do. The command line prints them as one line.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "HistoryError",
     "MirrorError",
     "MlflowDdpmError",
+    "RunMissingError",
     "StoreError",
     "StoreRefusedError",
     "StoreUnavailableError",
@@ -64,3 +66,7 @@ class StoreUnavailableError(StoreError):
 
 class StoreRefusedError(StoreError):
     """The store answered no; the same call will be refused again."""
+
+
+class RunMissingError(StoreRefusedError):
+    """The store has no run of that id."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["replace_file"]
+__all__ = ["remove_remains", "replace_file"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -27,6 +29,14 @@ def replace_file(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _flush_directory(path.parent)
+
+
+def remove_remains(directory: Path, names: Sequence[str]) -> None:
+    """Remove the temporary files that a killed :func:`replace_file` left of these names."""
+    with contextlib.suppress(OSError):
+        for name in names:
+            for path in directory.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.csvfile import CSV_NAME, Journal
+from mlflow_ddpm.cursor import CURSOR_NAME
 from mlflow_ddpm.errors import MirrorError, UsageError
-from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.files import remove_remains, replace_file
 from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.snapshot import JSON_NAME, SnapshotWriter, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.summary import summarise
@@ -43,19 +44,24 @@ class Mirror:
         self._lock = _hold(directory)
         self._journal = Journal(directory / CSV_NAME)
         self._warned = False
+        if self._lock is not None:
+            remove_remains(directory, (CSV_NAME, JSON_NAME, CURSOR_NAME, _HOLDER))
         try:
             self.rows: list[EpochMetrics] = keep_last_written(self._journal.recover())
             self.previous_run = self._previous_run()
-        except (OSError, MirrorError):
+        except MirrorError:
             self._release()
             raise
+        except OSError as error:
+            self._release()
+            raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
         self._consistent = threading.Lock()  # held for microseconds: rows, their JSON and the summary change together
         self._encoded = [encode_row(row) for row in self.rows]
         self._summary = summarise(self.rows)
         self.run: dict[str, Any] = {}
         self.config: Mapping[str, Any] = {}
         self.environment: Mapping[str, Any] = {}
-        self._snapshot = SnapshotWriter(directory / JSON_NAME, self._render, self._warn)
+        self._snapshot = SnapshotWriter(directory / JSON_NAME, self._render, self.warn)
 
     def append(self, row: EpochMetrics) -> None:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
@@ -78,7 +84,7 @@ class Mirror:
             else:
                 self._journal.append(row)
         except OSError as error:
-            self._warn(error)
+            self.warn(error)
 
     def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Set what the JSON says beside the epochs, and have it written soon."""
@@ -95,9 +101,16 @@ class Mirror:
         """Write the JSON a last time, with these entries in ``run``, and let the directory go."""
         with self._consistent:
             self.run.update(run)
+            if len(self._encoded) != len(self.rows):  # a signal came in the middle of an append
+                self._encoded, self._summary = [encode_row(row) for row in self.rows], summarise(self.rows)
         if self.rows and not self._journal.fits(self.rows[-1]):  # an earlier write failed or was interrupted
             self._write(self.rows[-1], anew=True)
-        self._snapshot.close()
+        self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let the directory go as it is."""
+        self._snapshot.stop()
         self._journal.close()
         self._release()
 
@@ -110,7 +123,8 @@ class Mirror:
         path = self.directory / JSON_NAME
         return read_snapshot(path).run if path.exists() else {}
 
-    def _warn(self, error: OSError) -> None:
+    def warn(self, error: OSError) -> None:
+        """Say once that the disk takes nothing."""
         if not self._warned:
             self._warned = True
             _log.warning(
@@ -148,16 +162,17 @@ def _hold(directory: Path) -> Any:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / _LOCK, timeout=0)
         lock.acquire()
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        replace_file(directory / _HOLDER, json.dumps(holder).encode())
     except Timeout:
         raise UsageError(
             f"{directory} is being written by {_holder(directory)}; choose another output_dir, or wait for it to end"
         ) from None
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"output_dir must be a directory, but {error.filename} is a file; choose another") from error
-    except OSError:
-        return None  # no room or no right to write: the first row's write says so
+    except (OSError, NotImplementedError):
+        return None  # no room, no right to write, or a file system without locks: the first row's write says so
+    with contextlib.suppress(OSError):
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        replace_file(directory / _HOLDER, json.dumps(holder).encode())
     return lock
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.errors import StoreUnavailableError
 from mlflow_ddpm.sqlite_init import first_use_alone
-from mlflow_ddpm.store import RunStore, asking, client
+from mlflow_ddpm.store import RunStore, asking, clean_tags, client, redact
 
-__all__ = ["RunWish", "absolute_uri", "find_wish", "open_run"]
+__all__ = ["RUN_KEY", "RunWish", "absolute_uri", "context_tags", "find_wish", "open_run"]
 
 
 class RunWish(NamedTuple):
@@ -20,6 +21,10 @@ class RunWish(NamedTuple):
     run_id: str | None = None
     run_name: str | None = None
     experiment_name: str | None = None
+    run_key: str = ""  # a new run bears it as a tag, and is found by it if nobody heard that it was made
+
+
+RUN_KEY = "mlflow_ddpm.run_key"
 
 
 def find_wish(wish: RunWish | None = None, *, tracking_uri: str | None = None) -> RunWish:
@@ -63,16 +68,34 @@ def open_run(wish: RunWish, *, started_at_ms: int, tags: Mapping[str, str]) -> t
 
 
 def _create_run(wish: RunWish, *, started_at_ms: int, tags: Mapping[str, str]) -> RunStore:
-    """Create a run in the wished experiment, or in the one that MLflow's settings name. Raises as :func:`open_run`."""
-    from mlflow.tracking.context.registry import resolve_tags
+    """Create a run in the wished experiment, or in the one that MLflow's settings name. Raises as :func:`open_run`.
 
+    One of the same key that an earlier try made is taken instead: its answer, or the process, may have got lost.
+    """
     with asking(wish.tracking_uri), first_use_alone(wish.tracking_uri):
         mlflow = client(wish.tracking_uri)
         experiment_id = _experiment_id(mlflow, wish.experiment_name)
-        run = mlflow.create_run(
-            experiment_id, start_time=started_at_ms, tags=resolve_tags(dict(tags)), run_name=wish.run_name
+        run = _find_by_key(mlflow, experiment_id, wish.run_key) or mlflow.create_run(
+            experiment_id,
+            start_time=started_at_ms,
+            tags={**tags, **({RUN_KEY: wish.run_key} if wish.run_key else {})},
+            run_name=wish.run_name,
         )
+    if not run.info.run_id:
+        raise StoreUnavailableError(f"{redact(wish.tracking_uri)} answered, but not as MLflow does; is it its URI?")
     return RunStore(wish.tracking_uri, run.info.run_id)
+
+
+def _find_by_key(mlflow: Any, experiment_id: str, run_key: str) -> Any:
+    found = mlflow.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'", max_results=1) if run_key else []
+    return found[0] if found else None
+
+
+def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return these tags and MLflow's own for a new run: user, script, git commit."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return clean_tags(resolve_tags(dict(tags)))
 
 
 def _experiment_id(mlflow: Any, name: str | None) -> str:

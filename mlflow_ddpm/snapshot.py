@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.errors import MirrorError
 from mlflow_ddpm.files import replace_file
-from mlflow_ddpm.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.metrics import METRICS, EpochMetrics, check_extra_names
 from mlflow_ddpm.strictjson import dumps, number, read_number
 from mlflow_ddpm.summary import Summary
 
@@ -84,8 +84,9 @@ def read_snapshot(path: Path) -> Snapshot:
                 f"{path} has schema_version {document['schema_version']}, this mlflow_ddpm reads {SCHEMA_VERSION}"
             )
         rows = [_row(epoch) for epoch in document["epochs"]]
-        return Snapshot(document["run"], document["config"], document["environment"], rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        run, config, environment = (dict(**document[part]) for part in ("run", "config", "environment"))
+        return Snapshot(run, config, environment, rows)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MirrorError(f"{path} is not a training_metrics.json: {error or type(error).__name__}") from error
 
 
@@ -93,7 +94,11 @@ def _row(cells: Mapping[str, Any]) -> EpochMetrics:
     values = {name: read_number(cell) for name, cell in cells.items() if name != "logged_at_ms"}
     table = {name: _float_unless_integral(name, values[name]) for name in values if name in _TABLE}
     extra = {name: float(value) for name, value in values.items() if name not in _TABLE and value is not None}
-    return EpochMetrics(**table, extra=extra, logged_at_ms=int(cells["logged_at_ms"]))  # type: ignore[arg-type]
+    check_extra_names(extra)
+    epoch, logged = cells["epoch"], cells["logged_at_ms"]
+    if type(epoch) is not int or type(logged) is not int or min(epoch, logged) < 0:
+        raise ValueError(f"epoch and logged_at_ms must be whole numbers >= 0, got {epoch!r}, {logged!r}")
+    return EpochMetrics(**table, extra=extra, logged_at_ms=logged)  # type: ignore[arg-type]
 
 
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
@@ -131,16 +136,20 @@ class SnapshotWriter:
         """Write the content of this moment, on the caller's thread."""
         with self._writing:
             self._wanted.clear()
-            try:
-                replace_file(self._path, self._render())
-            except OSError as error:
-                self._warn(error)
+            self._write()
 
-    def close(self) -> None:
-        """Write a last time and let the thread end."""
+    def _write(self) -> None:
+        try:
+            replace_file(self._path, self._render())
+        except OSError as error:
+            self._warn(error)
+
+    def stop(self) -> None:
+        """Let the thread end; what it has not written stays unwritten."""
         self._closed.set()
         self._wanted.set()
-        self.write_now()
+        with self._writing:  # when this returns nothing is being written
+            pass
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -148,5 +157,8 @@ class SnapshotWriter:
             if self._closed.is_set():
                 return
             began = time.perf_counter()
-            self.write_now()
+            with self._writing:
+                if not self._closed.is_set():
+                    self._wanted.clear()
+                    self._write()
             self._closed.wait(max(self._PAUSE_SEC, (time.perf_counter() - began) / self._SHARE))

@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlflow_ddpm.errors import StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.errors import RunMissingError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
 
-__all__ = ["ARTIFACT_FOLDER", "SAMPLES", "RunStore", "asking", "client", "redact"]
+__all__ = ["ARTIFACT_FOLDER", "NOTHING", "SAMPLES", "Held", "RunStore", "asking", "clean_tags", "client", "redact"]
 
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 SAMPLES = "samples"  # folder of pictures by epoch, on disk and under the artifact folder
@@ -42,6 +42,16 @@ _REFUSALS = frozenset(
         "UNAUTHENTICATED",
     }
 )
+
+
+class Held(NamedTuple):
+    """What a store has of a run, for whoever must not send it twice."""
+
+    points: frozenset[tuple[str, int, int]]  # key, step, timestamp
+    images: tuple[str, ...]  # artifact paths of the image view
+
+
+NOTHING = Held(frozenset(), ())
 
 
 class RunStore:
@@ -70,11 +80,24 @@ class RunStore:
             "end_time_ms": run.info.end_time,
         }
 
-    def log_rows(self, rows: Sequence[EpochMetrics]) -> None:
-        """Send rows: one request as long as they fit into one, step = epoch, each with its own first timestamp."""
+    def held(self) -> Held:
+        """Return what the store has. File stores keep a point that is sent twice, SQL stores do not."""
+        with asking(self.tracking_uri):
+            keys = self._client.get_run(self.run_id).data.metrics
+            histories = [(key, self._client.get_metric_history(self.run_id, key)) for key in keys]
+        points = frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
+        return Held(points, tuple(self.list_files("images")))
+
+    def log_rows(self, rows: Sequence[EpochMetrics], held: Held = NOTHING) -> None:
+        """Send rows, less what is held: one request as long as they fit into one, each with its first timestamp."""
         from mlflow.entities import Metric
 
-        points = [Metric(k, v, row.logged_at_ms, row.epoch) for row in rows for k, v in row.points().items()]
+        points = [
+            Metric(key, value, row.logged_at_ms, row.epoch)
+            for row in rows
+            for key, value in row.points().items()
+            if (key, row.epoch, row.logged_at_ms) not in held.points
+        ]
         with asking(self.tracking_uri):
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 batch = points[start : start + _METRICS_PER_BATCH]
@@ -86,7 +109,8 @@ class RunStore:
 
         with asking(self.tracking_uri):
             present = self._client.get_run(self.run_id).data.params
-            new = [Param(_key(k), v[:_PARAM_MAX]) for k, v in params.items() if _key(k) not in present]
+            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in params.items()}  # two names may become one
+            new = [Param(k, v) for k, v in wanted.items() if k not in present]
             if new:
                 self._client.log_batch(self.run_id, params=new, synchronous=True)
 
@@ -95,18 +119,23 @@ class RunStore:
         from mlflow.entities import RunTag
 
         with asking(self.tracking_uri):
-            new = [RunTag(_key(k), v[:_TAG_MAX]) for k, v in tags.items()]
+            new = [RunTag(key, value) for key, value in clean_tags(tags).items()]
             self._client.log_batch(self.run_id, tags=new, synchronous=True)
 
-    def log_image(self, name: str, png: Path, *, epoch: int, timestamp_ms: int) -> None:
-        """Log a picture by step, as the run page's image view wants it, and as a plain artifact to download."""
+    def log_image(self, name: str, png: Path, *, epoch: int, timestamp_ms: int, held: Held = NOTHING) -> None:
+        """Log a picture by step, as the run page's image view wants it, and as a plain artifact to download.
+
+        The view would show a picture that is logged twice as two; one that is held is left alone.
+        """
         import numpy as np
         from PIL import Image
 
         with Image.open(png) as picture:
             pixels = np.asarray(picture)
         with asking(self.tracking_uri):
-            self._client.log_image(self.run_id, pixels, key=name, step=epoch, timestamp=timestamp_ms, synchronous=True)
+            if not _is_held(held, name, epoch, timestamp_ms):
+                at = {"step": epoch, "timestamp": timestamp_ms}
+                self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
             self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES}")
 
     def log_file(self, path: Path, folder: str) -> None:
@@ -139,10 +168,10 @@ class RunStore:
         with asking(self.tracking_uri):
             self._client.update_run(self.run_id, status="RUNNING")
 
-    def finish(self, status: str) -> None:
-        """End the run with FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, ended_at_ms: int | None) -> None:
+        """End the run with FINISHED, FAILED or KILLED; by default at this moment."""
         with asking(self.tracking_uri):
-            self._client.set_terminated(self.run_id, status)
+            self._client.set_terminated(self.run_id, status, end_time=ended_at_ms)
 
     def read_rows(self) -> list[EpochMetrics]:
         """Return every row that was ever logged, superseded ones included, in no order.
@@ -168,6 +197,11 @@ class RunStore:
         ]
 
 
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags as every store takes them."""
+    return {_key(str(key)): _text(str(value))[:_TAG_MAX] for key, value in tags.items()}
+
+
 def client(tracking_uri: str) -> Any:
     """Return MLflow's client for a store; it makes no request by itself."""
     from mlflow import MlflowClient
@@ -184,6 +218,8 @@ def asking(tracking_uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         where, first = redact(tracking_uri), redact(_first_line(error))
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise RunMissingError(f"MLflow at {where} refused: {first}") from error
         if error.error_code in _REFUSALS:
             raise StoreRefusedError(f"MLflow at {where} refused: {first}{_remedy(first)}") from error
         raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
@@ -211,18 +247,35 @@ def _remedy(message: str) -> str:
             ". A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
             "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
         )
+    if "'active' state" in message or "deleted state" in message:
+        return (
+            " It was deleted: restore it (in the UI, or with `mlflow runs restore --run-id ID` or `mlflow experiments "
+            "restore -x ID`)"
+        )
     return ""
 
 
 def redact(text: str) -> str:
     """Return the text without the user:password part of any URI in it."""
-    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+    return re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
 
 
 def _value(key: str, value: float) -> Any:
     if key in _INTEGRAL:
         return int(value)
     return value if abs(value) != _FLOAT_MAX else value * 2  # SQL stores keep infinity as the largest double
+
+
+def _is_held(held: Held, name: str, epoch: int, timestamp_ms: int) -> bool:
+    """Say whether the image view has this picture; its file comes in two sizes, the small one last."""
+    parts = ("step", str(epoch), "timestamp", str(timestamp_ms), "")
+    starts = tuple("images/" + separator.join((name, *parts)) for separator in "+%")
+    return any(path.startswith(starts) and path.endswith("compressed.webp") for path in held.images)
+
+
+def _text(value: str) -> str:
+    """Return the text without what a database refuses: zero bytes (PostgreSQL), and bytes that are no Unicode."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _key(name: str) -> str:

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.endings import Ending
-from mlflow_ddpm.errors import HistoryError, StoreUnavailableError
+from mlflow_ddpm.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError, UsageError
+from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.recording import Recording, unix_ms
-from mlflow_ddpm.run_choice import RunWish
-from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
+from mlflow_ddpm.run_choice import RunWish, absolute_uri, open_run
+from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
+from mlflow_ddpm.store import redact
 
 __all__ = ["sync_directory"]
 
+_REPORT_SEC = 1.0
 
-def sync_directory(directory: Path, *, tracking_uri: str | None = None, timeout: float = 300.0) -> str:
+
+def sync_directory(
+    directory: Path,
+    *,
+    tracking_uri: str | None = None,
+    timeout: float = 300.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
     """Deliver what waits in an output directory and return one line that says what became of it.
 
-    A run that never reached a store is created, with its own start time. Repeating it sends nothing twice.
+    A run that never reached a store, or that another store than ``tracking_uri`` has, is created with its own start
+    time. It may be interrupted and repeated at will; nothing is made twice.
+
+    Args:
+        directory: where a tracker wrote, here or elsewhere.
+        tracking_uri: the tracking store; default: the one of the run.
+        timeout: seconds to wait for the store.
+        progress: called about once a second with the number of rows and pictures that wait, now and at first.
 
     Raises:
         HistoryError: the directory is not one that a tracker wrote.
@@ -26,15 +46,18 @@ def sync_directory(directory: Path, *, tracking_uri: str | None = None, timeout:
         StoreRefusedError: the store will not take the run.
         StoreUnavailableError: the store is still away; everything is kept.
     """
-    cursor = Cursor.load(directory)
+    deadline = time.monotonic() + timeout
     path = directory / JSON_NAME
-    if cursor is None or not path.exists():
+    cursor = Cursor.load(directory)
+    if cursor is None and not path.exists():
         raise HistoryError(f"{directory} is not the output directory of a training run; nothing to send")
     rows = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
-    if cursor.ended and all(row.logged_at_ms <= cursor.delivered_through_ms for row in rows):
+    if cursor and tracking_uri:
+        _readdress(cursor, directory, absolute_uri(tracking_uri))
+    if cursor and cursor.ended and all(row.logged_at_ms <= cursor.delivered_through_ms for row in rows):
         return f"{directory}: run {cursor.run_id} was complete in MLflow ({len(rows)} epochs)"
-    told = read_snapshot(path)
-    ending = Ending(cursor.status if cursor.status != "RUNNING" else "KILLED")
+    told = read_snapshot(path) if path.exists() else Snapshot({}, {}, {}, [])
+    ending = _ending(cursor, told, rows)
     recording = Recording(
         directory,
         RunWish(tracking_uri or ""),
@@ -43,11 +66,50 @@ def sync_directory(directory: Path, *, tracking_uri: str | None = None, timeout:
         environment=told.environment,
         resume=True,
         now_ms=unix_ms,
+        ending=ending,
     )
-    waiting = recording.courier.waiting
-    if not recording.close(ending, timeout):
+    at_first = recording.courier.waiting
+    if progress:
+        _report(recording, progress, deadline)
+    if not recording.close(ending, max(0.0, deadline - time.monotonic())):
         raise recording.courier.fault or StoreUnavailableError(
-            f"the store took {waiting - recording.courier.waiting} of {waiting} rows and pictures in {timeout:g} s; "
+            f"the store took {at_first - recording.courier.waiting} of {at_first} rows and pictures in {timeout:g} s; "
             "run the command again for the rest"
         )
     return f"{directory}: run {recording.run_id} is complete in MLflow ({len(recording.mirror.rows)} epochs)"
+
+
+def _ending(cursor: Cursor | None, told: Snapshot, rows: Sequence[EpochMetrics]) -> Ending:
+    """Return how the training ended. One that could not say so was killed, some time after its last row."""
+    last = rows[-1].logged_at_ms if rows else None
+    if cursor is None:
+        status = told.run.get("status") or "RUNNING"
+        return Ending("KILLED" if status == "RUNNING" else status, at_ms=told.run.get("end_time_ms") or last)
+    if cursor.status == "RUNNING":
+        return Ending("KILLED", at_ms=last or cursor.started_at_ms)
+    why = cursor.final_tags
+    return Ending(cursor.status, why.get("error.type", ""), why.get("error.message", ""), cursor.ended_at_ms)
+
+
+def _readdress(cursor: Cursor, directory: Path, tracking_uri: str) -> None:
+    """Aim the delivery at another store. A store that does not know the run gets all of it, as a run of its own."""
+    if cursor.run_id is None or redact(tracking_uri) == cursor.tracking_uri:
+        return
+    if is_held(directory):
+        raise UsageError(f"{directory} is being written by a live process; it delivers by itself, to where it was told")
+    try:
+        open_run(RunWish(tracking_uri, cursor.run_id), started_at_ms=0, tags={})
+    except RunMissingError:
+        cursor.run_id, cursor.owned, cursor.ended = None, True, False
+        cursor.delivered_through_ms, cursor.pictures = 0, {}
+    cursor.tracking_uri = redact(tracking_uri)
+    cursor.save(directory)
+
+
+def _report(recording: Recording, progress: Callable[[int, int], None], deadline: float) -> None:
+    """Tell how many wait, now and at first, until none does, the store refuses or time is up."""
+    at_first = recording.courier.waiting
+    while (left := deadline - time.monotonic()) > 0 and not recording.courier.flush(min(_REPORT_SEC, left)):
+        if isinstance(recording.courier.fault, StoreRefusedError):
+            return
+        progress(recording.courier.waiting, at_first)

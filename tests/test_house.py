@@ -20,10 +20,21 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "jinja2", "numpy", "sklearn"
 # Imports point upwards in this list, at module level: a module may import those above it.
 ORDER = [
     *("_version", "errors", "readable", "metrics", "summary", "strictjson", "ranks", "files", "markdown"),
-    *("accumulate", "probes", "stopwatch", "environment", "csvfile", "snapshot", "mirror", "sqlite_init", "store"),
-    *("run_choice", "cursor", "delivery", "history", "endings", "recording", "tracker"),
+    *(
+        "accumulate",
+        "probes",
+        "stopwatch",
+        "environment",
+        "csvfile",
+        "snapshot",
+        "cursor",
+        "mirror",
+        "sqlite_init",
+        "store",
+    ),
+    *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "plots", "report_card", "report_files", "report_readings", "report_summary", "report_context"),
-    *("report", "publish", "sync", "progress", "ddpm", "closing_words", "cli", "__main__"),
+    *("report", "publish", "sync", "status", "progress", "ddpm", "closing_words", "cli", "__main__"),
 ]
 
 

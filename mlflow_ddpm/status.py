@@ -1,0 +1,60 @@
+"""What MLflow has of the run in an output directory, and what waits: read from the disk alone."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow_ddpm.csvfile import CSV_NAME, read_csv
+from mlflow_ddpm.cursor import Cursor
+from mlflow_ddpm.errors import HistoryError
+from mlflow_ddpm.metrics import keep_last_written
+from mlflow_ddpm.mirror import is_held
+from mlflow_ddpm.store import SAMPLES
+
+__all__ = ["status_of"]
+
+
+def status_of(directory: Path) -> str:
+    """Return a few aligned lines for a terminal. Asks no store, changes nothing.
+
+    Raises:
+        HistoryError: the directory is not one that a tracker wrote.
+        MirrorError: its files are damaged.
+    """
+    cursor = Cursor.load(directory)
+    if cursor is None:
+        raise HistoryError(f"{directory} is not the output directory of a training run; nothing to tell")
+    rows = keep_last_written(read_csv(directory / CSV_NAME)) if (directory / CSV_NAME).exists() else []
+    waiting = sum(row.logged_at_ms > cursor.delivered_through_ms for row in rows)
+    on_disk = {path.name for path in (directory / SAMPLES).glob("*_epoch_*.png")}
+    new = len(on_disk - cursor.pictures.keys())
+    held = is_held(directory)
+    lines = [
+        ("run", f"{cursor.run_id or 'not created in MLflow yet'}{f' ({cursor.run_name})' if cursor.run_name else ''}"),
+        ("store", cursor.tracking_uri or "not known"),
+        ("status", _state(cursor, held=held)),
+        ("epochs", f"{len(rows)} on disk, {len(rows) - waiting} in MLflow, {waiting} waiting"),
+        ("pictures", f"{len(on_disk)} on disk, {len(on_disk) - new} in MLflow, {new} waiting"),
+        ("next", _advice(directory, complete=cursor.ended and not waiting and not new, held=held)),
+    ]
+    return "\n".join([str(directory), *(f"  {name:<9}{text}" for name, text in lines)])
+
+
+def _state(cursor: Cursor, *, held: bool) -> str:
+    if held:
+        return "RUNNING: a live process writes here"
+    if cursor.status == "RUNNING":
+        return "cut off: its process ended without a word"
+    ended = datetime.fromtimestamp((cursor.ended_at_ms or 0) / 1000, UTC)
+    known = "MLflow knows" if cursor.ended else "MLflow does not know yet"
+    return f"{cursor.status} at {ended:%Y-%m-%d %H:%M:%S} UTC; {known}"
+
+
+def _advice(directory: Path, *, complete: bool, held: bool) -> str:
+    if complete:
+        return "nothing: MLflow has everything"
+    if held:
+        return "nothing: the process delivers by itself"
+    return f"mlflow-ddpm sync {shlex.quote(str(directory))}"
