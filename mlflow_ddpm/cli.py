@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -208,6 +209,7 @@ def _publish(args: argparse.Namespace) -> None:
 def _history(args: argparse.Namespace) -> None:
     from mlflow_ddpm.csvfile import render_csv
     from mlflow_ddpm.history import read_history, rows_from_frame
+    from mlflow_ddpm.terminal_table import terminal_table
 
     frame = read_history(args.source, tracking_uri=args.tracking_uri)
     measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
@@ -223,7 +225,8 @@ def _history(args: argparse.Namespace) -> None:
             end="",
         )
     else:
-        print(frame[columns].to_string(index=False, na_rep="-", float_format="{:.6g}".format))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(terminal_table(frame, columns, width))
 
 
 def _sync(args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ ORDER = [
     ),
     *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "plots", "report_card", "report_files", "report_readings", "report_summary", "report_context"),
-    *("report", "publish", "sync", "status", "progress", "ddpm", "closing_words", "cli", "__main__"),
+    *("terminal_table", "report", "publish", "sync", "status", "progress", "ddpm", "closing_words", "cli", "__main__"),
 ]
 
 
