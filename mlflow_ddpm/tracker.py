@@ -220,7 +220,7 @@ class MetricsTracker:
         )
         self._batches = None
         self._recording.write(row)
-        if row.nonfinite_batches:
+        if row.nonfinite_batches and not self._warned_nonfinite:
             self._warn_nonfinite(readings)
         return row
 
@@ -277,16 +277,15 @@ class MetricsTracker:
         return self._delivered
 
     def _warn_nonfinite(self, readings: Readings) -> None:
-        bad = [] if self._warned_nonfinite else nonfinite_batches(readings)
-        if bad:
-            self._warned_nonfinite = True
-            _log.warning(
-                "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
-                "are counted in nonfinite_batches and left out of the statistics, from here on without a word",
-                len(bad),
-                self._epoch,
-                bad[0],
-            )
+        self._warned_nonfinite = True
+        bad = nonfinite_batches(readings)
+        _log.warning(
+            "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
+            "are counted in nonfinite_batches and left out of the statistics, from here on without a word",
+            len(bad),
+            self._epoch,
+            bad[0],
+        )
 
     def _refuse_without_epoch(self, method: str) -> None:
         if self._recording is not None:
