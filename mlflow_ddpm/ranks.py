@@ -13,7 +13,7 @@ __all__ = ["rank", "world_size"]
 
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
-    ("SLURM_PROCID", "SLURM_NTASKS"),  # srun without torchrun
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun without torchrun; SLURM_NTASKS is set in a plain batch script, too
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun
 )
 

@@ -15,6 +15,7 @@ import yaml
 from conftest import ROOT
 from mlflow import MlflowClient
 
+from mlflow_ddpm.cli import build_parser
 from mlflow_ddpm.ddpm.config import options
 from mlflow_ddpm.metrics import METRICS
 
@@ -35,6 +36,18 @@ def test_parameters_types_and_defaults_are_those_of_the_command_line(entry_point
         told = parameters[option.dest]
         assert told["type"] == TYPES.get(type(option.default), "string")
         assert option.type(str(told["default"])) == option.default
+
+
+def test_the_publish_entry_point_takes_what_the_command_takes() -> None:
+    """Its one required argument has no default here either."""
+    told = _project()["entry_points"]["publish"]
+    arguments = build_parser().parse_args(["publish", "abc"])
+
+    assert told["parameters"] == {
+        "run_id": {"type": "string"},
+        "output_dir": {"type": "string", "default": arguments.output_dir},
+    }
+    assert told["command"] == "python -m mlflow_ddpm publish {run_id} --output-dir {output_dir}"
 
 
 def test_the_command_passes_every_parameter_under_its_flag() -> None:

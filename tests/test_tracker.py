@@ -415,7 +415,7 @@ heavy = {"mlflow", "torch", "pandas", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
-        size = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}.get(name, "OMPI_COMM_WORLD_SIZE")
+        size = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_STEP_NUM_TASKS"}.get(name, "OMPI_COMM_WORLD_SIZE")
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, name: "1", size: "2"}, timeout=60)
 
     assert not Path("out").exists()
