@@ -22,7 +22,7 @@ from mlflow_ddpm import ranks
 def test_the_launchers_variables_tell_who_this_is(
     environment: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun goes before Slurm and MPI; a batch script with several tasks allotted is still one process."""
+    """Torchrun goes before Slurm and MPI; a batch script with several tasks allotted is still one process."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
