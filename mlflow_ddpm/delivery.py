@@ -9,6 +9,7 @@ UI, an expired token) is asked again only once a minute, since somebody may mend
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -31,6 +32,7 @@ _ROWS_AT_ONCE = 50  # about 900 metrics: one request, under MLflow's limit of 1,
 # client computes, a training step that lets go of the interpreter's lock waits for it: epochs of a fifth of a second
 # would lose a third of their speed. Longer epochs than the rest are delivered one by one, at once.
 _SHARE, _REST_SEC_MAX = 0.02, 10.0
+_SILENT_SEC = 60.0  # without an answer, and without an end: some servers keep a call open for ever
 _PAUSES_SEC = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between attempts while the store is away
 
 
@@ -86,6 +88,8 @@ class Courier:
         self.fault: StoreRefusedError | StoreUnavailableError | None = None
         self._training_ended = False
         self._failures = self._attempts = 0
+        self._busy_since = math.inf  # when the attempt began that is under way
+        self._told = False  # of the present outage
         self._changed = threading.Condition()
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._stopped = False
@@ -102,12 +106,15 @@ class Courier:
     def post(self, parcel: Parcel) -> None:
         """Have it delivered; return at once."""
         self._waiting.append(parcel)
+        if time.monotonic() - self._busy_since > _SILENT_SEC:
+            self._tell_outage(f"MLflow has not answered for {_SILENT_SEC:g} s")
         if not self._failures:  # while the store is away, the courier keeps its own time
             self._wake.set()
 
     def wait_open(self, timeout: float) -> RunStore | None:
         """Return the open store, or None if it was not open within ``timeout`` seconds or cannot be."""
-        self._wait_for(lambda: self.store is not None or self.fault is not None, timeout)
+        if not self._wait_for(lambda: self.store is not None or self.fault is not None, timeout):
+            self._tell_outage(f"MLflow has not answered for {timeout:.0f} s")
         return self.store
 
     def flush(self, timeout: float) -> bool:
@@ -164,7 +171,9 @@ class Courier:
             if self._stopped:
                 return
             opened, began = self.store is not None, time.monotonic()
+            self._busy_since = began
             self._attempt()
+            self._busy_since = math.inf
             if opened and not self._failures:
                 self._hurry.wait(min((time.monotonic() - began) / _SHARE, _REST_SEC_MAX))
 
@@ -181,9 +190,9 @@ class Courier:
         except Exception as error:  # noqa: BLE001 - nothing that happens here may reach, or silently end, a training
             self._report(StoreUnavailableError(f"delivery failed: {type(error).__name__}: {error}"))
         else:
-            if self._failures and not self._stopped:
+            if self._told and not self._stopped:
                 _log.warning("MLflow is back; everything that waited has been delivered")
-            self._failures, self.fault = 0, None
+            self._failures, self.fault, self._told = 0, None, False
         with self._changed:
             self._attempts += 1
             self._changed.notify_all()
@@ -248,15 +257,19 @@ class Courier:
             _log.debug("the delivery cursor was not saved: %s", error)  # the mirror warns of the same disk
 
     def _report(self, error: StoreUnavailableError | StoreRefusedError) -> None:
-        first = not self._failures and not self._stopped
         self._failures += 1
         self._held = None  # the answer may have been lost on the way back
         self.fault = error
-        if first:
+        self._tell_outage(str(error))
+
+    def _tell_outage(self, what: str) -> None:
+        """Say so, once an outage."""
+        if not self._told and not self._stopped:
+            self._told = True
             _log.warning(
                 "%s. Training goes on; what MLflow lacks waits in %s and is sent when the store takes it; after the "
                 "run, `mlflow-ddpm sync %s` sends it",
-                error,
+                what,
                 self._directory,
                 self._directory,
             )
