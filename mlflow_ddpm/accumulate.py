@@ -192,16 +192,21 @@ def nonfinite_batches(readings: Readings) -> list[int]:
 
     bad = ~np.isfinite(readings.losses)
     bad[readings.grad_norm_at] |= ~np.isfinite(readings.grad_norms)
-    return bad.nonzero()[0].tolist()  # type: ignore[no-any-return]
+    return [int(batch) for batch in bad.nonzero()[0]]
 
 
 def statistics(readings: Readings) -> Statistics:
     """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
     losses, norms = _finite(readings.losses), _finite(readings.grad_norms)
     all_finite = len(losses) == len(readings.losses) and len(norms) == len(readings.grad_norms)
+    mean, std, least, most, median = _spread(losses) if len(losses) else (_no_number(readings.losses),) * 5
     return Statistics(
-        *_spread(losses, given=len(readings.losses) > 0),
-        grad_norm=float(norms.sum() / len(norms)) if len(norms) else _no_number(given=len(readings.grad_norms) > 0),
+        loss_mean=mean,
+        loss_std=std,
+        loss_min=least,
+        loss_max=most,
+        loss_median=median,
+        grad_norm=float(norms.sum() / len(norms)) if len(norms) else _no_number(readings.grad_norms),
         nonfinite_batches=0 if all_finite else len(nonfinite_batches(readings)),
     )
 
@@ -212,18 +217,17 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
 
 
-def _no_number(*, given: bool) -> float | None:
-    return math.nan if given else None
+def _no_number(values: NDArray[np.float64]) -> float | None:
+    """Return what stands for a statistic of values of which none is finite."""
+    return math.nan if len(values) else None
 
 
-def _spread(values: NDArray[np.float64], *, given: bool) -> tuple[float | None, ...]:
+def _spread(values: NDArray[np.float64]) -> tuple[float, float, float, float, float]:
     """Return mean, population standard deviation, extremes and median of finite values. Sorts them.
 
     One sort gives three of the five; NumPy's functions would each take longer to be called than to compute.
     """
     count = len(values)
-    if not count:
-        return (_no_number(given=given),) * 5
     values.sort()
     mean = values.sum() / count
     deviations = values - mean

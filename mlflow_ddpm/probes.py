@@ -151,10 +151,11 @@ def _norms_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch
     live, shadow = zip(*pairs, strict=True)
     if {t.dtype for t in chain(live, shadow)} != {torch.float32} or len({t.device for t in chain(live, shadow)}) > 1:
         live, shadow = zip(*(_aligned(p, q) for p, q in pairs), strict=True)
-    norms = torch._foreach_norm(torch._foreach_sub(live, shadow))  # noqa: SLF001 - one call for all; the Ema's way, too
+    # One call for all, as in the Ema's update.
+    norms: Sequence[torch.Tensor] = torch._foreach_norm(torch._foreach_sub(live, shadow))  # noqa: SLF001
     if len({norm.dtype for norm in norms}) > 1 or len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device, torch.float64) for norm in norms]
-    return torch.stack(norms)
+    return torch.stack(list(norms))
 
 
 def _norms_of_parts(p: torch.Tensor, q: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from lines import CsvLine
@@ -32,9 +31,7 @@ def measure(effort: Effort) -> Iterator[Row]:
         yield _million(effort, kind)
 
 
-def _call(
-    effort: Effort, tracker: MetricsTracker, kind: str, make: Callable[[], Sequence[Any]]
-) -> Iterator[Row]:
+def _call(effort: Effort, tracker: MetricsTracker, kind: str, make: Callable[[], Sequence[Any]]) -> Iterator[Row]:
     with CsvLine(effort.place / "flushed.csv") as line:
         epoch = [tracker.next_epoch]
         log = in_turn(
@@ -82,7 +79,8 @@ def _million(effort: Effort, kind: str) -> Row:
     mib = float(told)
     each = f"{2 * 8 * count / 2**20:,.0f} MiB of numbers"
     what = f"{count:,} batches of {kind} in one epoch, `end_epoch` included: memory at its peak"
-    return Row(1, what, f"{mib:,.0f} MiB", each, mib / (16 * count / 2**20), at_most(round(_MILLION_MIB, 1), mib, "MiB"))
+    limit = at_most(round(_MILLION_MIB, 1), mib, "MiB")
+    return Row(1, what, f"{mib:,.0f} MiB", each, mib / (16 * count / 2**20), limit)
 
 
 def _hold(kind: str, count: int) -> float:

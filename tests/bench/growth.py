@@ -32,8 +32,10 @@ def made_up_rows(count: int) -> list[EpochMetrics]:
     """Return a long run's rows, every metric measured."""
     return [
         EpochMetrics(
-            **{"epoch": k, "nonfinite_batches": 0, "logged_at_ms": 1_700_000_000_000 + k},
-            **{name: 0.1 + k / 7 for name in _FLOATS},
+            epoch=k,
+            nonfinite_batches=0,
+            logged_at_ms=1_700_000_000_000 + k,
+            **dict.fromkeys(_FLOATS, 0.1 + k / 7),  # type: ignore[arg-type]
         )
         for k in range(count)
     ]
@@ -88,7 +90,7 @@ def _memory(effort: Effort) -> Row:
             one_end(tracker)
         grown = (tracemalloc.get_traced_memory()[0] - start) / count
         start = tracemalloc.get_traced_memory()[0]
-        rows = [_copy(row) for row in tracker._recording.mirror.rows[:count]]  # type: ignore[union-attr]  # noqa: SLF001
+        rows = [_copy(row) for row in tracker._recording.mirror.rows[:count]]  # type: ignore[union-attr]
         lines = [encode_row(row) for row in rows]
         plain = (tracemalloc.get_traced_memory()[0] - start) / len(lines)
     finally:

@@ -30,13 +30,13 @@ def measure(effort: Effort) -> Iterator[Row]:
         for key in keys:
             client.get_metric_history(whole, key)
 
-    pair = compare(lambda: read_history(whole, tracking_uri=uri), bare, repeats=effort.of(5, 1))
+    pair = compare(lambda: read_history(whole, tracking_uri=uri), bare, repeats=effort.of(3, 1))
     what = f"`read_history` of {len(keys)} metrics x {epochs:,} epochs from sqlite, beside bare `get_metric_history`"
     yield Row(8, what, seconds(pair.subject), seconds(pair.baseline), pair.ratio, at_most(_TO_BARE, pair.ratio))
     pair = compare(
         lambda: read_history(whole, tracking_uri=uri),
         lambda: read_history(half, tracking_uri=uri),
-        repeats=effort.of(3, 1),
+        repeats=1,
     )
     what = "`read_history` of twice as many epochs, beside half of them"
     yield Row(8, what, seconds(pair.subject), seconds(pair.baseline), pair.ratio, at_most(_LINEAR, pair.ratio))

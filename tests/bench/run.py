@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from stopwatches import Effort
+from stores import Server
+from table import Row, markdown
 
 NAMES = ("startup", "norms", "batches", "ends", "growth", "reading", "steps", "whole_run")
 
@@ -25,12 +30,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs, judges nothing")
     parser.add_argument("--only", choices=NAMES, help="one part")
     args = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    logging.disable(logging.WARNING)  # stores that are away are part of the exercise
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported; two threads spin on a busy machine
     names = [args.only] if args.only else list(NAMES)
-
-    from stopwatches import Effort
-    from table import markdown
 
     # Beside the working directory, since the system's temporary directory may be no disk at all.
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as place:
@@ -38,19 +41,16 @@ def main() -> None:
             print(line, flush=True)
 
 
-def _rows(names: list[str], effort: object) -> Iterator[object]:
-    from stores import Server
-
+def _rows(names: list[str], effort: Effort) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
-        server = None
-        if "steps" in names:
-            server = Server(effort)
-            stack.callback(server.stop)
+        server = (Server(effort),) if "steps" in names else ()
+        for started in server:
+            stack.callback(started.stop)
             if not effort.quick:
-                server.uri()  # its start would disturb the first figures
+                started.uri()  # its start would disturb the first figures
         for name in names:
-            part = importlib.import_module(name)
-            yield from part.measure(effort, server) if name == "steps" else part.measure(effort)
+            part = importlib.import_module(name)  # here, and one by one: numpy and torch wait for the settings above
+            yield from part.measure(effort, *server) if name == "steps" else part.measure(effort)
 
 
 if __name__ == "__main__":

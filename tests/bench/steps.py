@@ -43,7 +43,7 @@ def _calibrated_step() -> Callable[[], None]:
 
 
 def _loop(effort: Effort, store: str, uri: str, step: Callable[[], None]) -> Row:
-    epochs, steps = effort.of(10, 1), effort.of(_STEPS, 2)
+    epochs, steps = effort.of(25, 1), effort.of(_STEPS, 2)  # five seconds: longer than a courier rests
 
     def bare() -> float:
         tracker.flush()
@@ -68,7 +68,7 @@ def _loop(effort: Effort, store: str, uri: str, step: Callable[[], None]) -> Row
 
     with MetricsTracker(effort.place / f"steps-{len(uri)}", tracking_uri=uri) as tracker:
         tracker.flush()
-        pair = in_turn(tracked, bare, effort.of(7, 1))
+        pair = in_turn(tracked, bare, effort.of(3, 1))
     kept = 1 / pair.ratio
     what = f"speed of a loop of 10 ms numpy steps, an epoch every {_STEPS}, delivering to {store}, beside the bare loop"
     ours, beside = f"{seconds(pair.subject)} a step", f"{seconds(pair.baseline)} a step"

@@ -12,9 +12,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
-from stopwatches import Effort
+from stopwatches import Effort  # noqa: TC002 - our own, beside this file
 
 __all__ = ["Server", "fresh_sqlite", "hanging_uri", "refusing_uri"]
 
@@ -94,6 +93,6 @@ def _free_port() -> int:
 def _is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
-            return bool(answer.status == 200)  # noqa: PLR2004 - OK
+            return bool(answer.status == 200)
     except OSError:
         return False

@@ -50,7 +50,7 @@ def microseconds(sec: float) -> str:
 
 def seconds(sec: float) -> str:
     """Return seconds in a unit that suits them."""
-    if sec < 1e-3:  # noqa: PLR2004 - a millisecond
+    if sec < 1e-3:
         return microseconds(sec)
     return f"{sec * 1e3:,.1f} ms" if sec < 1 else f"{sec:,.2f} s"
 

@@ -65,8 +65,8 @@ def _on(effort: Effort, device: str) -> Iterator[Row]:
     with MetricsTracker(
         effort.place / f"tracked-{device}", tracking_uri=fresh_sqlite(effort, f"whole-{device}"), device=device
     ) as tracker:
-        ours = _epochs(effort, config, procs, tracker, "tracked", at_once)
-        bare = _epochs(effort, config, procs, Inert(), "bare", at_once)
+        ours = _epochs(effort, config, procs, tracker, name="tracked", at_once=at_once)
+        bare = _epochs(effort, config, procs, Inert(), name="bare", at_once=at_once)
         spent: dict[str, list[float]] = {"ours": [], "bare": []}
         wall = in_turn(lambda: ours(spent["ours"]), lambda: bare(spent["bare"]), repeats)
     what = f"steps per second of the default training on digits, {device}, beside the same loop without tracker"
@@ -83,7 +83,7 @@ def _row(what: str, pair: Pair, device: str) -> Row:
 
 
 def _epochs(
-    effort: Effort, config: Config, procs: Processes, tracker: Tracker, name: str, at_once: int
+    effort: Effort, config: Config, procs: Processes, tracker: Tracker, *, name: str, at_once: int
 ) -> Callable[[list[float]], float]:
     """Return what trains some more epochs of a run; it notes their CPU seconds and returns their wall seconds."""
     directory = effort.place / f"{name}-{procs.device.type}"
