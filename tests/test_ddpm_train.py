@@ -194,12 +194,12 @@ def test_the_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
     assert learning_rate(0, 5, OptimConfig(lr=1.0, warmup_steps=0)) == 1.0
 
 
-def test_grids_come_every_n_epochs_and_at_the_end_and_judgement_at_the_end(tmp_path: Path) -> None:
+def test_grids_come_every_n_epochs_and_first_and_last_and_judgement_at_the_end(tmp_path: Path) -> None:
     """Outside the epoch's clock, and before its row, so that the row carries the judgement."""
     notes = Notes()
     result = run(tiny(epochs=3, sample_every=2, judge_per_class=2), tmp_path, notes)
 
-    assert [(name, epoch) for name, epoch, _ in notes.images] == [("samples", 1), ("samples", 2)]
+    assert [(name, epoch) for name, epoch, _ in notes.images] == [("samples", 0), ("samples", 1), ("samples", 2)]
     assert [set(row.extra) for row in notes.rows] == [
         set(),
         set(),
@@ -294,6 +294,7 @@ def test_a_killed_run_goes_on_to_the_very_same_model_and_metrics(
     assert measured(whole) == measured(broken)
     assert len(measured(broken)) == 4
     assert [p.name for p in sorted((broken / "samples").iterdir())] == [
+        "samples_epoch_000000.png",
         "samples_epoch_000001.png",
         "samples_epoch_000003.png",
     ]

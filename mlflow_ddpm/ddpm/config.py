@@ -152,7 +152,13 @@ class SampleConfig(CheckedOptions):
 
     GROUP: ClassVar[str] = "sample"
 
-    every: int = option("--sample-every", INT, 4, "epochs between sample grids, and one at the end; 0: none", least=0)
+    every: int = option(
+        "--sample-every",
+        INT,
+        4,
+        "epochs between sample grids, besides those of the first and the last; 0: none",
+        least=0,
+    )
     sampler: str = option("--sampler", TEXT, "ddim", "how samples are drawn", choices=("ddim", "ancestral"))
     steps: int = option("--sample-steps", INT, 25, "denoising steps of a sample, at most --timesteps", least=1)
     guidance_scale: float = option(

@@ -184,7 +184,7 @@ def _look_at_samples(tracker: Tracker, training: Training, epoch: int) -> Judgem
     """Log a grid if this epoch has one, and judge samples after the last."""
     config, dataset, model = training.config, training.dataset, training.learner.ema.model
     every, last = config.sample.every, epoch + 1 == config.train.epochs
-    if every and (last or (epoch + 1) % every == 0):
+    if every and (epoch == 0 or last or (epoch + 1) % every == 0):  # MLflow's slider begins at step 0
         tracker.log_image("samples", sample_grid(model, config, dataset.class_names), epoch)
     return judge_samples(model, config, dataset) if last and config.sample.judge_per_class else None
 
