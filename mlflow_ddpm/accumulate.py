@@ -80,23 +80,28 @@ class _Series:
         self.tail: list[Any] = []
 
     def fold(self) -> None:
-        for kind, run in groupby(self.tail, key=_kind):
-            values = list(run)
-            if kind is float:
-                self._folded.append(array("d", values))
-            else:
-                import torch
+        tail, self.tail = self.tail, []
+        if len(set(map(_place, tail))) == 1:
+            self._fold_run(tail)
+        else:
+            for _, run in groupby(tail, key=_place):
+                self._fold_run(list(run))
 
-                self._folded.append(torch.stack(values))  # (n,) on the values' device: queued, not waited for
-        self.tail = []
+    def _fold_run(self, values: list[Any]) -> None:
+        if type(values[0]) is float:
+            self._folded.append(array("d", values))
+        else:
+            import torch
+
+            self._folded.append(torch.stack(values))  # (n,) on the values' device: queued, not waited for
 
     def parts(self) -> list[Any]:
         self.fold()
         return self._folded
 
 
-def _kind(value: Any) -> Any:
-    return float if type(value) is float else (value.device, value.dtype)
+def _place(value: Any) -> Any:
+    return float if type(value) is float else value.device
 
 
 class BatchValues:
@@ -148,10 +153,12 @@ class BatchValues:
 def scalar(name: str, value: Any) -> Any:
     """Return ``value`` as a float, or as a detached 0-d tensor where it is a tensor."""
     if hasattr(value, "detach"):
-        if value.ndim and value.numel() != 1:
-            raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; reduce it first")
         value = value.detach() if value.requires_grad else value  # else the batch's whole graph would live on
-        return value if not value.ndim else value.reshape(())
+        if not value.ndim:
+            return value
+        if value.numel() != 1:
+            raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; reduce it first")
+        return value.reshape(())
     if isinstance(value, str | bytes):
         raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}")
     try:
