@@ -152,3 +152,104 @@ def test_cuda_memory_is_in_mebibytes() -> None:
 
     assert (during.gpu_allocated_mb or 0.0) - before == pytest.approx(64)
     assert (read_cuda_memory().gpu_peak_mb or 0.0) >= before + 64
+
+
+def _mixed_gradients() -> nn.ModuleDict:
+    """Sparse, bf16, float32, float64, frozen and empty parameters in one model."""
+    model = nn.ModuleDict(
+        {
+            "sparse": nn.Embedding(10, 4, sparse=True),
+            "narrow": nn.Linear(300, 40, dtype=torch.bfloat16),
+            "single": nn.Linear(5, 5),
+            "wide": nn.Linear(6, 6, dtype=torch.float64),
+            "frozen": nn.Linear(7, 7).requires_grad_(requires_grad=False),
+            "empty": nn.ParameterList([torch.empty(0, 3)]),
+        }
+    )
+    model["sparse"](torch.tensor([1, 1, 3])).sum().backward()
+    for name in ("narrow", "single", "wide", "empty"):
+        for p in model[name].parameters():
+            p.grad = torch.randn_like(p)
+    return model
+
+
+def test_gradients_of_all_kinds_together_are_one_vector() -> None:
+    """One norm, on the device, in float32 at least."""
+    model = _mixed_gradients()
+
+    norm = compute_grad_norm(model)
+
+    assert norm.ndim == 0
+    assert norm.dtype.itemsize >= 4
+    assert float(norm) == pytest.approx(_reference(model), rel=1e-5)
+
+
+def test_a_compiled_model_has_the_norm_of_the_model_inside() -> None:
+    """The wrapper's parameters are the model's own."""
+    model = _model_with_gradients()
+
+    assert float(compute_grad_norm(torch.compile(model, backend="eager"))) == float(compute_grad_norm(model))  # type: ignore[arg-type]
+
+
+def test_under_ddp_the_norm_is_that_of_the_averaged_gradients(tmp_path: Any) -> None:
+    """A group of one process is enough to be wrapped."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        inner = nn.Linear(8, 3)
+        model = nn.parallel.DistributedDataParallel(inner)
+        model(torch.randn(4, 8)).square().sum().backward()
+
+        assert float(compute_grad_norm(model)) == pytest.approx(_reference(inner), rel=1e-6)
+        assert ema_distance(model, _shadow_of(inner, 0.5)) == pytest.approx(0.5 * math.sqrt(27), rel=1e-6)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_amp_gradients_are_scaled_until_they_are_unscaled() -> None:
+    """As its documentation says: unscale first."""
+    model = nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(model(torch.ones(4, 8)).square().sum()).backward()
+    scaled = float(compute_grad_norm(model))
+    scaler.unscale_(optimizer)
+
+    assert float(compute_grad_norm(model)) == pytest.approx(_reference(model), rel=1e-6)
+    assert scaled == pytest.approx(1024 * _reference(model), rel=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gradients_may_lie_on_several_devices() -> None:
+    """A model that is split over GPU and CPU has one norm all the same, and one distance to its EMA."""
+    model = nn.Sequential(nn.Linear(4, 5, device="cuda"), nn.Linear(5, 6))
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+
+    shadow = _shadow_of(model, 0.5).cpu()
+    assert float(compute_grad_norm(model)) == pytest.approx(
+        math.hypot(*(float(p.grad.norm()) for p in model.parameters() if p.grad is not None)), rel=1e-6
+    )
+    assert ema_distance(model, shadow) == pytest.approx(0.5 * math.sqrt(61), rel=1e-6)
+
+
+@pytest.mark.parametrize("side", [70, 200, 530])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_parameters_larger_than_a_part_are_compared_whole(side: int, memory_format: torch.memory_format) -> None:
+    """Parts, rows and what is left over of both, in each memory format: no element is missed or counted twice."""
+    model = nn.Conv2d(side, side, 3, bias=False).to(memory_format=memory_format)  # type: ignore[call-overload]
+    shadow = nn.Conv2d(side, side, 3, bias=False)
+    exact = float((model.weight.detach().double() - shadow.weight.detach().double()).norm())
+
+    assert ema_distance(model, shadow) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [10, 400])
+def test_a_bf16_model_and_its_float32_average_are_compared_in_float32(size: int) -> None:
+    """In bf16 the average would be rounded by more than it is away."""
+    model = nn.Linear(size, size, bias=False).bfloat16()
+    average = {"weight": model.weight.detach().float() + 1e-5}
+
+    assert ema_distance(model, average) == pytest.approx(1e-5 * size, rel=1e-2)

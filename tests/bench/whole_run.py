@@ -60,7 +60,7 @@ def _on(effort: Effort, device: str) -> Iterator[Row]:
     # Drawing and judging samples is not tracking, and costs the same in both.
     config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "judge_per_class": 0, **tiny}).resolve()
     torch.set_num_threads(1)
-    at_once, repeats = effort.of(2, 1), effort.of(4, 1)
+    at_once, repeats = effort.of(2, 1), effort.of(3, 1)
     procs = Processes(0, 1, torch.device(device))
     with MetricsTracker(
         effort.place / f"tracked-{device}", tracking_uri=fresh_sqlite(effort, f"whole-{device}"), device=device
