@@ -95,9 +95,11 @@ class Journal:
         first, feed, _ = content.partition(b"\n")
         header = first.decode("utf-8-sig", "replace").removesuffix("\r").split(",")
         extras = header[len(_TABLE) : -1]
-        ours = [*_TABLE, *extras, _LAST] == header if feed else ",".join(_TABLE).encode().startswith(first)
+        table = ",".join(_TABLE).encode()
+        is_beginning = table.startswith(first) or first.startswith(table + b",")
+        ours = [*_TABLE, *extras, _LAST] == header if feed else is_beginning
         try:
-            check_extra_names(extras)
+            check_extra_names(extras if feed else ())
         except UsageError:
             ours = False
         if not ours:

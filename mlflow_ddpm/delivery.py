@@ -164,7 +164,7 @@ class Courier:
             return self._changed.wait_for(done, timeout)
 
     def _run(self) -> None:
-        while not self._stopped:
+        while True:
             self._wake.wait(self._pause())
             self._wake.clear()
             self._hurry.clear()  # now, so that whoever is in a hurry from here on is not made to wait for a rest
@@ -208,7 +208,8 @@ class Courier:
                 self._changed.notify_all()
         while self._waiting and not self._stopped:
             self._deliver_next(self.store)
-        if self._training_ended and not self._waiting and not self._cursor.ended:
+        is_over = self._training_ended and not self._waiting and not self._stopped
+        if is_over and not self._cursor.ended:
             if self._cursor.final_tags:
                 self.store.set_tags(self._cursor.final_tags)
             if self._cursor.owned:

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,15 +81,23 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 @pytest.fixture
 def server_uri(tmp_path: Path, empty_database: Path) -> Iterator[str]:
     """A real ``mlflow server`` on loopback, over sqlite."""
-    shutil.copy(empty_database, tmp_path / "server.db")
+    with mlflow_server(tmp_path, empty_database) as url:
+        yield url
+
+
+@contextmanager
+def mlflow_server(directory: Path, database: Path | None = None, store: str = "") -> Iterator[str]:
+    """Start a real ``mlflow server`` with one worker over a copy of a sqlite database, or over another store."""
+    if database:
+        shutil.copy(database, directory / "server.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+    command += ["--backend-store-uri", store or f"sqlite:///{directory / 'server.db'}"]
+    command += ["--artifacts-destination", str(directory / "artifacts")]
+    with (directory / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, start_new_session=True)
     try:
         _wait_until(lambda: _is_healthy(f"http://127.0.0.1:{port}/health"), server)
         yield f"http://127.0.0.1:{port}"
