@@ -56,7 +56,7 @@ class Mirror:
             self._release()
             raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
         self._consistent = threading.Lock()  # held for microseconds: rows, their JSON and the summary change together
-        self._encoded = [encode_row(row) for row in self.rows]
+        self._encoded: list[str] = []  # of the first rows; whoever writes the JSON makes up for the rest
         self._summary = summarise(self.rows)
         self.run: dict[str, Any] = {}
         self.config: Mapping[str, Any] = {}
@@ -72,7 +72,6 @@ class Mirror:
                 del self.rows[kept:], self._encoded[kept:]
                 self._summary = summarise(self.rows)
             self.rows.append(row)
-            self._encoded.append(encode_row(row))
             self._summary.add(row)
         self._write(row, anew=superseded)
         self._snapshot.request()
@@ -101,8 +100,8 @@ class Mirror:
         """Write the JSON a last time, with these entries in ``run``, and let the directory go."""
         with self._consistent:
             self.run.update(run)
-            if len(self._encoded) != len(self.rows):  # a signal came in the middle of an append
-                self._encoded, self._summary = [encode_row(row) for row in self.rows], summarise(self.rows)
+            if self._summary.epochs != len(self.rows):  # a signal came in the middle of an append
+                self._encoded, self._summary = [], summarise(self.rows)
         if self.rows and not self._journal.fits(self.rows[-1]):  # an earlier write failed or was interrupted
             self._write(self.rows[-1], anew=True)
         self.flush()
@@ -116,6 +115,7 @@ class Mirror:
 
     def _render(self) -> bytes:
         with self._consistent:
+            self._encoded += map(encode_row, self.rows[len(self._encoded) :])
             rows, summary, run = list(self._encoded), replace(self._summary), dict(self.run)
         return render_snapshot(run, self.config, self.environment, summary, rows)
 
