@@ -67,7 +67,8 @@ def render_snapshot(
     }
     text = dumps(head, indent=2).removesuffix("\n}")
     epochs = ",\n".join(f"    {row}" for row in encoded_rows)
-    return (f'{text},\n  "epochs": [\n{epochs}\n  ]\n}}\n' if epochs else f'{text},\n  "epochs": []\n}}\n').encode()
+    whole = f'{text},\n  "epochs": [\n{epochs}\n  ]\n}}\n' if epochs else f'{text},\n  "epochs": []\n}}\n'
+    return whole.encode("utf-8", "backslashreplace")  # a file name that is no Unicode becomes an escape, as JSON has it
 
 
 def read_snapshot(path: Path) -> Snapshot:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,11 +162,8 @@ def play(
     stall = 0.0
     for epoch in range(tracker.next_epoch, epochs):
         at(epoch)
-        calls: list[Callable[[], object]] = [
-            lambda epoch=epoch: tracker.start_epoch(epoch),
-            *[lambda n=n: tracker.log_batch(1.0 / (n + 1), lr=0.1, grad_norm=2.0, batch_size=8) for n in range(5)],
-            tracker.end_epoch,
-        ]
+        batch = partial(tracker.log_batch, 1.0 / (epoch + 1), lr=0.1, grad_norm=2.0, batch_size=8)
+        calls: list[Callable[[], object]] = [partial(tracker.start_epoch, epoch), *[batch] * 5, tracker.end_epoch]
         for call in calls:
             began = time.perf_counter()
             call()

@@ -81,19 +81,15 @@ def check_files(directory: Path, certain: set[int], found: dict[str, int]) -> No
     try:
         rows = whole_rows(directory)
         epochs = [int(row["epoch"]) for row in rows]
-        bad = [
-            row
-            for row in rows
-            for cell in row.values()
-            if cell is None or (cell and not isinstance(float(cell), float))
-        ]
+        cells = [cell for row in rows for cell in row.values()]
+        numbers = [float(cell) for cell in cells if cell]  # raises on what is no number
         document = directory / "training_metrics.json"
         if document.exists():
             json.loads(document.read_bytes(), parse_constant=_refuse)
     except (TypeError, ValueError, csv.Error):
         found["invalid"] += 1
         return
-    found["invalid"] += len(bad)
+    found["invalid"] += sum(None in row.values() for row in rows) + (len(numbers) < len(rows))
     found["lost"] += len(certain - set(epochs))
     found["duplicated"] += len(epochs) - len(set(epochs))
 

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only under the mirror: training goes on, and rows are written when there is room again."""
+"""A disk that is full or read-only under the mirror: training goes on, rows are written when there is room again."""
 
 from __future__ import annotations
 

@@ -136,12 +136,13 @@ def _breaker(
 def test_a_store_that_flaps_gets_every_row_once(server: str, caplog: pytest.LogCaptureFixture) -> None:
     """Moods change every few milliseconds, seeded; answers get lost after the store has acted on them, too."""
     rng, stop = random.Random(4), threading.Event()  # noqa: S311 - a test's dice
+    moods: list[str | int] = ["pass", "pass", "cut", 503, "hang", "refuse", "garbage", 429]
     experiment = MlflowClient(server).create_experiment("flapping")
     with front_of(server) as front, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
 
         def flap() -> None:
             while not stop.wait(rng.uniform(0.02, 0.3)):
-                front.become(rng.choice(["pass", "pass", "cut", 503, "hang", "refuse", "garbage", 429]))
+                front.become(rng.choice(moods))
 
         flapper = threading.Thread(target=flap)
         flapper.start()
@@ -182,7 +183,7 @@ def test_a_server_behind_a_token_works_and_the_token_is_nowhere(
 
 @pytest.mark.slow
 def test_bare_mlflow_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With MLflow's retries shortened from 7 to 2: one call to a dead server holds the loop for seconds, then raises."""
+    """MLflow's retries shortened from 7 to 2: one call to a dead server holds the loop for seconds, then raises."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
