@@ -139,6 +139,8 @@ class Recording:
         for row in self.mirror.rows[-1:]:  # a signal may have come between writing it and posting it
             if row.logged_at_ms > self._posted_ms:
                 self._post_row(row)
+        self._describe({})
+        self.mirror.flush()  # whoever sent SIGTERM may send SIGKILL while the store is waited for
         try:
             done = self.courier.close(timeout)
         finally:

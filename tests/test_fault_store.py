@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +133,31 @@ def _breaker(
 
         return delete, restore
     return lambda: front.become(fault), lambda: front.become("pass")
+
+
+@pytest.mark.slow
+def test_a_call_that_never_ends_holds_up_neither_close_nor_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The courier hangs in it for a minute; the process is gone long before, and the warning was given."""
+    code = """
+import sys, time
+from faults import play
+played = play("out", tracking_uri=sys.argv[1], close_sec=1)
+print(played.construction_sec, played.stall_sec, played.close_sec, time.time())
+"""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with front_of() as front:
+        front.become("hang")
+        command = [sys.executable, "-c", code, front.url]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
+        construction, stall, close, ended = map(float, done.stdout.split())
+        exit_sec = time.time() - ended
+
+    print(f"hanging for ever: construction {construction:.2f} s, close {close:.2f} s, exit {exit_sec:.2f} s")
+    assert construction < 10 + STALL_SEC
+    assert max(stall, close - 1) < STALL_SEC
+    assert exit_sec < 5
+    assert done.stderr.count("Training goes on") == 1, done.stderr
 
 
 @pytest.mark.slow

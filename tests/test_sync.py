@@ -147,6 +147,24 @@ def test_odd_names_and_texts_in_config_and_tags_hold_nothing_up(store_uri: str) 
     json.loads(Path("out/training_metrics.json").read_bytes())
 
 
+def test_an_old_mlruns_folder_gets_a_warning_that_says_what_to_do(
+    empty_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes MLflow choose its file store, which it then refuses to use."""
+    Path("mlruns/0").mkdir(parents=True)
+    Path("mlruns/0/meta.yaml").touch()
+    with caplog.at_level("WARNING", "mlflow_ddpm"):
+        play("out", close_sec=5)
+    shutil.copy(empty_database, "mlflow.db")
+    sync_directory(Path("out"), tracking_uri="sqlite:///mlflow.db")
+
+    told = [r.getMessage() for r in caplog.records if "Training goes on" in r.getMessage()]
+    (run,) = MlflowClient("sqlite:///mlflow.db").search_runs(["0"])
+    assert len(told) == 1
+    assert "MLFLOW_ALLOW_FILE_STORE=true" in told[0]
+    assert points_on_disk("out") == points_in_store("sqlite:///mlflow.db", run.info.run_id)
+
+
 def test_status_says_what_is_delivered_and_what_waits(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """While the run goes on, when it waits for a store, and when all is done."""
     tracker = MetricsTracker("out", tracking_uri=NOWHERE)
