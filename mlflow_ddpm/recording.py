@@ -20,7 +20,7 @@ from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
 from mlflow_ddpm.snapshot import JSON_NAME
-from mlflow_ddpm.store import ARTIFACT_FOLDER, SAMPLES, RunStore, redact
+from mlflow_ddpm.store import ARTIFACT_FOLDER, RESUMED_TAG, SAMPLES, RunStore, redact
 from mlflow_ddpm.strictjson import flatten, plain
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _log = logging.getLogger("mlflow_ddpm")
 _OPEN_WAIT_SEC = 9.0  # of the ten that a construction may take at most
 _PICTURE_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 _PICTURE_FILE = re.compile(r"(?P<name>[A-Za-z0-9_\-]{1,100})_epoch_(?P<epoch>[0-9]{6,19})\.png")
-_RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"
 
 
 class Recording:
@@ -221,7 +220,7 @@ class Recording:
 
     def _resume_tags(self) -> dict[str, str]:
         epochs = self._cursor.resumed_at_epochs
-        return {_RESUMED_TAG: ", ".join(map(str, epochs))} if epochs else {}
+        return {RESUMED_TAG: ", ".join(map(str, epochs))} if epochs else {}
 
     def _describe(self, told: Mapping[str, Any]) -> None:
         """Have the JSON say what is known of the run, which a store may tell better than we do."""

@@ -17,11 +17,23 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.errors import RunMissingError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
 
-__all__ = ["ARTIFACT_FOLDER", "NOTHING", "SAMPLES", "Held", "RunStore", "asking", "clean_tags", "client", "redact"]
+__all__ = [
+    "ARTIFACT_FOLDER",
+    "NOTHING",
+    "RESUMED_TAG",
+    "SAMPLES",
+    "Held",
+    "RunStore",
+    "asking",
+    "clean_tags",
+    "client",
+    "redact",
+]
 
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 SAMPLES = "samples"  # folder of pictures by epoch, on disk and under the artifact folder
 
+RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 _PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
 _METRICS_PER_BATCH = 1000
 _FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
@@ -66,7 +78,7 @@ class RunStore:
             self._client = client(tracking_uri)
 
     def info(self) -> dict[str, Any]:
-        """Return what the JSON and the report say of the run: id, name, experiment, status, start and end (Unix ms)."""
+        """Return what the JSON and the report say of the run: id, name, experiment, status, times (Unix ms), marks."""
         with asking(self.tracking_uri):
             run = self._client.get_run(self.run_id)
             experiment = self._client.get_experiment(run.info.experiment_id)
@@ -78,6 +90,7 @@ class RunStore:
             "status": run.info.status,
             "start_time_ms": run.info.start_time,
             "end_time_ms": run.info.end_time,
+            "resumed_at_epochs": [int(e) for e in re.findall(r"\d+", run.data.tags.get(RESUMED_TAG, ""))],
         }
 
     def held(self) -> Held:

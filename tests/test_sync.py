@@ -19,6 +19,7 @@ from mlflow_ddpm.cli import main
 from mlflow_ddpm.cursor import CURSOR_NAME
 from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import UsageError
+from mlflow_ddpm.history import open_store
 from mlflow_ddpm.status import status_of
 from mlflow_ddpm.sync import sync_directory
 
@@ -109,6 +110,7 @@ def test_where_a_run_was_resumed_is_told_in_json_and_tags(sqlite_uri: str) -> No
     run = MlflowClient(sqlite_uri).get_run(str(first.tracker.run_id))
     assert json.loads(Path("out/training_metrics.json").read_bytes())["run"]["resumed_at_epochs"] == [2]
     assert run.data.tags["mlflow_ddpm.resumed_at_epochs"] == "2"
+    assert open_store(run.info.run_id, sqlite_uri).info()["resumed_at_epochs"] == [2]
 
 
 def test_pictures_of_a_killed_process_are_delivered_and_a_picture_drawn_anew_is_shown_anew(sqlite_uri: str) -> None:
