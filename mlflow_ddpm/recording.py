@@ -145,12 +145,9 @@ class Recording:
         finally:
             self.mirror.close(run_id=self.run_id, status=cursor.status, end_time_ms=cursor.ended_at_ms)
         if not done:
-            _log.warning(
-                "%d rows and pictures have not reached MLflow; they are safe in %s: `mlflow-ddpm sync %s` sends them",
-                self.courier.waiting,
-                self.mirror.directory,
-                self.mirror.directory,
-            )
+            waiting, where = self.courier.waiting, self.mirror.directory
+            what = f"{waiting} rows and pictures have" if waiting else "the end of the run has"
+            _log.warning("%s not reached MLflow; all is safe in %s: `mlflow-ddpm sync %s` sends it", what, where, where)
         return done
 
     def _resume_or_begin(self, wish: RunWish, *, resume: bool) -> tuple[Cursor, RunWish]:

@@ -127,6 +127,7 @@ print(json.dumps({"stall": played.stall_sec, "construction": played.construction
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 3])
 def test_a_process_that_may_write_nothing_trains_on(moment: int) -> None:
     """For whoever may not mount: the system refuses every write of the process, then allows them again."""

@@ -40,11 +40,6 @@ def _check_training(found: dict[str, int], kills: int) -> None:
     }
 
 
-def test_a_killed_training_loses_and_doubles_no_epoch(empty_database: Path) -> None:
-    """A few kills, for every day."""
-    _check_training(_kill("training", 6, empty_database), 6)
-
-
 @pytest.mark.slow
 def test_a_training_killed_again_and_again_loses_and_doubles_no_epoch(empty_database: Path) -> None:
     """At any instant, inside writes too; the files are valid at that instant, and the resumed run reads as one."""

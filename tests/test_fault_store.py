@@ -104,7 +104,7 @@ def test_whatever_fails_whenever_nothing_is_lost_after_sync(
     assert runs[0].info.status == "FINISHED"
     assert points_on_disk("out") == points_in_store(server, runs[0].info.run_id)
     assert len(outages) <= 1, outages
-    assert outages or moment == "close" or name == "slow at middle"  # that one is told after a minute
+    assert any("`mlflow-ddpm sync out` sends it" in record.getMessage() for record in caplog.records)
     assert played.construction_sec < 10
     assert played.stall_sec < STALL_SEC
     assert played.close_sec < 1 + STALL_SEC
@@ -161,8 +161,12 @@ print(played.construction_sec, played.stall_sec, played.close_sec, time.time())
 
 
 @pytest.mark.slow
-def test_a_store_that_flaps_gets_every_row_once(server: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_flaps_gets_every_row_once(
+    server: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Moods change every few milliseconds, seeded; answers get lost after the store has acted on them, too."""
+    monkeypatch.setattr("mlflow_ddpm.delivery._PAUSES_SEC", (0.02,))  # as many tries as a long run has
+    monkeypatch.setattr("mlflow_ddpm.delivery._REST_SEC_MAX", 0.0)
     rng, stop = random.Random(4), threading.Event()  # noqa: S311 - a test's dice
     moods: list[str | int] = ["pass", "pass", "cut", 503, "hang", "refuse", "garbage", 429]
     experiment = MlflowClient(server).create_experiment("flapping")
@@ -174,7 +178,7 @@ def test_a_store_that_flaps_gets_every_row_once(server: str, caplog: pytest.LogC
 
         flapper = threading.Thread(target=flap)
         flapper.start()
-        played = play("out", epochs=150, tracking_uri=front.url, experiment_name="flapping")
+        played = play("out", epochs=300, tracking_uri=front.url, experiment_name="flapping")
         stop.set()
         flapper.join()
         front.become("pass")

@@ -187,6 +187,7 @@ def test_status_says_what_is_delivered_and_what_waits(sqlite_uri: str, capsys: p
     assert main(["status", "nowhere"]) == 1
 
 
+@pytest.mark.slow
 def test_a_forked_child_that_exits_does_not_end_the_run(sqlite_uri: str) -> None:
     """Such as a data loader's worker, which inherits the tracker and Python's exit hooks."""
     code = """
