@@ -36,7 +36,8 @@ def main() -> None:
     names = [args.only] if args.only else list(NAMES)
 
     # Beside the working directory, since the system's temporary directory may be no disk at all.
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as place:
+    # The working directory moves there, since MLflow puts artifacts of a sqlite store into it.
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as place, contextlib.chdir(place):
         for line in markdown(_rows(names, Effort(args.quick, Path(place))), judge=not args.quick):
             print(line, flush=True)
 
