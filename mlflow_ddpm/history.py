@@ -7,6 +7,7 @@ infinities are values that *were* measured. Take numbers for arithmetic with :fu
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv
-from mlflow_ddpm.errors import HistoryError, StoreError
+from mlflow_ddpm.errors import HistoryError, MirrorError, StoreError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
 from mlflow_ddpm.run_choice import absolute_uri
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "RESUMED",
     "HistorySource",
     "frame_from_rows",
     "is_on_another_rank",
@@ -37,6 +39,7 @@ __all__ = [
     "rows_from_frame",
 ]
 
+RESUMED = "resumed_at_epochs"  # in a frame's attrs
 _log = logging.getLogger("mlflow_ddpm")
 _RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")  # MLflow's own are 32 hexadecimal digits
 
@@ -78,10 +81,12 @@ def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> p
         StoreError: the store is away or has no such run.
     """
     if isinstance(source, str | Path):
-        return frame_from_rows(_rows_of_name(source, tracking_uri))
-    if isinstance(source, Recorded):
-        return frame_from_rows(_rows_of_tracker(source))
-    return source
+        found = _find_by_name(source, tracking_uri)
+    elif isinstance(source, Recorded):
+        found = _find_by_tracker(source)
+    else:
+        return source
+    return frame_from_rows(found.rows, resumed_at_epochs=found.run.get("resumed_at_epochs") or ())
 
 
 def is_on_another_rank(source: HistorySource) -> bool:
@@ -103,38 +108,49 @@ def open_store(run_id: str, tracking_uri: str | None = None) -> RunStore:
     return RunStore(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
 
 
-def _rows_of_name(source: str | Path, tracking_uri: str | None) -> list[EpochMetrics]:
+def _find_by_name(source: str | Path, tracking_uri: str | None) -> Snapshot:
     path = Path(source)
     if path.is_dir():
         path = next((path / name for name in (CSV_NAME, JSON_NAME) if (path / name).exists()), path)
         if path.is_dir():
             raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {source}, found neither; is it the output_dir?")
     if path.is_file():
-        return list(read_snapshot(path).rows) if path.suffix == ".json" else read_csv(path)
+        return read_snapshot(path) if path.suffix == ".json" else _find_by_csv(path)
     name = _RUN_ID.fullmatch(str(source))
     if isinstance(source, Path) or name is None:
         raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
-    return _rows_of_store(open_store(name["id"], tracking_uri))
+    return _find_by_store(open_store(name["id"], tracking_uri))
 
 
-def _rows_of_store(store: RunStore) -> list[EpochMetrics]:
+def _find_by_csv(path: Path) -> Snapshot:
+    """Return the CSV's rows, and what the JSON beside it says of the run; the CSV is complete without."""
+    rows, run = read_csv(path), {}
+    with contextlib.suppress(MirrorError, OSError):
+        run = dict(read_snapshot(path.with_name(JSON_NAME)).run)
+    return Snapshot(run, {}, {}, rows)
+
+
+def _find_by_store(store: RunStore) -> Snapshot:
     with first_use_alone(store.tracking_uri):
-        return store.read_rows()
+        return Snapshot(store.info(), {}, {}, store.read_rows())
 
 
-def _rows_of_tracker(tracker: Recorded) -> list[EpochMetrics]:
+def _find_by_tracker(tracker: Recorded) -> Snapshot:
     if tracker.run_id and tracker.flush():
         try:
-            return _rows_of_store(RunStore(tracker.tracking_uri or "", tracker.run_id))
+            return _find_by_store(RunStore(tracker.tracking_uri or "", tracker.run_id))
         except StoreError as error:
             _log.warning("%s; reading the history from %s instead", error, tracker.output_dir)
     else:
         _log.warning("MLflow has not got every row yet; reading the history from %s instead", tracker.output_dir)
-    return read_csv(tracker.output_dir / CSV_NAME)
+    return _find_by_csv(tracker.output_dir / CSV_NAME)
 
 
-def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:
-    """Return the history frame of the rows that no later one superseded."""
+def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable[int] = ()) -> pd.DataFrame:
+    """Return the history frame of the rows that no later one superseded.
+
+    ``resumed_at_epochs``, the first epoch of each life of the run after the first, is kept in ``frame.attrs``.
+    """
     import pandas as pd
 
     rows = keep_last_written(rows)
@@ -147,7 +163,9 @@ def frame_from_rows(rows: Iterable[EpochMetrics]) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     frame["epoch"] = frame["epoch"].astype("int64")
     frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
-    return frame.astype({"logged_at_ms": "int64"})
+    frame = frame.astype({"logged_at_ms": "int64"})
+    frame.attrs[RESUMED] = tuple(resumed_at_epochs)
+    return frame
 
 
 def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:

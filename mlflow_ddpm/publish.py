@@ -92,7 +92,7 @@ def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
     """Write the specified tree into ``directory`` and return its files; the same content gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = list(snapshot.rows)
-    frame = frame_from_rows(rows)
+    frame = frame_from_rows(rows, resumed_at_epochs=snapshot.run.get("resumed_at_epochs") or ())
     table, document = directory / CSV_NAME, directory / JSON_NAME
     replace_file(table, render_csv(rows))
     encoded = [encode_row(row) for row in rows]

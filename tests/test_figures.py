@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from mlflow_ddpm.figures.axis import spike_limit
 from mlflow_ddpm.figures.envelope import envelope
-from mlflow_ddpm.history import frame_from_rows, numbers
+from mlflow_ddpm.history import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.metrics import EpochMetrics, axis_label
 from mlflow_ddpm.plots import PLOTS, make_figure
 
@@ -118,6 +118,18 @@ def test_what_is_not_finite_is_marked_at_the_edge_and_named() -> None:
     assert "\N{MULTIPLICATION SIGN} NaN (epoch 12)" in notes(make_figure("loss_log", frame))
     assert "\N{MULTIPLICATION SIGN} NaN or inf (epochs 12, 30)" in notes(make_figure("loss_log", both))
     assert drawn(only_axes(make_figure("loss_log", both)), "edge")[0][0].tolist() == [12, 30]
+
+
+@pytest.mark.parametrize("name", [plot.name for plot in PLOTS if len(plot.panels) == 1])
+def test_resumes_are_marked_between_the_epochs_and_said(name: str) -> None:
+    """A step in a curve is no surprise where the run was cut off and went on."""
+    history = healthy(50).copy()
+    history.attrs[RESUMED] = (20, 35)
+    figure = make_figure(name, history)
+    lines = [line for line in only_axes(figure).lines if line.get_gid() == "resumed"]
+
+    assert [19.5, 34.5] == [float(np.asarray(line.get_xdata())[0]) for line in lines]
+    assert any("resumed" in text for text in notes(figure))
 
 
 def test_unmeasured_and_missing_epochs_are_told_apart_from_broken_ones() -> None:

@@ -90,6 +90,8 @@ def test_resumed_epochs_are_there_once_and_the_last_written_wins(store_uri: str)
     assert len(stored) == 4
     assert [(0, 1.0), (1, 20.0)] == list(zip(from_store["epoch"], from_store["loss_mean"], strict=True))
     assert from_store.equals(read_history("out"))
+    for frame in (from_store, read_history("out"), read_history("out/training_metrics.json"), read_history(tracker)):
+        assert frame.attrs == {"resumed_at_epochs": (1,)}
 
 
 def test_metrics_that_are_not_ours_stay_out(sqlite_uri: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.words import number
-from mlflow_ddpm.history import numbers
+from mlflow_ddpm.history import RESUMED, numbers
 from mlflow_ddpm.metrics import axis_label
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def ems(ax: Axes) -> float:
 
 
 def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
-    """Span all epochs of the history, whether or not this metric was measured there, and tick whole epochs only."""
+    """Span all epochs of the history, measured or not, tick whole epochs only, and mark where the run was resumed."""
+    from matplotlib import rcParams
+
     epoch = numbers(history, "epoch")
     first, last = epoch[0], epoch[-1]
     pad = max(0.6, 0.015 * (last - first), (_LEAST - (last - first)) / 2)
@@ -52,6 +54,9 @@ def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
     ax.set_xticks(ticks if len(ticks) else [first])
     ax.set_xticklabels([f"{tick:,.0f}" for tick in ax.get_xticks()])
     ax.set_xlabel(axis_label("epoch"))
+    for resumed in history.attrs.get(RESUMED, ()):
+        thin, color = rcParams["lines.linewidth"] / 2, rcParams["axes.labelcolor"]
+        ax.axvline(resumed - 0.5, color=color, linestyle=":", linewidth=thin, zorder=0.9, gid="resumed")
 
 
 def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, keep: float = math.nan) -> None:

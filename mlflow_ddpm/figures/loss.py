@@ -9,7 +9,7 @@ import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis, log_axis
 from mlflow_ddpm.figures.callout import callout
-from mlflow_ddpm.figures.marks import EDGE, at_edge, band, bars, broken, line, missing, offscale, star
+from mlflow_ddpm.figures.marks import EDGE, at_edge, band, bars, broken, line, missing, offscale, resumed, star
 from mlflow_ddpm.figures.series import Series, changes, series
 from mlflow_ddpm.figures.words import Note, empty, epochs_text, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label
@@ -33,7 +33,7 @@ def loss_linear(ax: Axes, history: pd.DataFrame) -> None:
     best = float(mean.finite.min())
     linear_axis(ax, axis_label("loss_mean"), mean.finite, low.finite, high.finite, spikes=_EARLY, keep=best)
     _course(ax, mean, low, high)
-    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *_LEGEND, missing(mean)])
+    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *_LEGEND, missing(mean), resumed(history)])
 
 
 def loss_log(ax: Axes, history: pd.DataFrame) -> None:
@@ -49,7 +49,7 @@ def loss_log(ax: Axes, history: pd.DataFrame) -> None:
     unseen = _below_zero(ax, mean, low)
     above = replace(mean, value=np.where(mean.value > 0, mean.value, np.nan))
     _course(ax, above, replace(low, value=np.maximum(low.value, ax.get_ylim()[0])), high)
-    note(ax, [broken(ax, mean), unseen, *_LEGEND, missing(mean)])
+    note(ax, [broken(ax, mean), unseen, *_LEGEND, missing(mean), resumed(history)])
 
 
 def loss_distribution(ax: Axes, history: pd.DataFrame) -> None:
@@ -68,7 +68,7 @@ def loss_distribution(ax: Axes, history: pd.DataFrame) -> None:
         Note("\u2013 \u2013 median", "C4"),
         Note("\u2588 mean \u00b1 1\u03c3", "C0", "\u2588 \u00b1 1\u03c3"),
     ]
-    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *legend, missing(mean)])
+    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *legend, missing(mean), resumed(history)])
 
 
 def loss_derivative(ax: Axes, history: pd.DataFrame) -> None:
@@ -92,7 +92,7 @@ def loss_derivative(ax: Axes, history: pd.DataFrame) -> None:
         Note(f"\u2588 {len(worse.finite):,} worsening", "C3", "\u2588 worse"),
         Note(f"{unchanged:,} unchanged") if unchanged else None,
     ]
-    note(ax, [broken(ax, mean), offscale(ax, change), *legend, missing(mean)])
+    note(ax, [broken(ax, mean), offscale(ax, change), *legend, missing(mean), resumed(history)])
 
 
 _LEGEND = [Note("\u2501 mean", "C0"), Note("\u2588 batch min\u2013max", "C0", "\u2588 min\u2013max")]

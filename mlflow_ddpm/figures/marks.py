@@ -9,8 +9,10 @@ import numpy as np
 from mlflow_ddpm.figures.axis import columns, ems
 from mlflow_ddpm.figures.envelope import envelope, open_gaps
 from mlflow_ddpm.figures.words import NAMED, Note, epochs_text, number
+from mlflow_ddpm.history import RESUMED
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["EDGE", "at_edge", "band", "bars", "broken", "line", "missing", "offscale", "star"]
+__all__ = ["EDGE", "at_edge", "band", "bars", "broken", "line", "missing", "offscale", "resumed", "star"]
 
 EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
 _DOT_EMS = 1.2  # lines show each epoch as a dot while these are so far apart
@@ -128,6 +130,15 @@ def missing(of: Series) -> Note | None:
         return Note(f"missing: {epochs_text(np.concatenate(holes))}")
     unmeasured = len(of.epoch) - of.measured
     return Note(f"not measured in {unmeasured:,} of {len(of.epoch):,} epochs") if unmeasured else None
+
+
+def resumed(history: pd.DataFrame) -> Note | None:
+    """Say where the run was resumed; the epoch axis marks it."""
+    epochs = np.array(history.attrs.get(RESUMED, ()), dtype=np.float64)
+    if not len(epochs):
+        return None
+    times = f"{len(epochs)} times" if len(epochs) > NAMED else f"at {epochs_text(epochs)}"
+    return Note(f"\u250a resumed {times}", brief="\u250a resumed")
 
 
 def _alone(value: Floats) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis
-from mlflow_ddpm.figures.marks import bars, broken, line, missing, offscale
+from mlflow_ddpm.figures.marks import bars, broken, line, missing, offscale, resumed
 from mlflow_ddpm.figures.series import Series, series
 from mlflow_ddpm.figures.words import Note, duration, end_labels, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label, metric
@@ -65,6 +65,7 @@ def gpu_memory(ax: Axes, history: pd.DataFrame) -> None:
             broken(ax, peak),
             offscale(ax, *(of for of, *_ in drawn)),
             missing(peak),
+            resumed(history),
         ],
     )
 
@@ -79,7 +80,7 @@ def _bars_with_median(ax: Axes, history: pd.DataFrame, name: str, of: Series, no
     thin = rcParams["lines.linewidth"] / 2
     ax.axhline(median, color=rcParams["text.color"], linestyle="--", linewidth=thin, gid="median")
     typical = Note(f"\u2013 \u2013 median {number(median)} {metric(name).unit}")
-    note(ax, [typical, *notes, broken(ax, of), offscale(ax, of), missing(of)])
+    note(ax, [typical, *notes, broken(ax, of), offscale(ax, of), missing(of), resumed(history)])
 
 
 def _total(of: Series, cumulative: Series) -> Note:
