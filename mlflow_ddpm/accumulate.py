@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mlflow_ddpm.errors import UsageError
+from mlflow_ddpm.metrics import check_extra_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "Readings",
     "Scalar",
     "Statistics",
+    "extra_values",
     "mean_over_ranks",
     "nonfinite_batches",
     "scalar",
@@ -121,17 +123,21 @@ class BatchValues:
         Raises:
             UsageError: a value is not a number or a tensor of one element.
         """
-        self._loss.tail.append(loss if type(loss) is float else scalar("loss", loss))
+        loss = loss if type(loss) is float else scalar("loss", loss)
+        if grad_norm is not None and type(grad_norm) is not float:
+            grad_norm = scalar("grad_norm", grad_norm)
+        if lr is not None and type(lr) is not float:
+            lr = scalar("lr", lr)
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 0):
+            batch_size = _whole("batch_size", batch_size)
+        # Everything is checked: from here on nothing is refused, so no half of a batch is counted.
+        self._loss.tail.append(loss)
         if grad_norm is not None:
-            norm = grad_norm if type(grad_norm) is float else scalar("grad_norm", grad_norm)
-            self._grad_norm.tail.append(norm)
+            self._grad_norm.tail.append(grad_norm)
             self._grad_norm_at.append(self.batches)
         if lr is not None:
-            self._lr = lr if type(lr) is float else scalar("lr", lr)
-        if batch_size is None or self._samples is None:
-            self._samples = None
-        else:
-            self._samples += _whole("batch_size", batch_size) if type(batch_size) is not int else batch_size
+            self._lr = lr
+        self._samples = None if batch_size is None or self._samples is None else self._samples + batch_size
         self.batches += 1
         if not self.batches % _FOLD_AT:
             self._loss.fold()
@@ -154,8 +160,10 @@ def scalar(name: str, value: Any) -> Any:
     """Return ``value`` as a float, or as a detached 0-d tensor where it is a tensor."""
     if hasattr(value, "detach"):
         value = value.detach() if value.requires_grad else value  # else the batch's whole graph would live on
-        if not value.ndim:
+        if not value.ndim and not value.is_complex():
             return value
+        if value.is_complex():
+            raise UsageError(f"{name} must be a real number, got a tensor of {value.dtype}")
         if value.numel() != 1:
             raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; reduce it first")
         return value.reshape(())
@@ -167,11 +175,25 @@ def scalar(name: str, value: Any) -> Any:
         raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}") from error
 
 
+def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
+    """Return extra metrics as floats, less those that are None.
+
+    Raises:
+        UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
+    """
+    check_extra_names(extra)
+    measured = {name: scalar(f"the extra metric {name!r}", v) for name, v in extra.items() if v is not None}
+    return {name: float(value) + 0.0 for name, value in measured.items()}  # no -0.0: sqlite would drop its sign
+
+
 def _whole(name: str, value: Any) -> int:
     try:
-        return int(value.__index__())
+        count = int(value.__index__())
     except (AttributeError, TypeError) as error:
         raise UsageError(f"{name} must be a whole number of samples, got {value!r}") from error
+    if count < 0:
+        raise UsageError(f"{name} must be >= 0, got {count}")
+    return count
 
 
 def _fetch(series: Sequence[list[Any]]) -> list[NDArray[np.float64]]:

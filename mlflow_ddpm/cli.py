@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MlflowDdpmError as error:
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        return _fail(f"interrupted{getattr(args, 'when_interrupted', '')}", 130)
     except BrokenPipeError:  # `mlflow-ddpm history ... | head` is no error
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - nothing more can be written
         return 0
@@ -59,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, says: str, example: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    says: str,
+    example: str,
+    store: str = "MLflow's settings: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -71,7 +75,7 @@ def _command(
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
-        help="tracking store (default: MLflow's settings: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)",
+        help=f"tracking store (default: {store})",
     )
     return parser
 
@@ -106,7 +110,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             metavar=None if option.choices else option.flag.rsplit("-", 1)[-1].upper(),
             help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
         )
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, when_interrupted="; the same command goes on from the last checkpoint")
 
 
 def _add_publish(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -145,6 +149,7 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "sync",
         "send MLflow what it lacks of the runs in output directories; may be repeated",
         "mlflow-ddpm sync runs/digits --tracking-uri http://127.0.0.1:5000",
+        "the one that the run was meant for",
     )
     parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
     parser.add_argument(
@@ -213,7 +218,7 @@ def _history(args: argparse.Namespace) -> None:
 
     frame = read_history(args.source, tracking_uri=args.tracking_uri)
     measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
-    columns = args.columns.split(",") if args.columns else measured
+    columns = [name.strip() for name in args.columns.split(",")] if args.columns else measured
     unknown = [name for name in columns if name not in frame.columns]
     if unknown:
         raise UsageError(f"no column {', '.join(unknown)}; there are {', '.join(frame.columns)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from mlflow_ddpm.files import shown
 from mlflow_ddpm.history import open_store, read_history, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.publish import Published
@@ -18,18 +19,20 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     """Return a few aligned lines for a terminal."""
     rows = rows_from_frame(read_history(published.output_dir))
     lines = [("result", _result(rows))] if rows else []
-    lines.append(("report", str(published.output_dir / "training_report.md")))
-    lines.append(("plots", str(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
+    lines.append(("report", shown(published.output_dir / "training_report.md")))
+    lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
     if published.run_id and published.uploaded:
         lines += _run_lines(published.run_id, tracking_uri)
     else:
-        lines.append(("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {published.output_dir}"))
+        lines.append(
+            ("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {shown(published.output_dir)}")
+        )
     return "\n".join(f"{name:<8}{text}" for name, text in lines)
 
 
 def _result(rows: list[EpochMetrics]) -> str:
     summary = summarise(rows)
-    parts = [f"{summary.epochs} epochs"]
+    parts = [f"{summary.epochs} epoch" + "s" * (summary.epochs != 1)]
     if summary.total_time_sec is not None:
         parts[0] += f" in {summary.total_time_sec:.0f} s"
     if summary.best_loss is not None:

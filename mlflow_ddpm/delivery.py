@@ -18,12 +18,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mlflow_ddpm.csvfile import CSV_NAME
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.files import shown
 from mlflow_ddpm.metrics import EpochMetrics
-from mlflow_ddpm.store import NOTHING, Held, RunStore
+from mlflow_ddpm.pictures import Picture
+from mlflow_ddpm.snapshot import JSON_NAME
+from mlflow_ddpm.store import ARTIFACT_FOLDER, NOTHING, Held, RunStore
 
-__all__ = ["Courier", "Parcel", "Picture", "Tags", "bound_mlflow_waits"]
+__all__ = ["Artifact", "Courier", "Parcel", "Tags", "bound_mlflow_waits"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _THREAD_NAME = "mlflow_ddpm-courier"
@@ -41,22 +45,19 @@ def _not_from_couriers(record: logging.LogRecord) -> bool:
     return record.threadName != _THREAD_NAME
 
 
-class Picture(NamedTuple):
-    """A picture on disk that belongs to an epoch."""
-
-    name: str
-    path: Path
-    epoch: int
-    timestamp_ms: int
-
-
 class Tags(NamedTuple):
     """Tags that became known while the run goes on."""
 
     tags: Mapping[str, str]
 
 
-Parcel = EpochMetrics | Picture | Tags
+class Artifact(NamedTuple):
+    """A file of the specified tree; one that is lost on the way can be made and logged again (publishing)."""
+
+    path: Path
+
+
+Parcel = EpochMetrics | Picture | Tags | Artifact
 
 
 def bound_mlflow_waits() -> None:
@@ -143,7 +144,7 @@ class Courier:
     @property
     def waiting(self) -> int:
         """Number of rows and pictures not yet acknowledged."""
-        return sum(not isinstance(parcel, Tags) for parcel in list(self._waiting))
+        return sum(isinstance(parcel, EpochMetrics | Picture) for parcel in list(self._waiting))
 
     def _deliver_within(self, timeout: float, done: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + timeout
@@ -212,6 +213,9 @@ class Courier:
         if is_over and not self._cursor.ended:
             if self._cursor.final_tags:
                 self.store.set_tags(self._cursor.final_tags)
+            for name in (CSV_NAME, JSON_NAME):
+                if (self._directory / name).exists():
+                    self.store.log_file(self._directory / name, ARTIFACT_FOLDER)
             if self._cursor.owned:
                 self.store.finish(self._cursor.status, self._cursor.ended_at_ms)
             self._cursor.ended = True
@@ -225,6 +229,9 @@ class Courier:
             self._send_picture(store, first)
         elif isinstance(first, Tags):
             store.set_tags(first.tags)
+        elif isinstance(first, Artifact):
+            if first.path.exists():
+                store.log_file(first.path, ARTIFACT_FOLDER)
         else:
             rows = self._leading_rows()
             store.log_rows(rows, self._held)
@@ -271,6 +278,6 @@ class Courier:
                 "%s. Training goes on; what MLflow lacks waits in %s and is sent when the store takes it; after the "
                 "run, `mlflow-ddpm sync %s` sends it",
                 what,
-                self._directory,
-                self._directory,
+                shown(self._directory),
+                shown(self._directory),
             )

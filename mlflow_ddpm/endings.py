@@ -52,30 +52,54 @@ class Endings:
         self.signum: int | None = None
         self._at_exit = at_exit
         self._pid = os.getpid()
-        self._previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
-                self._previous[signum] = signal.signal(signum, self._on_signal)
+        self._earlier_error = getattr(sys, "last_value", None)
+        _watching.append(self)
+        if len(_watching) == 1:
+            _install_handlers()
         atexit.register(self._on_exit)
 
     def stop(self) -> None:
-        """Put everything back as it was."""
+        """Watch no more; the last one to stop puts the handlers back that were there before the first."""
         atexit.unregister(self._on_exit)
-        if threading.current_thread() is threading.main_thread():
-            for signum, previous in self._previous.items():
-                if signal.getsignal(signum) == self._on_signal:
-                    signal.signal(signum, previous)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        previous = self._previous[signum]
-        if callable(previous):
-            previous(signum, frame)
-        elif previous != signal.SIG_IGN:
-            raise SystemExit(128 + signum)
+        if self in _watching:
+            _watching.remove(self)
+        if not _watching:
+            _restore_handlers()
 
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child, such as a data loader's worker, inherits this; the training is its parent's
-        # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed.
-        self._at_exit(ending_of(getattr(sys, "last_value", None), self.signum))
+        # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed. At
+        # an interactive prompt it is some earlier line's, and the session has gone on since.
+        error = getattr(sys, "last_value", None)
+        if error is self._earlier_error or hasattr(sys, "ps1"):
+            error = None
+        self._at_exit(ending_of(error, self.signum))
+
+
+_watching: list[Endings] = []  # trackers that are open in this process; they share the handlers
+_previous: dict[int, Any] = {}
+
+
+def _install_handlers() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for signum in _SIGNALS:
+            _previous[signum] = signal.signal(signum, _on_signal)
+
+
+def _restore_handlers() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for signum in list(_previous):
+            previous = _previous.pop(signum)
+            if signal.getsignal(signum) is _on_signal:
+                signal.signal(signum, previous)
+
+
+def _on_signal(signum: int, frame: FrameType | None) -> None:
+    for endings in _watching:
+        endings.signum = signum
+    previous = _previous.get(signum)
+    if callable(previous):
+        previous(signum, frame)
+    elif previous != signal.SIG_IGN:
+        raise SystemExit(128 + signum)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import tempfile
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["remove_remains", "replace_file"]
+__all__ = ["flush_directory", "remove_remains", "replace_file", "shown"]
+
+_numbers = itertools.count()
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -17,18 +20,20 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full, read-only or gone; ``path`` is untouched.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+    # Not tempfile's: it makes files private, and the umask by which to undo that can only be read by changing it for
+    # every thread.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 - mkstemp makes it private; others may read a run
-        os.replace(temporary, path)  # noqa: PTH105
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
 def remove_remains(directory: Path, names: Sequence[str]) -> None:
@@ -39,18 +44,19 @@ def remove_remains(directory: Path, names: Sequence[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the new name itself durable, where the system lets a directory be opened."""
+def flush_directory(directory: Path) -> None:
+    """Make new names in it durable, where the system lets a directory be opened."""
     if os.name == "posix":
         handle = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def shown(path: Path) -> str:
+    """Return a path as one would type it here: relative where it lies below, quoted where a shell needs it."""
+    with contextlib.suppress(OSError):  # the working directory may be gone
+        if path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))

@@ -12,10 +12,11 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreError
+from mlflow_ddpm.files import shown
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
 from mlflow_ddpm.run_choice import absolute_uri
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
@@ -32,6 +33,7 @@ __all__ = [
     "HistorySource",
     "frame_from_rows",
     "is_on_another_rank",
+    "log_made",
     "numbers",
     "open_store",
     "read_description",
@@ -62,6 +64,9 @@ class Recorded(Protocol):
     def flush(self, timeout: float = ...) -> bool:
         """Deliver what waits."""
 
+    def log_artifact(self, path: Path) -> None:
+        """Log a file of the run."""
+
 
 HistorySource: TypeAlias = "pd.DataFrame | Recorded | str | Path"
 
@@ -84,14 +89,32 @@ def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> p
         found = _find_by_name(source, tracking_uri)
     elif isinstance(source, Recorded):
         found = _find_by_tracker(source)
-    else:
+    elif _is_history(source):
         return source
+    else:
+        raise HistoryError(
+            "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
+            f"got {type(source).__name__}"
+        )
     return frame_from_rows(found.rows, resumed_at_epochs=found.run.get("resumed_at_epochs") or ())
+
+
+def _is_history(source: object) -> TypeGuard[pd.DataFrame]:
+    import pandas as pd
+
+    return isinstance(source, pd.DataFrame) and "epoch" in source
 
 
 def is_on_another_rank(source: HistorySource) -> bool:
     """Say whether the source is a tracker of a rank other than 0: it recorded nothing, rank 0's has it all."""
     return isinstance(source, Recorded) and source.rank != 0
+
+
+def log_made(source: HistorySource, paths: Iterable[Path]) -> None:
+    """Log what was made from a tracker's history among its run's artifacts; other sources have no run at hand."""
+    if isinstance(source, Recorded):
+        for path in paths:
+            source.log_artifact(path)
 
 
 def read_description(source: HistorySource) -> Snapshot:
@@ -140,10 +163,10 @@ def _find_by_tracker(tracker: Recorded) -> Snapshot:
         try:
             return _find_by_store(RunStore(tracker.tracking_uri or "", tracker.run_id))
         except StoreError as error:
-            _log.warning("%s; reading the history from %s instead", error, tracker.output_dir)
+            _log.warning("%s; reading the history from %s instead", error, shown(tracker.output_dir))
     else:
-        _log.warning("MLflow has not got every row yet; reading the history from %s instead", tracker.output_dir)
-    return _find_by_csv(tracker.output_dir / CSV_NAME)
+        _log.warning("MLflow has not got every row yet; reading the history from %s instead", shown(tracker.output_dir))
+    return _find_by_name(tracker.output_dir, None)
 
 
 def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable[int] = ()) -> pd.DataFrame:

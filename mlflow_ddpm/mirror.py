@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_ddpm.csvfile import CSV_NAME, Journal
+from mlflow_ddpm.csvfile import CSV_NAME, Journal, read_csv, render_csv
 from mlflow_ddpm.cursor import CURSOR_NAME
 from mlflow_ddpm.errors import MirrorError, UsageError
-from mlflow_ddpm.files import remove_remains, replace_file
+from mlflow_ddpm.files import remove_remains, replace_file, shown
 from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.snapshot import JSON_NAME, SnapshotWriter, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.summary import summarise
@@ -28,6 +28,7 @@ from mlflow_ddpm.summary import summarise
 __all__ = ["Mirror", "is_held"]
 
 _log = logging.getLogger("mlflow_ddpm")
+SUPERSEDED_NAME = "training_metrics.superseded.csv"
 _LOCK, _HOLDER = ".writer.lock", ".writer.json"
 
 
@@ -48,7 +49,7 @@ class Mirror:
             remove_remains(directory, (CSV_NAME, JSON_NAME, CURSOR_NAME, _HOLDER))
         try:
             self.rows: list[EpochMetrics] = keep_last_written(self._journal.recover())
-            self.previous_run = self._previous_run()
+            self.previous_run, self.previous_config = self._previous()
         except MirrorError:
             self._release()
             raise
@@ -66,6 +67,8 @@ class Mirror:
     def append(self, row: EpochMetrics) -> None:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
         superseded = bool(self.rows) and self.rows[-1].epoch >= row.epoch
+        if superseded:
+            self._keep_superseded([old for old in self.rows if old.epoch >= row.epoch])
         with self._consistent:
             if superseded:
                 kept = sum(old.epoch < row.epoch for old in self.rows)
@@ -75,6 +78,21 @@ class Mirror:
             self._summary.add(row)
         self._write(row, anew=superseded)
         self._snapshot.request()
+
+    def _keep_superseded(self, rows: list[EpochMetrics]) -> None:
+        """Say that rows make way, and put them aside: a loop that began anew by mistake has lost nothing."""
+        path = self.directory / SUPERSEDED_NAME
+        _log.warning(
+            "epoch %d is recorded already: the rows from there to epoch %d make way for new ones, and are kept in %s",
+            rows[0].epoch,
+            rows[-1].epoch,
+            shown(path),
+        )
+        try:
+            before = read_csv(path) if path.exists() else []
+            replace_file(path, render_csv([*before, *rows]))
+        except (OSError, MirrorError) as error:
+            _log.warning("the superseded rows could not be kept: %s", error)
 
     def _write(self, row: EpochMetrics, *, anew: bool) -> None:
         try:
@@ -119,9 +137,11 @@ class Mirror:
             rows, summary, run = list(self._encoded), replace(self._summary), dict(self.run)
         return render_snapshot(run, self.config, self.environment, summary, rows)
 
-    def _previous_run(self) -> Mapping[str, Any]:
+    def _previous(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return what the JSON of an earlier life says: run and config."""
         path = self.directory / JSON_NAME
-        return read_snapshot(path).run if path.exists() else {}
+        told = read_snapshot(path) if path.exists() else None
+        return (told.run, told.config) if told else ({}, {})
 
     def warn(self, error: OSError) -> None:
         """Say once that the disk takes nothing."""
@@ -130,7 +150,7 @@ class Mirror:
             _log.warning(
                 "cannot write to %s (%s); training goes on, rows are kept in memory and tried again each epoch. "
                 "Make room or make it writable",
-                self.directory,
+                shown(self.directory),
                 error.strerror or error,
             )
 
@@ -164,7 +184,8 @@ def _hold(directory: Path) -> Any:
         lock.acquire()
     except Timeout:
         raise UsageError(
-            f"{directory} is being written by {_holder(directory)}; choose another output_dir, or wait for it to end"
+            f"{shown(directory)} is being written by {_holder(directory)}; choose another output_dir, or wait until it "
+            "has ended"
         ) from None
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"output_dir must be a directory, but {error.filename} is a file; choose another") from error

@@ -23,7 +23,8 @@ from mlflow_ddpm.figures.headline import headline
 from mlflow_ddpm.figures.loss import loss_derivative, loss_distribution, loss_linear, loss_log
 from mlflow_ddpm.figures.optimisation import ema_divergence, grad_norm, learning_rate
 from mlflow_ddpm.figures.resources import epoch_timing, gpu_memory, throughput
-from mlflow_ddpm.history import HistorySource, is_on_another_rank, read_history
+from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.history import HistorySource, is_on_another_rank, log_made, read_history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +186,7 @@ def generate_all_plots(
         figure = make_figure(plot.name, history, theme=theme)
         written = [_write(figure, directory / f"{plot.name}.{fmt}", fmt) for fmt in formats]
         paths[plot.name] = written[0]
+        log_made(source, written)
     return paths
 
 
@@ -194,12 +196,9 @@ def _check(what: str, value: str, offered: Collection[str]) -> None:
 
 
 def _write(figure: Figure, path: Path, fmt: str) -> Path:
-    """Write a figure so that a reader finds the old file or the new one, never half."""
     buffer = BytesIO()
     figure.savefig(buffer, format=fmt, metadata=_METADATA[fmt])
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(buffer.getbuffer())
-    part.replace(path)
+    replace_file(path, buffer.getvalue())
     return path
 
 

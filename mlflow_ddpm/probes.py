@@ -117,6 +117,11 @@ def ema_distance(model: torch.nn.Module, ema_model: torch.nn.Module | Mapping[st
 def _tensors(ema_model: torch.nn.Module | Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(ema_model, Mapping):
         return iter(ema_model.items())
+    if not hasattr(ema_model, "named_parameters"):
+        raise UsageError(
+            "ema_model must be a module or a mapping from parameter names to tensors, got "
+            f"{type(ema_model).__name__}; pass the module or the mapping inside it"
+        )
     return ema_model.named_parameters()
 
 
@@ -194,6 +199,8 @@ def _check_match(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Te
             "Pass the EMA of this very model"
         )
     for name, p in live.items():
+        if not isinstance(shadow[name], type(p.detach())):
+            raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(shadow[name]).__name__}")
         if p.shape != shadow[name].shape:
             came = tuple(shadow[name].shape)
             raise UsageError(f"ema_model's {name} must have the model's shape {tuple(p.shape)}, got {came}")

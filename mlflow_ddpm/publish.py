@@ -6,7 +6,6 @@ mirror of an output directory used instead, and nothing is uploaded then.
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -16,13 +15,14 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.csvfile import CSV_NAME, render_csv
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
-from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
 from mlflow_ddpm.metrics import keep_last_written
+from mlflow_ddpm.pictures import SAMPLES
 from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
-from mlflow_ddpm.store import ARTIFACT_FOLDER, SAMPLES, RunStore
+from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
 from mlflow_ddpm.summary import summarise
 
 __all__ = ["Published", "publish_or_render", "publish_run", "render_mirror", "render_run"]
@@ -43,7 +43,7 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
     """Render a run's CSV, JSON, plots and report from its tracking store, and log them under ``metrics/`` of the run.
 
     Args:
-        run_id: the run.
+        run_id: the run, plain or as ``runs:/<id>``.
         output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's
             own output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
@@ -53,6 +53,7 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
         StoreError: the store is away or has no such run.
         UsageError: ``output_dir`` belongs to another run.
     """
+    run_id = run_id.removeprefix("runs:/").rstrip("/")
     directory = Path(output_dir or f"metrics-{run_id[:8]}")
     _check_owner(directory, run_id)
     store = open_store(run_id, tracking_uri)
@@ -150,6 +151,6 @@ def _check_owner(directory: Path, run_id: str) -> None:
     cursor = Cursor.load(directory)
     owner = cursor.run_id if cursor else None
     if owner is None and (directory / JSON_NAME).exists():
-        owner = json.loads((directory / JSON_NAME).read_bytes()).get("run", {}).get("run_id")
+        owner = read_snapshot(directory / JSON_NAME).run.get("run_id")
     if owner not in (None, run_id):
-        raise UsageError(f"{directory} holds run {owner}, not {run_id}; choose another output directory")
+        raise UsageError(f"{shown(directory)} holds run {owner}, not {run_id}; choose another output directory")

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.cursor import Cursor
-from mlflow_ddpm.delivery import Courier, Parcel, Picture, Tags
+from mlflow_ddpm.cursor import CURSOR_NAME, Cursor
+from mlflow_ddpm.delivery import Artifact, Courier, Parcel, Tags
 from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import MirrorError, RunMissingError, UsageError
-from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
+from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
 from mlflow_ddpm.snapshot import JSON_NAME
-from mlflow_ddpm.store import ARTIFACT_FOLDER, RESUMED_TAG, SAMPLES, RunStore, redact
-from mlflow_ddpm.strictjson import flatten, plain
+from mlflow_ddpm.store import ARTIFACT_FOLDER, RESUMED_TAG, RunStore, redact
+from mlflow_ddpm.strictjson import as_config, flatten
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ARTIFACT_FOLDER", "SAMPLES", "Recording", "unix_ms"]
+__all__ = ["Recording", "unix_ms"]
 
 _log = logging.getLogger("mlflow_ddpm")
+_NAMED = 5  # changed settings that are named
 _OPEN_WAIT_SEC = 9.0  # of the ten that a construction may take at most
-_PICTURE_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
-_PICTURE_FILE = re.compile(r"(?P<name>[A-Za-z0-9_\-]{1,100})_epoch_(?P<epoch>[0-9]{6,19})\.png")
 
 
 class Recording:
@@ -46,7 +44,7 @@ class Recording:
         directory: Path,
         wish: RunWish,
         *,
-        config: Mapping[str, Any],
+        config: object,
         tags: Mapping[str, str],
         environment: Mapping[str, Any],
         resume: bool,
@@ -55,9 +53,9 @@ class Recording:
     ) -> None:
         began, self._pid = time.monotonic(), os.getpid()
         self._now_ms, self._is_late = now_ms, ending is not None
-        self._config: dict[str, Any] = plain(config)
+        self._config = as_config(config)
         self._tags, self._environment = tags, environment
-        self.mirror = Mirror(directory)
+        self.mirror = Mirror(directory.absolute())  # the journal stays where it is, whoever changes directory
         try:
             self._cursor, self._wish = self._resume_or_begin(wish, resume=resume)
             self._settle(self._cursor, ending)
@@ -68,7 +66,7 @@ class Recording:
         wanted = {"run_id": self._wish.run_id, "run_name": self._wish.run_name}
         self._describe({key: value for key, value in wanted.items() if value})
         self.courier = Courier(
-            directory,
+            self.mirror.directory,
             self._cursor,
             open_store=self._open_store,
             introduce=self._introduce,
@@ -81,6 +79,7 @@ class Recording:
         if wish.run_id and isinstance(self.courier.fault, RunMissingError):
             self.courier.stop()
             self.mirror.abandon()
+            self._forget_unless_written()
             raise self.courier.fault
 
     @property
@@ -106,18 +105,20 @@ class Recording:
         Raises:
             UsageError: the name is no plain file name, or the image is not (H, W), (H, W, 3) or (H, W, 4) of uint8.
         """
-        if not _PICTURE_NAME.fullmatch(name):
-            raise UsageError(f"a picture's name must be letters, digits, _ and - alone, got {name!r}")
-        path = self.mirror.directory / SAMPLES / f"{name}_epoch_{epoch:06d}.png"
+        path, content = picture_path(self.mirror.directory, name, epoch), encode_png(image)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, _png(image))
+            replace_file(path, content)
         except OSError as error:
             self.mirror.warn(error)
             return path
         self._cursor.pictures = {k: v for k, v in self._cursor.pictures.items() if k != path.name}  # drawn anew
-        self.courier.post(_picture(path))
+        self.courier.post(picture_of(path))
         return path
+
+    def write_artifact(self, path: Path) -> None:
+        """Have a file of the specified tree logged among the run's artifacts."""
+        self.courier.post(Artifact(path.absolute()))
 
     def next_timestamp(self) -> int:
         """Return the time for a new row: now, and in any case later than the last row's."""
@@ -145,7 +146,7 @@ class Recording:
         finally:
             self.mirror.close(run_id=self.run_id, status=cursor.status, end_time_ms=cursor.ended_at_ms)
         if not done:
-            waiting, where = self.courier.waiting, self.mirror.directory
+            waiting, where = self.courier.waiting, shown(self.mirror.directory)
             what = f"{waiting} rows and pictures have" if waiting else "the end of the run has"
             _log.warning("%s not reached MLflow; all is safe in %s: `mlflow-ddpm sync %s` sends it", what, where, where)
         return done
@@ -155,23 +156,35 @@ class Recording:
         before = Cursor.load(directory) or _cursor_of(self.mirror.previous_run)
         if before is None:
             return self._begin(find_wish(wish))
-        epochs = f"{len(self.mirror.rows)} epochs"
+        epochs, where = f"{len(self.mirror.rows)} epochs", shown(directory)
         if before.status == "FINISHED" and not resume:
             raise UsageError(
-                f"{directory} holds the finished run {before.run_id} ({epochs}); choose another output_dir, "
+                f"{where} holds the finished run {before.run_id} ({epochs}); choose another output_dir, "
                 "or pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
             )
         wanted = find_wish(wish)
         if before.run_id and wanted.run_id not in (None, before.run_id):
             raise UsageError(
-                f"{directory} holds run {before.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
+                f"{where} holds run {before.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
                 "choose another output_dir, or the run that is there"
             )
         known = before.tracking_uri if "***" not in before.tracking_uri else ""
         uri = absolute_uri(wish.tracking_uri) if wish.tracking_uri else known or wanted.tracking_uri
         before.tracking_uri = redact(uri)
+        self._compare_config()
         found = RunWish(uri, before.run_id or wanted.run_id, before.run_name, before.experiment_name, before.run_key)
         return before, found
+
+    def _compare_config(self) -> None:
+        """Say where a resumed run's config is another: MLflow keeps a param's first value for ever."""
+        first, now = flatten(self.mirror.previous_config), flatten(self._config)
+        changed = [key for key, value in now.items() if key in first and first[key] != value]
+        if changed:
+            _log.warning(
+                "the config has changed since the run began (%s); MLflow's params keep the first values, the JSON "
+                "and the report take the new ones",
+                ", ".join(f"{key} was {first[key]}, is {now[key]}" for key in changed[:_NAMED]),
+            )
 
     def _begin(self, wish: RunWish) -> tuple[Cursor, RunWish]:
         cursor = Cursor(
@@ -183,6 +196,12 @@ class Recording:
             owned=wish.run_id is None,
         )
         return cursor, wish._replace(run_key=cursor.run_key)
+
+    def _forget_unless_written(self) -> None:
+        """Leave no trace of a run that does not exist in a directory that holds no other."""
+        if not self.mirror.rows and not self.mirror.previous_run:
+            for name in (CURSOR_NAME, JSON_NAME):
+                (self.mirror.directory / name).unlink(missing_ok=True)
 
     def _settle(self, cursor: Cursor, ending: Ending | None) -> None:
         """Note how the training ended; None: it goes on."""
@@ -197,12 +216,7 @@ class Recording:
     def _undelivered(self) -> list[Parcel]:
         """Return what an earlier life of this run left: rows, then pictures."""
         rows = [row for row in self.mirror.rows if row.logged_at_ms > self._cursor.delivered_through_ms]
-        try:
-            names = sorted(path.name for path in (self.mirror.directory / SAMPLES).glob("*.png"))
-            new = [name for name in names if _PICTURE_FILE.fullmatch(name) and name not in self._cursor.pictures]
-            return [*rows, *(_picture(self.mirror.directory / SAMPLES / name) for name in new)]
-        except OSError:  # the folder cannot be read: no reason to keep the rows back
-            return [*rows]
+        return [*rows, *pictures_on_disk(self.mirror.directory, but=self._cursor.pictures)]
 
     def _post_row(self, row: EpochMetrics) -> None:
         self._posted_ms = row.logged_at_ms
@@ -263,28 +277,6 @@ def _cursor_of(run: Mapping[str, Any]) -> Cursor | None:
         status=run.get("status") or "RUNNING",
         ended_at_ms=run.get("end_time_ms"),
     )
-
-
-def _picture(path: Path) -> Picture:
-    """Return a picture file as what it is; its time is the file's, the same whenever it is sent."""
-    parts = _PICTURE_FILE.fullmatch(path.name)
-    if parts is None:
-        raise UsageError(f"a picture's file must be named NAME_epoch_NUMBER.png, got {path.name}")
-    return Picture(parts["name"], path, int(parts["epoch"]), path.stat().st_mtime_ns // 1_000_000)
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):  # noqa: PLR2004
-        raise UsageError(
-            f"a picture must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got {pixels.dtype} {pixels.shape}"
-        )
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def unix_ms() -> int:

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.files import replace_file
-from mlflow_ddpm.history import HistorySource, is_on_another_rank, read_description, read_history, rows_from_frame
+from mlflow_ddpm.history import (
+    HistorySource,
+    is_on_another_rank,
+    log_made,
+    read_description,
+    read_history,
+    rows_from_frame,
+)
 from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
 from mlflow_ddpm.plots import PLOTS
 from mlflow_ddpm.report_card import yaml_header
 from mlflow_ddpm.report_context import Figure, ReportContext, build_context
 from mlflow_ddpm.report_files import REPORT_NAME, output_files, pictures, relative_link, sample_files
+from mlflow_ddpm.strictjson import as_config
 
 if TYPE_CHECKING:
     import jinja2
@@ -64,7 +72,7 @@ def generate_report(
     captions = {plot.name: plot.caption for plot in PLOTS}
     context = build_context(
         rows,
-        config=told.config if config is None else config,
+        config=told.config if config is None else as_config(config),
         run=told.run if run is None else run,
         environment=told.environment if environment is None else environment,
         figures={
@@ -77,6 +85,7 @@ def generate_report(
     save_dir.mkdir(parents=True, exist_ok=True)
     path = save_dir / REPORT_NAME
     replace_file(path, render_markdown(context).encode())
+    log_made(source, [path])
     return path
 
 

@@ -33,6 +33,7 @@ _RUN_LABELS = {
     "experiment_id": "Experiment id",
     "experiment_name": "Experiment",
     "started": "Started",
+    "resumed_at_epochs": "Resumed at epochs",
 }
 # A run that publishes itself is still running; the same report is made again when it has ended.
 _NOT_YET_KNOWN = {"status", "end_time_ms"}
@@ -173,6 +174,7 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: value for key, value in run.items() if key not in _NOT_YET_KNOWN}
+    facts["resumed_at_epochs"] = format_epochs(facts.get("resumed_at_epochs") or ())
     start = facts.pop("start_time_ms", None)
     if isinstance(start, int):
         facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError
+from mlflow_ddpm.files import shown
 from mlflow_ddpm.metrics import keep_last_written
 from mlflow_ddpm.mirror import is_held
-from mlflow_ddpm.store import SAMPLES
+from mlflow_ddpm.pictures import pictures_on_disk
 
 __all__ = ["status_of"]
 
@@ -28,8 +28,8 @@ def status_of(directory: Path) -> str:
         raise HistoryError(f"{directory} is not the output directory of a training run; nothing to tell")
     rows = keep_last_written(read_csv(directory / CSV_NAME)) if (directory / CSV_NAME).exists() else []
     waiting = sum(row.logged_at_ms > cursor.delivered_through_ms for row in rows)
-    on_disk = {path.name for path in (directory / SAMPLES).glob("*_epoch_*.png")}
-    new = len(on_disk - cursor.pictures.keys())
+    on_disk = pictures_on_disk(directory)
+    new = len(pictures_on_disk(directory, but=cursor.pictures))
     held = is_held(directory)
     lines = [
         ("run", f"{cursor.run_id or 'not created in MLflow yet'}{f' ({cursor.run_name})' if cursor.run_name else ''}"),
@@ -57,4 +57,4 @@ def _advice(directory: Path, *, complete: bool, held: bool) -> str:
         return "nothing: MLflow has everything"
     if held:
         return "nothing: the process delivers by itself"
-    return f"mlflow-ddpm sync {shlex.quote(str(directory))}"
+    return f"mlflow-ddpm sync {shown(directory)}"

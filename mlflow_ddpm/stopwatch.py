@@ -8,7 +8,12 @@ from typing import Any
 
 from mlflow_ddpm import probes
 
-__all__ = ["Stopwatch"]
+__all__ = ["Stopwatch", "rate"]
+
+
+def rate(count: int | None, seconds: float) -> float | None:
+    """Return the count per second; None if either was not measured."""
+    return count / seconds if count is not None and seconds > 0 else None
 
 
 class Stopwatch:

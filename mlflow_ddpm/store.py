@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.errors import RunMissingError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.pictures import SAMPLES
 
 __all__ = [
     "ARTIFACT_FOLDER",
     "NOTHING",
     "RESUMED_TAG",
-    "SAMPLES",
     "Held",
     "RunStore",
     "asking",
@@ -31,8 +31,6 @@ __all__ = [
 ]
 
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
-SAMPLES = "samples"  # folder of pictures by epoch, on disk and under the artifact folder
-
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 _PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
 _METRICS_PER_BATCH = 1000
@@ -167,6 +165,7 @@ class RunStore:
 
         if artifact not in self.list_files(artifact.rpartition("/")[0]):
             return None
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
         with asking(self.tracking_uri):
             where = {"run_id": self.run_id, "tracking_uri": self.tracking_uri, "dst_path": str(into)}
             return Path(download_artifacts(artifact_path=artifact, **where))
@@ -234,7 +233,7 @@ def asking(tracking_uri: str) -> Iterator[None]:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RunMissingError(f"MLflow at {where} refused: {first}") from error
         if error.error_code in _REFUSALS:
-            raise StoreRefusedError(f"MLflow at {where} refused: {first}{_remedy(first)}") from error
+            raise StoreRefusedError(f"MLflow at {where} refused: {first.rstrip('.')}.{_remedy(first)}") from error
         raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
     except (OSError, ImportError) as error:  # requests' exceptions are OSErrors
         raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(str(error))}") from error
@@ -257,7 +256,7 @@ def _first_line(error: BaseException) -> str:
 def _remedy(message: str) -> str:
     if "maintenance mode" in message or "file store" in message.lower():
         return (
-            ". A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
+            " A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
             "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
         )
     if "'active' state" in message or "deleted state" in message:

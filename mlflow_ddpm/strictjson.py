@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-__all__ = ["dumps", "flatten", "number", "plain", "read_number"]
+from mlflow_ddpm.errors import UsageError
+
+__all__ = ["as_config", "dumps", "flatten", "number", "plain", "read_number"]
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -66,6 +69,22 @@ def _builtin(value: object) -> Any:
     """Return the value of a subclass of int or str (an Enum member, say) as the builtin itself."""
     value = getattr(value, "value", value)
     return int(value) if isinstance(value, int) else str(value)
+
+
+def as_config(config: object) -> dict[str, Any]:
+    """Return hyperparameters as a JSON object: of a mapping, a dataclass, or an ``argparse.Namespace``; None is none.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if config is None:
+        return {}
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if not isinstance(config, Mapping) and (not is_dataclass(config) or isinstance(config, type)):
+        raise UsageError(f"config must be a mapping, a dataclass or an argparse.Namespace, got {type(config).__name__}")
+    told: dict[str, Any] = plain(config)
+    return told
 
 
 def flatten(config: Mapping[str, object]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError, UsageError
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import is_held
+from mlflow_ddpm.pictures import pictures_on_disk
 from mlflow_ddpm.recording import Recording, unix_ms
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, open_run
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
@@ -54,7 +55,7 @@ def sync_directory(
     rows = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
     if cursor and tracking_uri:
         _readdress(cursor, directory, absolute_uri(tracking_uri))
-    if cursor and cursor.ended and all(row.logged_at_ms <= cursor.delivered_through_ms for row in rows):
+    if cursor and cursor.ended and _has_all(cursor, directory, rows):
         return f"{directory}: run {cursor.run_id} was complete in MLflow ({len(rows)} epochs)"
     told = read_snapshot(path) if path.exists() else Snapshot({}, {}, {}, [])
     ending = _ending(cursor, told, rows)
@@ -77,6 +78,11 @@ def sync_directory(
             "run the command again for the rest"
         )
     return f"{directory}: run {recording.run_id} is complete in MLflow ({len(recording.mirror.rows)} epochs)"
+
+
+def _has_all(cursor: Cursor, directory: Path, rows: Sequence[EpochMetrics]) -> bool:
+    sent = all(row.logged_at_ms <= cursor.delivered_through_ms for row in rows)
+    return sent and not pictures_on_disk(directory, but=cursor.pictures)
 
 
 def _ending(cursor: Cursor | None, told: Snapshot, rows: Sequence[EpochMetrics]) -> Ending:

@@ -17,6 +17,8 @@ _GAP = 2
 
 def terminal_table(history: pd.DataFrame, columns: Sequence[str], width: int | None) -> str:
     """Return the columns right-aligned, one line per epoch; ``width`` in characters, None for no limit."""
+    if not len(history):
+        return "no epochs yet"
     cells = {name: [name, *_readable(history, name)] for name in columns}
     widths = {name: max(map(len, column)) for name, column in cells.items()}
     shown = _fitting(widths, width)

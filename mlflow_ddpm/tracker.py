@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from mlflow_ddpm import probes, ranks
-from mlflow_ddpm.accumulate import BatchValues, Readings, Scalar, mean_over_ranks, nonfinite_batches, scalar, statistics
+from mlflow_ddpm import accumulate, probes, ranks
+from mlflow_ddpm.accumulate import BatchValues, Readings, Scalar
 from mlflow_ddpm.endings import Ending, Endings, ending_of
 from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.errors import UsageError
-from mlflow_ddpm.metrics import EpochMetrics, check_extra_names
+from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.probes import compute_grad_norm
 from mlflow_ddpm.recording import Recording, unix_ms
 from mlflow_ddpm.run_choice import RunWish
-from mlflow_ddpm.stopwatch import Stopwatch
+from mlflow_ddpm.stopwatch import Stopwatch, rate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["EpochMetrics", "MetricsTracker", "compute_grad_norm"]
 
 _log = logging.getLogger("mlflow_ddpm")
-_STEP_MAX = 2**63 - 1  # MLflow's steps are signed 64-bit integers
+_EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
 
 
 class MetricsTracker:
@@ -40,7 +40,8 @@ class MetricsTracker:
 
     Args:
         output_dir: where the mirror goes. A directory that holds an unfinished run of ours continues that run.
-        config: hyperparameters, nested as they come; logged as params under dotted keys.
+        config: hyperparameters, nested as they come: a mapping, a dataclass or an ``argparse.Namespace``; logged as
+            params under dotted keys.
         run_name: the new run's name in MLflow; MLflow makes one up by default.
         experiment_name: the new run's experiment, created if missing; default: MLflow's own settings.
         tracking_uri: the tracking store; default: MLflow's own settings.
@@ -66,7 +67,7 @@ class MetricsTracker:
         self,
         output_dir: str | Path,
         *,
-        config: Mapping[str, Any] | None = None,
+        config: object = None,
         run_name: str | None = None,
         experiment_name: str | None = None,
         tracking_uri: str | None = None,
@@ -78,7 +79,7 @@ class MetricsTracker:
         clock: Callable[[], float] = time.perf_counter,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
         self._device = device
         self._stopwatch = Stopwatch(clock, device)
@@ -94,7 +95,7 @@ class MetricsTracker:
             self._recording = Recording(
                 self.output_dir,
                 RunWish(tracking_uri or "", run_id, run_name, experiment_name),
-                config=config or {},
+                config=config,
                 tags=tags or {},
                 environment=describe_environment(device),
                 resume=resume,
@@ -129,11 +130,12 @@ class MetricsTracker:
         Raises:
             UsageError: ``epoch`` is not a whole number >= 0, or the last epoch has not ended.
         """
-        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _STEP_MAX:
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _EPOCH_MAX:
             raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
         if self._batches is not None:
             raise UsageError(f"epoch {self._epoch} is still open; call end_epoch before start_epoch({epoch})")
         if self._recording is None and not self._reduce:
+            self._refuse("start_epoch")
             return
         self._epoch = int(epoch)
         self._batches = BatchValues()
@@ -157,7 +159,7 @@ class MetricsTracker:
         """
         batches = self._batches
         if batches is None:
-            self._refuse_without_epoch("log_batch")
+            self._refuse("log_batch")
             return
         batches.add(loss, lr, grad_norm, batch_size)
 
@@ -186,33 +188,25 @@ class MetricsTracker:
                 number, or ``ema_model`` does not fit ``model``. The epoch stays open.
         """
         if self._batches is None:
-            self._refuse_without_epoch("end_epoch")
+            self._refuse("end_epoch")
             return None
-        extra = extra or {}
-        check_extra_names(extra)
+        values = accumulate.extra_values(extra or {})
         if ema_model is not None and model is None:
             raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
         elapsed = self._stopwatch.stop()
         memory = probes.read_cuda_memory(self._device)
-        readings = self._batches.read()
-        batches = self._batches.batches
-        if self._reduce:
-            readings = mean_over_ranks(readings)
-        elif readings.samples is not None:
-            readings = readings._replace(samples=readings.samples * self._world_size)
+        batches, readings = self._batches.batches, self._read(self._batches)
         if self._recording is None:
             self._batches = None
             return None
-        distance = None if model is None or ema_model is None else probes.ema_distance(model, ema_model)
-        values = {name: _number(name, value) for name, value in extra.items() if value is not None}
         row = EpochMetrics(
             epoch=self._epoch,
-            **statistics(readings)._asdict(),
+            **accumulate.statistics(readings)._asdict(),
             **memory._asdict(),
             lr=readings.lr,
-            samples_per_sec=_rate(readings.samples, elapsed),
-            batches_per_sec=_rate(batches, elapsed),
-            ema_delta_norm=distance,
+            samples_per_sec=rate(readings.samples, elapsed),
+            batches_per_sec=rate(batches, elapsed),
+            ema_delta_norm=None if model is None or ema_model is None else probes.ema_distance(model, ema_model),
             epoch_time_sec=elapsed,
             cumulative_time_sec=self._recording.seconds_before(self._epoch) + elapsed,
             extra=values,
@@ -223,6 +217,13 @@ class MetricsTracker:
         if row.nonfinite_batches and not self._warned_nonfinite:
             self._warn_nonfinite(readings)
         return row
+
+    def _read(self, batches: BatchValues) -> Readings:
+        """Read the epoch's batches, and let them speak for all ranks."""
+        readings = batches.read()
+        if self._reduce:
+            return accumulate.mean_over_ranks(readings)
+        return readings if readings.samples is None else readings._replace(samples=readings.samples * self._world_size)
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
         """Keep a picture of an epoch, such as a grid of samples, on disk and in MLflow's image view.
@@ -237,6 +238,11 @@ class MetricsTracker:
         """
         if self._recording is not None:
             self._recording.write_picture(name, image, epoch)
+
+    def log_artifact(self, path: str | Path) -> None:
+        """Log a file among the run's artifacts, under ``metrics/``; plots and reports of a tracker come this way."""
+        if self._recording is not None:
+            self._recording.write_artifact(Path(path))
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Bring JSON and MLflow up to this moment; return whether MLflow has every row, within ``timeout`` seconds."""
@@ -278,7 +284,7 @@ class MetricsTracker:
 
     def _warn_nonfinite(self, readings: Readings) -> None:
         self._warned_nonfinite = True
-        bad = nonfinite_batches(readings)
+        bad = accumulate.nonfinite_batches(readings)
         _log.warning(
             "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
             "are counted in nonfinite_batches and left out of the statistics, from here on without a word",
@@ -287,14 +293,8 @@ class MetricsTracker:
             bad[0],
         )
 
-    def _refuse_without_epoch(self, method: str) -> None:
+    def _refuse(self, method: str) -> None:
         if self._recording is not None:
             raise UsageError(f"{method} needs an open epoch; call start_epoch first")
-
-
-def _rate(count: int | None, seconds: float) -> float | None:
-    return count / seconds if count is not None and seconds > 0 else None
-
-
-def _number(name: str, value: Scalar) -> float:
-    return float(scalar(f"the extra metric {name!r}", value)) + 0.0  # -0.0 becomes 0.0: sqlite would drop its sign
+        if self.rank == 0:
+            raise UsageError(f"{method} came after the tracker was closed; open another with resume=True to go on")

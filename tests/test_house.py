@@ -28,6 +28,7 @@ ORDER = [
         "csvfile",
         "snapshot",
         "cursor",
+        "pictures",
         "mirror",
         "sqlite_init",
         "store",

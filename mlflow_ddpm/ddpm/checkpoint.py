@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mlflow_ddpm.errors import MirrorError
+from mlflow_ddpm.files import flush_directory
 
 __all__ = ["Checkpoint", "checkpoint_paths", "load_newest", "save_checkpoint"]
 
@@ -67,7 +68,7 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    _sync_directory(directory)
+    flush_directory(directory)
     _prune(directory, epoch)
     return path
 
@@ -108,14 +109,3 @@ def _prune(directory: Path, epoch: int) -> None:
     current = [path for path in paths if int(path.stem.rpartition("_")[2]) <= epoch]
     for path in set(paths) - set(current[-_KEPT:]):
         path.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new name itself durable; Windows has no such call and no such need."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -96,7 +96,7 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     low, high = np.log10(values[values > 0].min()), np.log10(values.max())
     margin = max(0.05, 0.06 * (high - low))
     ax.set_yscale("log")
-    ax.set_ylim(10 ** max(low - margin, -305), 10 ** min(high + margin, 305))
+    ax.set_ylim(10.0 ** max(low - margin, -305), 10.0 ** min(high + margin, 305))
     ax.minorticks_off()
     ax.set_yticks(*_log_ticks(*ax.get_ylim()))
     ax.set_ylabel(label)
