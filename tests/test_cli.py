@@ -67,7 +67,7 @@ def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
     """One line an epoch away from a terminal; the files, the run and the command that opens the UI at the end."""
     done = _run("train", *SMALL)
 
-    (run,) = MlflowClient("sqlite:///mlflow.db").search_runs(["0"])
+    (run,) = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}").search_runs(["0"])
     assert done.returncode == 0, done.stderr
     epochs = [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
     assert ["epoch 1/2", "epoch 2/2"] == [line.split("  ")[0] for line in epochs]

@@ -158,13 +158,14 @@ def test_an_old_mlruns_folder_gets_a_warning_that_says_what_to_do(
     with caplog.at_level("WARNING", "mlflow_ddpm"):
         play("out", close_sec=5)
     shutil.copy(empty_database, "mlflow.db")
-    sync_directory(Path("out"), tracking_uri="sqlite:///mlflow.db")
+    uri = f"sqlite:///{Path('mlflow.db').resolve()}"  # MLflow keeps a relative one, whatever the directory is then
+    sync_directory(Path("out"), tracking_uri=uri)
 
     told = [r.getMessage() for r in caplog.records if "Training goes on" in r.getMessage()]
-    (run,) = MlflowClient("sqlite:///mlflow.db").search_runs(["0"])
+    (run,) = MlflowClient(uri).search_runs(["0"])
     assert len(told) == 1
     assert "MLFLOW_ALLOW_FILE_STORE=true" in told[0]
-    assert points_on_disk("out") == points_in_store("sqlite:///mlflow.db", run.info.run_id)
+    assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
 
 
 def test_status_says_what_is_delivered_and_what_waits(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
