@@ -19,7 +19,7 @@ from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
 from mlflow_ddpm.snapshot import JSON_NAME
-from mlflow_ddpm.store import ARTIFACT_FOLDER, RESUMED_TAG, RunStore, redact
+from mlflow_ddpm.store import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, RunStore, redact
 from mlflow_ddpm.strictjson import as_config, flatten
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Recording:
         except (MirrorError, UsageError):
             self.mirror.abandon()
             raise
+        self._has_nonfinite = bool(self._nonfinite_tags())
         self._resuming, self._posted_ms = bool(self.mirror.rows), self.next_timestamp() - 1
         wanted = {"run_id": self._wish.run_id, "run_name": self._wish.run_name}
         self._describe({key: value for key, value in wanted.items() if value})
@@ -98,6 +99,9 @@ class Recording:
         if self._resuming:
             self._mark_resume(row.epoch)
         self._post_row(row)
+        if row.nonfinite_batches and not self._has_nonfinite:
+            self._has_nonfinite = True
+            self.courier.post(Tags(self._nonfinite_tags()))
 
     def write_picture(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path:
         """Keep a picture under ``samples/`` as PNG, then have it delivered.
@@ -229,6 +233,10 @@ class Recording:
         self._describe({})
         self.courier.post(Tags(self._resume_tags()))
 
+    def _nonfinite_tags(self) -> dict[str, str]:
+        first = next((row.epoch for row in self.mirror.rows if row.nonfinite_batches), None)
+        return {} if first is None else {NONFINITE_TAG: f"first in epoch {first}"}
+
     def _resume_tags(self) -> dict[str, str]:
         epochs = self._cursor.resumed_at_epochs
         return {RESUMED_TAG: ", ".join(map(str, epochs))} if epochs else {}
@@ -253,7 +261,7 @@ class Recording:
     def _introduce(self, store: RunStore) -> None:
         """Log what makes a run page readable from the first epoch on."""
         environment = {f"env.{name}": str(value) for name, value in self._environment.items()}
-        store.set_tags({**environment, **self._tags, **self._resume_tags()})
+        store.set_tags({**environment, **self._tags, **self._resume_tags(), **self._nonfinite_tags()})
         store.log_params(flatten(self._config))
         told = store.info()
         self._describe({key: value for key, value in told.items() if key not in ("status", "end_time_ms")})

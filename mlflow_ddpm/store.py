@@ -20,6 +20,7 @@ from mlflow_ddpm.pictures import SAMPLES
 
 __all__ = [
     "ARTIFACT_FOLDER",
+    "NONFINITE_TAG",
     "NOTHING",
     "RESUMED_TAG",
     "Held",
@@ -32,6 +33,7 @@ __all__ = [
 
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
+NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
 _METRICS_PER_BATCH = 1000
 _FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity

@@ -246,7 +246,7 @@ tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_run_as_killed_and_finally_blocks_run(sqlite_uri: str, signal_name: str) -> None:
-    """With and without a handler of the user's own."""
+    """Where no handler of the user's own is installed."""
     code = f"""
 import os, signal, time
 from mlflow_ddpm import MetricsTracker
@@ -265,6 +265,30 @@ with MetricsTracker("out") as tracker:
     assert run.data.metrics["loss_mean"] == 1.0
     assert Path("cleaned-up").exists()
     assert done.returncode != 0
+
+
+def test_a_signal_handler_of_ones_own_still_runs(sqlite_uri: str) -> None:
+    """A job that saves and leaves by itself when Slurm asks it to is KILLED all the same."""
+    code = """
+import os, signal
+from mlflow_ddpm import MetricsTracker
+asked = []
+signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
+with MetricsTracker("out") as tracker:
+    for epoch in range(100):
+        tracker.start_epoch(epoch); tracker.log_batch(1.0); tracker.end_epoch()
+        if asked:
+            break
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+assert asked == [signal.SIGTERM]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert run.info.status == "KILLED"
+    assert run.data.tags["error.type"] == "SIGTERM"
+    assert len(_table("out")) in (3, 4)
 
 
 def test_a_killed_run_goes_on_where_it_was(sqlite_uri: str) -> None:
@@ -383,7 +407,9 @@ def test_pictures_are_kept_on_disk_and_logged_by_step(sqlite_uri: str) -> None:
     ]
 
 
-def test_a_nan_is_warned_about_once_with_epoch_and_batch(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_nan_is_tagged_and_warned_about_once_with_epoch_and_batch(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Counting goes on, silently."""
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"), MetricsTracker("out") as tracker:
         for epoch in range(2):
@@ -395,6 +421,8 @@ def test_a_nan_is_warned_about_once_with_epoch_and_batch(sqlite_uri: str, caplog
     assert len(caplog.records) == 1
     assert "in 2 batches of epoch 0, first in batch 1" in caplog.text
     assert ["2", "2"] == [cells["nonfinite_batches"] for cells in _table("out")]
+    tags = MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).data.tags
+    assert tags["mlflow_ddpm.nonfinite"] == "first in epoch 0"
 
 
 def test_other_ranks_write_nothing_and_never_import_mlflow() -> None:
