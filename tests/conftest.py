@@ -31,6 +31,10 @@ def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         if launcher or (name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)  # the same numbers whatever ran before, and on however many workers
     before = dict(os.environ)
     log = logging.getLogger("mlflow_ddpm")
     yield
