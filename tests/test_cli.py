@@ -63,6 +63,7 @@ def test_every_training_option_tells_its_default(capsys: pytest.CaptureFixture[s
         assert f"(default: {option.default_text})" in text
 
 
+@pytest.mark.slow
 def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
     """One line an epoch away from a terminal; the files, the run and the command that opens the UI at the end."""
     done = _run("train", *SMALL)

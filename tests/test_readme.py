@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 from mlflow_ddpm.metrics import METRICS
@@ -48,6 +49,7 @@ def test_the_two_commands_come_first_and_use_the_tested_versions() -> None:
     assert all("pip install -q -c constraints.txt -e" in command for command in (run, test))
 
 
+@pytest.mark.slow
 def test_every_python_block_runs_one_after_the_other(sqlite_uri: str) -> None:
     """On a toy model, in a process of its own."""
     code = TOY + "\n".join(_blocks("python"))
