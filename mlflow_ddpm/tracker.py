@@ -145,7 +145,7 @@ class MetricsTracker:
     def log_batch(
         self, loss: Scalar, lr: Scalar | None = None, grad_norm: Scalar | None = None, batch_size: int | None = None
     ) -> None:
-        """Note one batch. Takes a microsecond; tensors stay on their device, unread, until the epoch ends.
+        """Note one batch, in microseconds; tensors stay on their device, unread, until the epoch ends.
 
         Args:
             loss: the batch's loss, a number or a 0-d tensor on any device. Do not change it in place afterwards.
