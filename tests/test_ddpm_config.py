@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_ddpm.ddpm.config import DATA_NAMES, Config, from_options, options
+from mlflow_ddpm.ddpm.config import Config, from_options, options
+from mlflow_ddpm.ddpm.settings import DATA_NAMES
 from mlflow_ddpm.errors import ConfigError
 
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlflow_ddpm.ddpm.config import DataConfig
 from mlflow_ddpm.ddpm.data import load_dataset, to_model_range, to_pixels
 from mlflow_ddpm.ddpm.digits import load_digits
 from mlflow_ddpm.ddpm.emnist import load_emnist
+from mlflow_ddpm.ddpm.settings import DataConfig
 from mlflow_ddpm.errors import DataError
 
 torch.set_num_threads(1)

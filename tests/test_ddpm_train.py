@@ -17,10 +17,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlflow_ddpm.ddpm.checkpoint import load_newest
-from mlflow_ddpm.ddpm.config import Config, OptimConfig, from_options
+from mlflow_ddpm.ddpm.config import Config, from_options
 from mlflow_ddpm.ddpm.data import load_dataset
 from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads
 from mlflow_ddpm.ddpm.learner import Learner, learning_rate
+from mlflow_ddpm.ddpm.settings import OptimConfig
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train, train_with
 from mlflow_ddpm.errors import ConfigError
 from mlflow_ddpm.metrics import EpochMetrics

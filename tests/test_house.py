@@ -35,7 +35,19 @@ ORDER = [
     ),
     *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "plots", "report_card", "report_files", "report_readings", "report_summary", "report_context"),
-    *("terminal_table", "report", "publish", "sync", "status", "progress", "ddpm", "closing_words", "cli", "__main__"),
+    *(
+        "terminal_table",
+        "report",
+        "publish",
+        "sync",
+        "status",
+        "progress",
+        "ddpm",
+        "closing_words",
+        "commands",
+        "cli",
+        "__main__",
+    ),
 ]
 
 
@@ -108,7 +120,7 @@ def test_a_module_is_small_and_says_what_it_is_for(path: Path) -> None:
     assert len(text.splitlines()) <= 300
     assert ast.get_docstring(tree)
     assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
-    assert path.name == "cli.py" or not {"print", "exit", "input"} & calls
+    assert path.parent.name == "commands" or path.name == "cli.py" or not {"print", "exit", "input"} & calls
 
 
 def test_public_names_are_listed_sorted_and_there() -> None:

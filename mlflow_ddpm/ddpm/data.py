@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from mlflow_ddpm.ddpm.config import DataConfig
+from mlflow_ddpm.ddpm.settings import DataConfig
 
 __all__ = ["Dataset", "LabelledImages", "load_dataset", "to_model_range", "to_pixels"]
 

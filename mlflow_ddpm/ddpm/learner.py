@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mlflow_ddpm.ddpm import diffusion
-from mlflow_ddpm.ddpm.config import Config, OptimConfig
+from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.ddpm.data import LabelledImages, to_model_range
 from mlflow_ddpm.ddpm.distributed import Processes
 from mlflow_ddpm.ddpm.ema import Ema
 from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.ddpm.randomness import Purpose, seed_for, seeded_generator
+from mlflow_ddpm.ddpm.settings import OptimConfig
 
 __all__ = ["BatchResult", "Learner", "build_model", "learning_rate"]
 
