@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TypeAlias
 
 __all__ = ["AUTO", "Commands", "command"]
 
 AUTO = "auto"  # the default of an option that the command works out for itself
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+# argparse has no public name for it, and it takes its parameter from type checkers alone.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 
 def command(
