@@ -109,7 +109,7 @@ def kill_training(args: argparse.Namespace, rng: random.Random) -> dict[str, int
         found["runs"] += 1
         found["lost"] += EPOCHS - len(whole_rows(place / "out"))
         if uri != NOWHERE:
-            found["in_store_wrong"] += not _is_equal(uri, place / "out")
+            found["in_store_wrong"] += not store_is_equal(uri, place / "out")
     return found
 
 
@@ -125,7 +125,7 @@ def _kill_run(out: Path, uri: str, rng: random.Random, found: dict[str, int]) ->
         check_files(out, certain, found)
 
 
-def _is_equal(uri: str, out: Path) -> bool:
+def store_is_equal(uri: str, out: Path) -> bool:
     """Say whether a store has one run, FINISHED, that reads back as the CSV; superseded points may be there, too."""
     from mlflow_ddpm.csvfile import read_csv
     from mlflow_ddpm.history import open_store

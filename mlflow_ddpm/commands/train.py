@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from mlflow_ddpm.commands.common import AUTO, Commands, command
-from mlflow_ddpm.ddpm.config import from_options, options
+from mlflow_ddpm.ddpm.config import Config, from_options, options
+from mlflow_ddpm.errors import StoreUnavailableError
 
 __all__ = ["add", "run"]
 
@@ -50,16 +51,29 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from mlflow_ddpm import ranks
-    from mlflow_ddpm.ddpm.output_dir import choose_output_dir
-    from mlflow_ddpm.progress import progress_on
+    from mlflow_ddpm.ddpm.output_dir import check_unpublished, choose_output_dir, is_same_finished_run
 
     config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
     first = ranks.rank() == 0
+    if not args.resume and is_same_finished_run(directory, config):
+        if first:
+            check_unpublished(directory)
+            _sync(directory, args.tracking_uri)
+            _publish(directory, args.tracking_uri)
+        return
+    _train(args, config, directory, first=first)
+    if first:
+        _publish(directory, args.tracking_uri)
+
+
+def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: bool) -> None:
+    from mlflow_ddpm.progress import progress_on
+
     with progress_on(sys.stderr) if first else contextlib.nullcontext() as progress:
         from mlflow_ddpm.ddpm.train import train
 
-        result = train(
+        train(
             config,
             output_dir=directory,
             run_name=args.run_name,
@@ -68,9 +82,23 @@ def run(args: argparse.Namespace) -> None:
             resume=args.resume,
             progress=progress,
         )
-    if first:
-        from mlflow_ddpm.closing_words import closing_words
-        from mlflow_ddpm.publish import publish_or_render
 
-        published = publish_or_render(result.run_id, output_dir=directory, tracking_uri=args.tracking_uri)
-        print(closing_words(published, args.tracking_uri))
+
+def _sync(directory: Path, tracking_uri: str | None) -> None:
+    """Deliver what a training that was killed while it ended had not; a store that is away is no reason to stop."""
+    from mlflow_ddpm.sync import sync_directory
+
+    with contextlib.suppress(StoreUnavailableError):
+        sync_directory(directory, tracking_uri=tracking_uri)
+
+
+def _publish(directory: Path, tracking_uri: str | None) -> None:
+    from mlflow_ddpm.closing_words import closing_words
+    from mlflow_ddpm.cursor import Cursor
+    from mlflow_ddpm.ddpm.output_dir import mark_published
+    from mlflow_ddpm.publish import publish_or_render
+
+    cursor = Cursor.load(directory)
+    published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
+    mark_published(directory)
+    print(closing_words(published, tracking_uri))

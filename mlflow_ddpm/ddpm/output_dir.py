@@ -1,4 +1,4 @@
-"""Where a training writes when nobody says where."""
+"""Where a training writes when nobody says where, and what an earlier life of the same command left there."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from mlflow_ddpm import ranks
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.errors import UsageError
+from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
 from mlflow_ddpm.strictjson import plain
 
-__all__ = ["choose_output_dir"]
+__all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
+
+_PUBLISHED = ".published"  # holds the id of the run whose plots and report were made, and uploaded if MLflow was there
 
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
     """Return ``runs/DATA``, or the first of ``runs/DATA-2``, ... that is free or can be gone on with.
 
-    The same settings again go on with an unfinished run; everything else gets a directory of its own, so that nothing
-    is overwritten. ``mlflow run`` always makes a new run, and so a new directory.
+    The same settings again go on with a run that was cut off, while training or while publishing; everything else gets
+    a directory of its own, so that nothing is overwritten. ``mlflow run`` always makes a new run, and so a new
+    directory.
 
     Raises:
         UsageError: several processes train together; they could not agree on a name.
@@ -32,12 +36,52 @@ def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
     return next(below / name for name in names if _is_usable(below / name, config))
 
 
-def _is_usable(directory: Path, config: Config) -> bool:
-    if not directory.exists() or not any(directory.iterdir()):
-        return True
-    if is_held(directory) or os.environ.get("MLFLOW_RUN_ID") or not (directory / JSON_NAME).exists():
-        return False
+def is_same_finished_run(directory: Path, config: Config) -> bool:
+    """Say whether the directory holds a run of these resolved settings that trained to its end."""
+    return _status(directory) == "FINISHED" and _has_settings(directory, config)
+
+
+def check_unpublished(directory: Path) -> None:
+    """Check that something is left to do for a finished run: its post-run step was cut off.
+
+    Raises:
+        UsageError: nothing is left.
+    """
+    if _is_published(directory):
+        raise UsageError(
+            f"{shown(directory)} holds the finished run of these settings; choose another --output-dir, or add epochs "
+            "to that run with --resume and more --epochs"
+        )
+
+
+def mark_published(directory: Path) -> None:
+    """Note that the post-run step was done to its end; until then the same command does it again."""
     cursor = Cursor.load(directory)
+    if cursor is not None:
+        replace_file(directory / _PUBLISHED, str(cursor.run_id).encode())
+
+
+def _is_published(directory: Path) -> bool:
+    cursor, path = Cursor.load(directory), directory / _PUBLISHED
+    return cursor is not None and path.exists() and path.read_text(encoding="utf-8") == str(cursor.run_id)
+
+
+def _is_usable(directory: Path, config: Config) -> bool:
+    if not directory.exists() or all(path.name.startswith(".") for path in directory.iterdir()):
+        return not is_held(directory)  # hidden files alone: killed before its run had begun
+    if is_held(directory) or os.environ.get("MLFLOW_RUN_ID"):
+        return False
+    finished = _status(directory) == "FINISHED" and _is_published(directory)
+    return not finished and _has_settings(directory, config)
+
+
+def _status(directory: Path) -> str | None:
+    cursor = Cursor.load(directory) if directory.is_dir() else None
+    return cursor.status if cursor else None
+
+
+def _has_settings(directory: Path, config: Config) -> bool:
+    if _status(directory) is None or not (directory / JSON_NAME).exists():
+        return False
     told = read_snapshot(directory / JSON_NAME).config
-    same = all(told.get(group, {}).get(k) == v for group, s in plain(config.as_dict()).items() for k, v in s.items())
-    return cursor is not None and cursor.status != "FINISHED" and same
+    return all(told.get(group, {}).get(k) == v for group, s in plain(config.as_dict()).items() for k, v in s.items())
