@@ -1,4 +1,4 @@
-"""Drawing samples, laying them out for people, and having them judged."""
+"""Drawing samples, and laying them out for people."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from mlflow_ddpm.ddpm.config import Config, from_options
-from mlflow_ddpm.ddpm.digits import load_digits
 from mlflow_ddpm.ddpm.grid import draw_grid, sample_grid
-from mlflow_ddpm.ddpm.judge import Judge, judge_samples
 from mlflow_ddpm.ddpm.learner import build_model
 from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.ddpm.sampling import draw_samples
@@ -93,22 +91,3 @@ def test_the_grid_of_a_model_is_the_same_whenever_it_is_drawn() -> None:
 
     assert np.array_equal(sample_grid(model, config, names), sample_grid(model, config, names))
     assert not np.array_equal(sample_grid(model, config, names), sample_grid(model, other.resolve(), names))
-
-
-def test_the_judge_knows_real_digits_and_is_not_fooled_by_wrong_labels() -> None:
-    """99 % of 297 real digits it never saw; nothing is right when every label is off by one."""
-    data = load_digits(16)
-    judge = Judge(data.train, 16)
-
-    assert judge.accuracy(data.test) >= 0.98
-    assert judge.accuracy(data.test._replace(labels=(data.test.labels + 1) % 10)) <= 0.02
-
-
-def test_samples_of_an_untrained_model_are_judged_near_chance() -> None:
-    """The judgement is of the samples: noise is named right one time in ten."""
-    model, config = tiny()
-    judged = judge_samples(model, config, load_digits(8))
-
-    assert judged.sample_accuracy < 0.4
-    assert judged.sample_accuracy_g1 < 0.4
-    assert judged.judge_accuracy > 0.97

@@ -1,92 +1,121 @@
-"""A classifier fitted on real images, and how many samples it names as the class that was asked for.
+"""Samples judged beside real images, without a download: are they named as asked, and how far from real are they?
 
-The classifier is scikit-learn's SVC on principal components of the pixels; it sees at most 5,000 training images, which
-takes seconds. Its own accuracy on real held-out images is reported beside, since no sample can be judged better.
+The real images of each class are dealt out once and for all: two halves of equal size to compare with, and from what is
+left those that the classifier is fitted on. Samples are asked for the very classes of one half and measured against
+the other, just as that half itself is. Both distances then rest on the same number of images, and are too large by about
+the same amount: a Fréchet distance of finite samples is biased, the more the fewer there are (Chong & Forsyth 2020,
+section 3). A model that draws as the data does comes down to ``real_frechet``, not to zero.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mlflow_ddpm.ddpm.classifier import FEATURES, Classifier
 from mlflow_ddpm.ddpm.config import Config
-from mlflow_ddpm.ddpm.data import Dataset, LabelledImages, to_model_range
+from mlflow_ddpm.ddpm.data import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.frechet import Gaussian, fit_gaussian, frechet_distance
 from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.ddpm.randomness import Purpose, seeded_generator
 from mlflow_ddpm.ddpm.sampling import draw_samples
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+__all__ = ["Judge", "Judgement"]
 
-__all__ = ["Judge", "Judgement", "judge_samples"]
-
-_FIT_ON, _EXAMINE_ON = 5000, 2000
-_COMPONENTS = 64
-_JUDGED = 200  # samples in all, where there are many classes
-_FEWEST = 3  # samples a class
+_DEALT_BY = 0  # a fixed seed: every run of a data set is compared with the same images
+_FIT_PER_CLASS, _EXAMINE_ON = 1000, 2000
 
 
 class Judgement(NamedTuple):
-    """Shares, from 0 to 1, of images that the classifier names as their class."""
+    """What :mod:`mlflow_ddpm.metrics` tells of these names; None where there were too few images to measure it."""
 
-    sample_accuracy: float  # samples at guidance 2
-    sample_accuracy_g1: float  # samples at guidance 1
-    judge_accuracy: float  # real images held out
+    sample_accuracy: float
+    sample_accuracy_g1: float
+    sample_frechet: float | None
+    sample_frechet_g1: float | None
+    real_frechet: float | None
+    judge_accuracy: float
+
+
+class _Dealt(NamedTuple):
+    """Real images that share none: two halves with as many of each class, and others to fit on."""
+
+    reference: LabelledImages
+    other: LabelledImages
+    fit: LabelledImages
 
 
 class Judge:
-    """Names the class of images (N, 1, H, W) uint8."""
+    """Judges samples of one run; the classifier is fitted when the first are judged."""
 
-    def __init__(self, real: LabelledImages, image_size: int) -> None:
-        """Fit on real images, a fixed choice of them where there are many."""
-        from sklearn.decomposition import PCA
-        from sklearn.pipeline import make_pipeline
-        from sklearn.svm import SVC
+    def __init__(self, config: Config, dataset: Dataset, device: torch.device) -> None:
+        """Take ``sample.judge_per_class`` of each class, a third of the class at most; the dataset is on the CPU."""
+        self._config, self._dataset, self._device = config, dataset, device
 
-        self._image_size = image_size
-        chosen = _choose(real, _FIT_ON)
-        features = self._features(chosen.images)
-        pca = PCA(min(_COMPONENTS, *features.shape), svd_solver="full" if features.shape[1] <= _FIT_ON else "auto")
-        self._classifier = make_pipeline(pca, SVC(C=10.0)).fit(features, chosen.labels.numpy())
+    @cached_property
+    def _dealt(self) -> _Dealt:
+        dealt = _deal(self._dataset.train, self._config.sample.judge_per_class)
+        return _Dealt(*(part.to(self._device) for part in dealt))
 
-    def accuracy(self, asked: LabelledImages) -> float:
-        """Return the share of images named as their label says."""
-        named = self._classifier.predict(self._features(asked.images))
-        return float(np.mean(named == asked.labels.numpy()))
+    @cached_property
+    def _classifier(self) -> Classifier:
+        classes, image_size = len(self._dataset.class_names), self._config.data.image_size or 0
+        return Classifier(self._dealt.fit, image_size=image_size, classes=classes)
 
-    def _features(self, images: Tensor) -> NDArray[np.float32]:
-        flat: NDArray[np.float32] = to_model_range(images, self._image_size).flatten(1).numpy()  # (N, S S)
-        return flat
+    @cached_property
+    def _reference(self) -> Gaussian:
+        return fit_gaussian(self._classifier.features(self._dealt.reference.images))
+
+    @cached_property
+    def _of_real(self) -> tuple[float | None, float]:
+        """The distance of the halves, and the classifier's accuracy on held-out images."""
+        held_out = _choose(self._dataset.test, _EXAMINE_ON)
+        accuracy = self._classifier.accuracy(self._classifier.features(held_out.images), held_out.labels)
+        return self._distance(self._classifier.features(self._dealt.other.images)), accuracy
+
+    def judge(self, model: UNet) -> Judgement:
+        """Return the judgement of the model's samples. The same model gets the same judgement, whenever it is asked."""
+        accuracy, distance = self._judge_at(model, 2.0)
+        accuracy_g1, distance_g1 = self._judge_at(model, 1.0)
+        real_distance, judge_accuracy = self._of_real
+        return Judgement(accuracy, accuracy_g1, distance, distance_g1, real_distance, judge_accuracy)
+
+    def _judge_at(self, model: UNet, guidance_scale: float) -> tuple[float, float | None]:
+        """Return accuracy and distance of samples of the other half's classes."""
+        labels = self._dealt.other.labels.cpu()  # (N,)
+        generator = seeded_generator(self._config.train.seed, Purpose.JUDGEMENT)
+        images = draw_samples(model, self._config, labels, guidance_scale=guidance_scale, generator=generator)
+        features = self._classifier.features(images)
+        return self._classifier.accuracy(features, labels), self._distance(features)
+
+    def _distance(self, features: Tensor) -> float | None:
+        """Return the distance of features (N, D) from the reference; of so few that cov has no full rank, None."""
+        return frechet_distance(fit_gaussian(features), self._reference) if len(features) > FEATURES else None
 
 
-def judge_samples(model: UNet, config: Config, dataset: Dataset) -> Judgement:
-    """Return the judgement of the model's samples at guidance 1 and 2, ``judge_per_class`` of each class.
-
-    With more than ten classes there are fewer of each, 200 in all but at least 3 a class. The dataset is on the CPU.
-    """
-    classes = len(dataset.class_names)
-    per_class = min(config.sample.judge_per_class, max(_FEWEST, _JUDGED // classes))
-    labels = torch.arange(classes).repeat_interleave(per_class)  # (K n,)
-    judge = Judge(dataset.train, config.data.image_size or 0)
-
-    def accuracy(guidance_scale: float) -> float:
-        generator = seeded_generator(config.train.seed, Purpose.JUDGEMENT)
-        images = draw_samples(model, config, labels, guidance_scale=guidance_scale, generator=generator)
-        return judge.accuracy(LabelledImages(images, labels))
-
-    return Judgement(
-        sample_accuracy=accuracy(2.0),
-        sample_accuracy_g1=accuracy(1.0),
-        judge_accuracy=judge.accuracy(_choose(dataset.test, _EXAMINE_ON)),
+def _deal(real: LabelledImages, per_class: int) -> _Dealt:
+    """Deal the images of each class, shuffled: half, half, and up to a thousand to fit on."""
+    order = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(_DEALT_BY))
+    order = order[real.labels[order].argsort(stable=True)]  # (N,) class by class, shuffled within each
+    counts = real.labels.bincount()  # (K,)
+    of = real.labels[order]  # (N,)
+    place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[of]  # (N,) from 0 within the class
+    half = (counts // 3).clamp(max=per_class)[of]  # (N,)
+    return _Dealt(
+        reference=_pick(real, order[place < half]),
+        other=_pick(real, order[(place >= half) & (place < 2 * half)]),
+        fit=_pick(real, order[(place >= 2 * half) & (place < 2 * half + _FIT_PER_CLASS)]),
     )
 
 
 def _choose(real: LabelledImages, most: int) -> LabelledImages:
     """Return at most so many images, always the same ones."""
-    if len(real.labels) <= most:
-        return real
-    chosen = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(0))[:most]
+    order = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(_DEALT_BY))
+    return _pick(real, order[:most])
+
+
+def _pick(real: LabelledImages, chosen: Tensor) -> LabelledImages:
     return LabelledImages(real.images[chosen], real.labels[chosen])

@@ -138,9 +138,12 @@ class SampleConfig(CheckedOptions):
     judge_per_class: int = option(
         "--judge-per-class",
         INT,
-        20,
-        "samples a class that a classifier judges at the end, fewer where there are many classes; 0: none",
+        30,
+        "samples of each class that a classifier judges, a third of the class's images at most; 0: none",
         least=0,
+    )
+    judge_every: int = option(
+        "--judge-every", INT, 0, "epochs between judgements, besides that of the last; 0: the last alone", least=0
     )
 
 

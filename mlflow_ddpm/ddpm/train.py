@@ -19,7 +19,7 @@ from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.ddpm.data import Dataset, load_dataset
 from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.grid import sample_grid
-from mlflow_ddpm.ddpm.judge import Judgement, judge_samples
+from mlflow_ddpm.ddpm.judge import Judge, Judgement
 from mlflow_ddpm.ddpm.learner import Learner
 from mlflow_ddpm.errors import ConfigError
 from mlflow_ddpm.metrics import EpochMetrics
@@ -66,7 +66,7 @@ class Tracker(Protocol):
         self,
         model: nn.Module | None = None,
         ema_model: nn.Module | None = None,
-        extra: Mapping[str, float] | None = None,
+        extra: Mapping[str, float | None] | None = None,
     ) -> EpochMetrics | None:
         """Make the epoch's row durable; None on ranks other than 0."""
 
@@ -154,13 +154,14 @@ def train_with(
     config, _, learner, procs, first_epoch = training
     epochs = config.train.epochs or 0
     progress = progress if procs.is_first else None
+    judge = Judge(config, training.dataset, procs.device)
     row, judgement, checkpoint = None, None, None
     for epoch in range(first_epoch, epochs):
         tracker.start_epoch(epoch)
         _run_batches(tracker, learner, epoch, epochs, progress)
         if procs.is_first:
             with tracker.paused():  # its seconds are not the epoch's
-                judgement = _look_at_samples(tracker, training, epoch)
+                judgement = _look_at_samples(tracker, training, judge, epoch)
         extra = judgement._asdict() if judgement else None
         row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
         if procs.is_first:
@@ -180,13 +181,14 @@ def _run_batches(tracker: Tracker, learner: Learner, epoch: int, epochs: int, pr
             progress.on_batch(epoch, batch, batches, epochs)
 
 
-def _look_at_samples(tracker: Tracker, training: Training, epoch: int) -> Judgement | None:
-    """Log a grid if this epoch has one, and judge samples after the last."""
+def _look_at_samples(tracker: Tracker, training: Training, judge: Judge, epoch: int) -> Judgement | None:
+    """Log a grid if this epoch has one, and judge samples after the last and whenever that was asked for."""
     config, dataset, model = training.config, training.dataset, training.learner.ema.model
     every, last = config.sample.every, epoch + 1 == config.train.epochs
     if every and (epoch == 0 or last or (epoch + 1) % every == 0):  # MLflow's slider begins at step 0
         tracker.log_image("samples", sample_grid(model, config, dataset.class_names), epoch)
-    return judge_samples(model, config, dataset) if last and config.sample.judge_per_class else None
+    judged = last or (config.sample.judge_every and (epoch + 1) % config.sample.judge_every == 0)
+    return judge.judge(model) if judged and config.sample.judge_per_class else None
 
 
 def _describe(training: Training) -> dict[str, dict[str, Any]]:
