@@ -9,7 +9,7 @@ from mlflow_ddpm.files import shown
 from mlflow_ddpm.history import open_store, read_history, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.publish import Published
-from mlflow_ddpm.store import redact
+from mlflow_ddpm.redaction import redact
 from mlflow_ddpm.summary import summarise
 
 __all__ = ["closing_words"]

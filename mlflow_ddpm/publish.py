@@ -20,6 +20,7 @@ from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
 from mlflow_ddpm.metrics import keep_last_written
 from mlflow_ddpm.pictures import SAMPLES
 from mlflow_ddpm.plots import generate_all_plots
+from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
@@ -92,7 +93,7 @@ def render_mirror(directory: Path) -> Published:
 def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
     """Write the specified tree into ``directory`` and return its files; the same content gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    rows = list(snapshot.rows)
+    rows, snapshot = list(snapshot.rows), _without_credentials(snapshot)
     frame = frame_from_rows(rows, resumed_at_epochs=snapshot.run.get("resumed_at_epochs") or ())
     table, document = directory / CSV_NAME, directory / JSON_NAME
     replace_file(table, render_csv(rows))
@@ -110,6 +111,12 @@ def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
         environment=snapshot.environment,
     )
     return [table, document, report, *plots.values()]
+
+
+def _without_credentials(told: Snapshot) -> Snapshot:
+    """Return the snapshot fit to be published; another program may have logged what the run says of itself."""
+    run, config, environment = (redacted(part).value for part in (told.run, told.config, told.environment))
+    return told._replace(run=run, config=config, environment=environment)
 
 
 def _fetch(store: RunStore, directory: Path) -> Snapshot:

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.cursor import CURSOR_NAME, Cursor
 from mlflow_ddpm.delivery import Artifact, Courier, Parcel, Tags
+from mlflow_ddpm.description import Description
 from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import MirrorError, RunMissingError, UsageError
 from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
+from mlflow_ddpm.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
 from mlflow_ddpm.snapshot import JSON_NAME
-from mlflow_ddpm.store import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, RunStore, redact
-from mlflow_ddpm.strictjson import as_config, flatten
+from mlflow_ddpm.store import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, RunStore
+from mlflow_ddpm.strictjson import flatten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Recording", "unix_ms"]
 
 _log = logging.getLogger("mlflow_ddpm")
-_NAMED = 5  # changed settings that are named
 _OPEN_WAIT_SEC = 9.0  # of the ten that a construction may take at most
 
 
@@ -53,8 +54,8 @@ class Recording:
     ) -> None:
         began, self._pid = time.monotonic(), os.getpid()
         self._now_ms, self._is_late = now_ms, ending is not None
-        self._config = as_config(config)
-        self._tags, self._environment = tags, environment
+        self._about = Description.of(config, tags, environment)
+        wish = wish._replace(run_name=wish.run_name and self._about.clean(wish.run_name))
         self.mirror = Mirror(directory.absolute())  # the journal stays where it is, whoever changes directory
         try:
             self._cursor, self._wish = self._resume_or_begin(wish, resume=resume)
@@ -172,23 +173,13 @@ class Recording:
                 f"{where} holds run {before.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
                 "choose another output_dir, or the run that is there"
             )
-        known = before.tracking_uri if "***" not in before.tracking_uri else ""
-        uri = absolute_uri(wish.tracking_uri) if wish.tracking_uri else known or wanted.tracking_uri
+        uri = (
+            absolute_uri(wish.tracking_uri) if wish.tracking_uri else _recall(before.tracking_uri, wanted.tracking_uri)
+        )
         before.tracking_uri = redact(uri)
-        self._compare_config()
+        self._about.compare_config(self.mirror.previous_config)
         found = RunWish(uri, before.run_id or wanted.run_id, before.run_name, before.experiment_name, before.run_key)
         return before, found
-
-    def _compare_config(self) -> None:
-        """Say where a resumed run's config is another: MLflow keeps a param's first value for ever."""
-        first, now = flatten(self.mirror.previous_config), flatten(self._config)
-        changed = [key for key, value in now.items() if key in first and first[key] != value]
-        if changed:
-            _log.warning(
-                "the config has changed since the run began (%s); MLflow's params keep the first values, the JSON "
-                "and the report take the new ones",
-                ", ".join(f"{key} was {first[key]}, is {now[key]}" for key in changed[:_NAMED]),
-            )
 
     def _begin(self, wish: RunWish) -> tuple[Cursor, RunWish]:
         cursor = Cursor(
@@ -213,7 +204,7 @@ class Recording:
             cursor.status, cursor.ended_at_ms, cursor.final_tags = "RUNNING", None, {}
         else:
             told = {"error.type": ending.error_type, "error.message": ending.error_message}
-            cursor.final_tags = {key: redact(value) for key, value in told.items() if value}
+            cursor.final_tags = {key: self._about.clean(value) for key, value in told.items() if value}
             cursor.status, cursor.ended_at_ms = ending.status, ending.at_ms or self._now_ms()
         cursor.ended = False
 
@@ -246,11 +237,11 @@ class Recording:
         cursor = self._cursor
         ours = {"status": cursor.status, "start_time_ms": cursor.started_at_ms, "end_time_ms": cursor.ended_at_ms}
         ours["resumed_at_epochs"] = cursor.resumed_at_epochs
-        self.mirror.describe(run={**ours, **told}, config=self._config, environment=self._environment)
+        self.mirror.describe(run={**ours, **told}, config=self._about.config, environment=self._about.environment)
 
     def _open_store(self) -> RunStore:
         if not self._cursor.tags:
-            self._cursor.tags = context_tags({"mlflow_ddpm.output_dir": self.mirror.directory.name, **self._tags})
+            self._cursor.tags = context_tags({"mlflow_ddpm.output_dir": self.mirror.directory.name, **self._about.tags})
             self.courier.save_cursor()
         store, created = open_run(self._wish, started_at_ms=self._cursor.started_at_ms, tags=self._cursor.tags)
         self._wish = self._wish._replace(run_id=store.run_id)  # so that a second try does not make a second run
@@ -260,9 +251,9 @@ class Recording:
 
     def _introduce(self, store: RunStore) -> None:
         """Log what makes a run page readable from the first epoch on."""
-        environment = {f"env.{name}": str(value) for name, value in self._environment.items()}
-        store.set_tags({**environment, **self._tags, **self._resume_tags(), **self._nonfinite_tags()})
-        store.log_params(flatten(self._config))
+        environment = {f"env.{name}": str(value) for name, value in self._about.environment.items()}
+        store.set_tags({**environment, **self._about.tags, **self._resume_tags(), **self._nonfinite_tags()})
+        store.log_params(flatten(self._about.config))
         told = store.info()
         self._describe({key: value for key, value in told.items() if key not in ("status", "end_time_ms")})
         # The config with its types, and the environment, for whoever reads the run later: params are strings. The
@@ -285,6 +276,13 @@ def _cursor_of(run: Mapping[str, Any]) -> Cursor | None:
         status=run.get("status") or "RUNNING",
         ended_at_ms=run.get("end_time_ms"),
     )
+
+
+def _recall(known: str, configured: str) -> str:
+    """Return the store that a cursor names: with the credentials of MLflow's settings if they are for this store."""
+    if HIDDEN not in known:
+        return known or configured
+    return configured if redact(configured) == known else without_credentials(known)
 
 
 def unix_ms() -> int:

@@ -23,6 +23,7 @@ from mlflow_ddpm.history import (
 )
 from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
 from mlflow_ddpm.plots import PLOTS
+from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report_card import yaml_header
 from mlflow_ddpm.report_context import Figure, ReportContext, build_context
 from mlflow_ddpm.report_files import REPORT_NAME, output_files, pictures, relative_link, sample_files
@@ -72,9 +73,9 @@ def generate_report(
     captions = {plot.name: plot.caption for plot in PLOTS}
     context = build_context(
         rows,
-        config=told.config if config is None else as_config(config),
-        run=told.run if run is None else run,
-        environment=told.environment if environment is None else environment,
+        config=redacted(told.config if config is None else as_config(config)).value,
+        run=redacted(told.run if run is None else run).value,
+        environment=redacted(told.environment if environment is None else environment).value,
         figures={
             name: Figure(title=titles[name], link=relative_link(path, save_dir), caption=captions[name])
             for name, path in plots.items()

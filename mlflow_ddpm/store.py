@@ -1,4 +1,4 @@
-"""Every call into MLflow, and the line between an outage and a mistake.
+"""Every call into MLflow.
 
 Runs are always named by id through ``MlflowClient``: MLflow's active run is thread-local, so a fluent call from another
 thread would make a second run. Calls block for as long as MLflow's own time-outs allow; the training thread makes none.
@@ -6,17 +6,17 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.errors import RunMissingError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.asking import asking
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.pictures import SAMPLES
+from mlflow_ddpm.redaction import redacted
 
 __all__ = [
     "ARTIFACT_FOLDER",
@@ -28,7 +28,6 @@ __all__ = [
     "asking",
     "clean_tags",
     "client",
-    "redact",
 ]
 
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
@@ -38,22 +37,6 @@ _PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/uti
 _METRICS_PER_BATCH = 1000
 _FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
-
-# Answers that the same call will get again. Everything else (5xx, time-outs, locked or full databases) may pass.
-_REFUSALS = frozenset(
-    {
-        "BAD_REQUEST",
-        "CUSTOMER_UNAUTHORIZED",
-        "ENDPOINT_NOT_FOUND",
-        "INVALID_PARAMETER_VALUE",
-        "NOT_FOUND",
-        "NOT_IMPLEMENTED",
-        "PERMISSION_DENIED",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "UNAUTHENTICATED",
-    }
-)
 
 
 class Held(NamedTuple):
@@ -122,7 +105,8 @@ class RunStore:
 
         with asking(self.tracking_uri):
             present = self._client.get_run(self.run_id).data.params
-            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in params.items()}  # two names may become one
+            fit = redacted(params).value
+            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in fit.items()}  # two names may become one
             new = [Param(k, v) for k, v in wanted.items() if k not in present]
             if new:
                 self._client.log_batch(self.run_id, params=new, synchronous=True)
@@ -212,8 +196,8 @@ class RunStore:
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags as every store takes them."""
-    return {_key(str(key)): _text(str(value))[:_TAG_MAX] for key, value in tags.items()}
+    """Return tags as every store takes them, without credentials; MLflow's own tell the git remote's URL, say."""
+    return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in redacted(tags).value.items()}
 
 
 def client(tracking_uri: str) -> Any:
@@ -221,57 +205,6 @@ def client(tracking_uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
-
-
-@contextlib.contextmanager
-def asking(tracking_uri: str) -> Iterator[None]:
-    """Tell an outage from a mistake, and make one line of either."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        where, first = redact(tracking_uri), redact(_first_line(error))
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise RunMissingError(f"MLflow at {where} refused: {first}") from error
-        if error.error_code in _REFUSALS:
-            raise StoreRefusedError(f"MLflow at {where} refused: {first.rstrip('.')}.{_remedy(first)}") from error
-        raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
-    except (OSError, ImportError) as error:  # requests' exceptions are OSErrors
-        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(str(error))}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3", "urllib3"):
-            raise
-        first = redact(_first_line(error))
-        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {first}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    """Return what went wrong without the layers of HTTP libraries around it."""
-    text = str(error).strip()
-    cause = re.search(r"\[Errno -?\d+\] ([^'\"()]+)|(Read timed out|ConnectTimeoutError)", text)
-    if "Max retries exceeded" in text and cause:
-        return (cause[1] or "no answer in time").strip().lower()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _remedy(message: str) -> str:
-    if "maintenance mode" in message or "file store" in message.lower():
-        return (
-            " A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
-            "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
-        )
-    if "'active' state" in message or "deleted state" in message:
-        return (
-            " It was deleted: restore it (in the UI, or with `mlflow runs restore --run-id ID` or `mlflow experiments "
-            "restore -x ID`)"
-        )
-    return ""
-
-
-def redact(text: str) -> str:
-    """Return the text without the user:password part of any URI in it."""
-    return re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
 
 
 def _value(key: str, value: float) -> Any:

@@ -14,9 +14,9 @@ from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.pictures import pictures_on_disk
 from mlflow_ddpm.recording import Recording, unix_ms
+from mlflow_ddpm.redaction import redact
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, open_run
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
-from mlflow_ddpm.store import redact
 
 __all__ = ["sync_directory"]
 

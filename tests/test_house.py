@@ -20,6 +20,8 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "jinja2", "numpy", "sklearn"
 # Imports point upwards in this list, at module level: a module may import those above it.
 ORDER = [
     *("_version", "errors", "readable", "metrics", "summary", "strictjson", "ranks", "files", "markdown"),
+    *("latex", "summary_files"),
+    *("secret_names", "redaction", "description", "asking"),
     *(
         "accumulate",
         "probes",
@@ -34,11 +36,14 @@ ORDER = [
         "store",
     ),
     *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
-    *("figures", "plots", "report_card", "report_files", "report_readings", "report_summary", "report_context"),
+    *("figures", "canvas", "plot_data", "plots"),
+    *("report_card", "report_files", "report_readings", "report_summary", "report_context"),
     *(
         "terminal_table",
         "report",
         "publish",
+        "download",
+        *("compare_source", "compare_figures", "compare_tables", "compare_page", "compare"),
         "sync",
         "status",
         "progress",
