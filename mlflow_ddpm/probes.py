@@ -5,22 +5,27 @@ Nothing here imports torch by itself where torch has not been imported: a loop w
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mlflow_ddpm.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
+_Scratch: TypeAlias = "dict[tuple[torch.dtype, torch.device], torch.Tensor]"
+
 __all__ = ["CudaMemory", "compute_grad_norm", "ema_distance", "read_cuda_memory", "reset_cuda_peak", "synchronize"]
 
 _MIB = 2**20
-# Elements compared at a time, which bounds the scratch memory: on a CPU it then stays in the cache, elsewhere each part
-# costs kernel launches. Elements of one float32 norm: so few keep its error at 1e-7.
-_PART_CPU, _PART, _ROW = 2**18, 2**24, 2**16
+# Elements compared at a time, which bounds the scratch memory: on a CPU it then stays in the cache and keeps float32's
+# error below 1e-6, elsewhere each part costs kernel launches. Tensors up to _SMALL elements, where a call takes longer
+# than its work, go many in one call, up to _GROUP elements together.
+_PART_CPU, _PART = 2**17, 2**24
+_SMALL, _GROUP = 2**14, 2**18
 _MANY = 8  # names shown when two models do not match
 
 
@@ -103,15 +108,15 @@ def ema_distance(model: torch.nn.Module, ema_model: torch.nn.Module | Mapping[st
     """
     import torch
 
-    live = {_bare(name): p for name, p in model.named_parameters()}
-    shadow = {_bare(name): t for name, t in _tensors(ema_model)}
+    live, shadow = _once(dict(_named(model))), dict(_tensors(ema_model))
+    if live.keys() != shadow.keys():
+        live, shadow = ({_bare(name): t for name, t in told.items()} for told in (live, shadow))
     _check_match(live, shadow)
     with torch.no_grad():
-        norms = list(_norms(live, shadow))
-        if not norms:
-            return 0.0
-        together = torch.cat([n.to(norms[0].device) for n in norms])
-        return float(torch.linalg.vector_norm(together, dtype=torch.float64))
+        squares = list(_squares(live, shadow))
+        if len({(s.device, s.dtype) for s in squares}) > 1:
+            squares = [s.to(squares[0].device, torch.float64) for s in squares]
+        return math.sqrt(float(torch.stack(squares).sum(dtype=torch.float64))) if squares else 0.0
 
 
 def _tensors(ema_model: torch.nn.Module | Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -122,7 +127,24 @@ def _tensors(ema_model: torch.nn.Module | Mapping[str, torch.Tensor]) -> Iterato
             "ema_model must be a module or a mapping from parameter names to tensors, got "
             f"{type(ema_model).__name__}; pass the module or the mapping inside it"
         )
-    return ema_model.named_parameters()
+    return _named(ema_model)
+
+
+def _named(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Return the parameters by name, shared ones under each of theirs: finding those takes torch longer than us."""
+    import torch
+
+    return model.named_parameters(**{"remove_duplicate": False} if isinstance(model, torch.nn.Module) else {})
+
+
+def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors less those that are there already under an earlier name."""
+    if len(set(map(id, tensors.values()))) == len(tensors):
+        return tensors
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(id(tensor), name)
+    return {name: tensors[name] for name in first.values()}
 
 
 def _bare(name: str) -> str:
@@ -132,25 +154,27 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _norms(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield norms (n,) of differences that cover every parameter once, queued and not waited for."""
+def _squares(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield squared distances, 0-d, that cover every parameter once; they are queued and not waited for."""
     small: list[tuple[torch.Tensor, torch.Tensor]] = []
     elements = 0
+    scratch: _Scratch = {}
+    largest = max((p.numel() for p in live.values()), default=0)
     for name, p in live.items():
         count = p.numel()
-        if count > _ROW:
-            yield from _norms_of_parts(p, shadow[name])
+        if count > _SMALL:
+            yield from _squares_of_parts(p, shadow[name], scratch, largest)
             continue
         small.append((p, shadow[name]))
         elements += count
-        if elements > _PART_CPU:
-            yield _norms_of_group(small)
+        if elements > _GROUP:
+            yield _square_of_group(small)
             small, elements = [], 0
     if small:
-        yield _norms_of_group(small)
+        yield _square_of_group(small)
 
 
-def _norms_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def _square_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     import torch
 
     live, shadow = zip(*pairs, strict=True)
@@ -160,24 +184,34 @@ def _norms_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch
     norms: Sequence[torch.Tensor] = torch._foreach_norm(torch._foreach_sub(live, shadow))  # noqa: SLF001
     if len({norm.dtype for norm in norms}) > 1 or len({norm.device for norm in norms}) > 1:
         norms = [norm.to(norms[0].device, torch.float64) for norm in norms]
-    return torch.stack(list(norms))
+    return torch.stack(list(norms)).square().sum()
 
 
-def _norms_of_parts(p: torch.Tensor, q: torch.Tensor) -> Iterator[torch.Tensor]:
+def _squares_of_parts(p: torch.Tensor, q: torch.Tensor, scratch: _Scratch, largest: int) -> list[torch.Tensor]:
     import torch
 
     if p.ndim == 4 and not p.is_contiguous():  # noqa: PLR2004 - channels_last: this way it lies flat without a copy
         p, q = p.permute(0, 2, 3, 1), q.permute(0, 2, 3, 1)
-    size = _PART_CPU if p.is_cpu else _PART
-    scratch = None  # one for all parts: an allocator that gives back and takes anew each time costs more than the maths
-    for part, beside in zip(p.reshape(-1).split(size), q.reshape(-1).split(size), strict=True):
+    size = min(_PART_CPU if p.is_cpu else _PART, largest)
+    p, q = p.reshape(-1), q.reshape(-1)
+    parts = zip(p.split(size), q.split(size), strict=True) if p.numel() > size else ((p, q),)
+    squares = []
+    for part, beside in parts:
         a, b = _aligned(part, beside)
-        scratch = torch.empty_like(a) if scratch is None else scratch[: len(a)]
-        torch.sub(a, b, out=scratch)
-        whole = len(a) // _ROW * _ROW
-        yield torch.linalg.vector_norm(scratch[:whole].view(-1, _ROW), dim=1)
-        if whole < len(a):
-            yield torch.linalg.vector_norm(scratch[whole:]).view(1)
+        difference = torch.sub(a, b, out=_room(scratch, a, size))
+        squares.append(difference.dot(difference))
+    return squares
+
+
+def _room(scratch: _Scratch, like: torch.Tensor, size: int) -> torch.Tensor:
+    """Return a tensor as long as ``like``, its values still unset; kept, ``size`` elements long, for the next part.
+
+    An allocator that gives back and takes anew each time costs more than the mathematics.
+    """
+    key = like.dtype, like.device
+    if key not in scratch:
+        scratch[key] = like.new_empty(size)
+    return scratch[key][: like.numel()]
 
 
 def _aligned(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,6 +225,8 @@ def _aligned(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def _check_match(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
     missing = [name for name in live if name not in shadow]
     if missing:
         shown = ", ".join(missing[:_MANY]) + (", ..." if len(missing) > _MANY else "")
@@ -199,7 +235,7 @@ def _check_match(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Te
             "Pass the EMA of this very model"
         )
     for name, p in live.items():
-        if not isinstance(shadow[name], type(p.detach())):
+        if not isinstance(shadow[name], torch.Tensor):
             raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(shadow[name]).__name__}")
         if p.shape != shadow[name].shape:
             came = tuple(shadow[name].shape)

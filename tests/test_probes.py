@@ -104,6 +104,14 @@ def test_the_ema_may_come_in_any_form(kind: str) -> None:
     assert distance == pytest.approx(0.5 * math.sqrt(count), rel=1e-6)
 
 
+def test_a_weight_that_two_layers_share_counts_once() -> None:
+    """As in the optimiser, which sees it once."""
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 3), "head": torch.nn.Linear(3, 4, bias=False)})
+    model["head"].weight = model["embed"].weight
+
+    assert ema_distance(model, _shadow_of(model, 0.5)) == pytest.approx(0.5 * math.sqrt(12), rel=1e-6)
+
+
 def test_the_ema_distance_of_large_tensors_matches_float64() -> None:
     """A float32 sum over millions of squares drifts; chunks keep it to a part in a million."""
     torch.manual_seed(0)
