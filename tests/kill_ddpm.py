@@ -133,7 +133,11 @@ def at_publishing(_: Path) -> Trigger:
 
 def triggers(rng: random.Random, out: Path, training_sec: float) -> Iterator[Trigger | None]:
     """Yield how each life of a run ends: killed at random times, in checkpoints, after rows, and at last by itself."""
-    kinds = [lambda: after(rng.uniform(0.0, training_sec / 3)), lambda: at_checkpoint(out), lambda: at_row(out)] * 2
+    kinds: list[Callable[[], Trigger]] = [
+        lambda: after(rng.uniform(0.0, training_sec / 3)),
+        lambda: at_checkpoint(out),
+        lambda: at_row(out),
+    ] * 2
     rng.shuffle(kinds)
     for kind in kinds:
         yield kind()

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from mlflow_ddpm.ddpm.config import Config, from_options, options
+from mlflow_ddpm.ddpm.presets import PRESETS
 from mlflow_ddpm.ddpm.settings import DATA_NAMES
 from mlflow_ddpm.errors import ConfigError
 
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("lr", -1, "optim.lr must be > 0, got -1"),
-    ("lr", float("nan"), "optim.lr must be a finite number, got nan"),
+    ("lr", float("nan"), "optim.lr must be a finite number or 'auto', got nan"),
     ("epochs", 0, "train.epochs must be >= 1, got 0"),
     ("epochs", "3", "train.epochs must be a whole number or 'auto', got '3'"),
     ("batch_size", 0, "train.batch_size must be >= 1, got 0"),
@@ -72,12 +73,35 @@ def test_auto_takes_the_value_of_the_data_set(data: str, size: int, mults: tuple
     assert mults == config.resolve().model.channel_mults
 
 
-def test_what_was_chosen_stands_against_the_value_of_the_data_set() -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_was_chosen_stands_against_the_value_of_the_preset(preset: str) -> None:
     """Resolving replaces None alone, and resolving twice changes nothing."""
-    resolved = from_options({"image_size": 8, "epochs": 3}).resolve()
+    resolved = from_options({"image_size": 8, "epochs": 3, "base_channels": 16, "preset": preset}).resolve()
 
-    assert (resolved.data.image_size, resolved.train.epochs) == (8, 3)
+    assert (resolved.data.image_size, resolved.train.epochs, resolved.model.base_channels) == (8, 3, 16)
     assert resolved == resolved.resolve()
+
+
+@pytest.mark.parametrize("data", ["digits", "emnist-byclass"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_has_a_value_for_every_setting_that_is_auto(preset: str, data: str) -> None:
+    """No None is left, and the help of each such setting says the value."""
+    resolved = from_options({"preset": preset, "data": data}).resolve().as_dict()
+    auto = [option for option in options() if option.default is None]
+
+    assert not [name for group in resolved.values() for name, value in group.items() if value is None]
+    for option in auto:
+        value = resolved[option.group][option.field]
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+        assert text in option.help.partition("auto: ")[2].replace(" or", ",")
+
+
+def test_the_laptops_sizes_are_the_ones_that_the_readme_quotes() -> None:
+    """A preset that is renamed or resized shows here first."""
+    digits, emnist = Config().resolve(), from_options({"data": "emnist-mnist"}).resolve()
+
+    assert (digits.model.base_channels, digits.train.epochs, digits.train.batch_size) == (32, 20, 64)
+    assert (emnist.model.channel_mults, emnist.train.epochs, emnist.train.batch_size) == ((1, 2, 2), 6, 32)
 
 
 def test_options_describe_every_setting_and_read_their_own_defaults() -> None:
@@ -92,7 +116,7 @@ def test_options_describe_every_setting_and_read_their_own_defaults() -> None:
 
 def test_nested_settings_have_dotted_names() -> None:
     """The mapping behind the run's parameters is grouped as errors name it."""
-    told = Config().as_dict()
+    told = Config().resolve().as_dict()
 
     assert (told["data"]["name"], told["model"]["base_channels"], told["optim"]["lr"]) == ("digits", 32, 2e-3)
 

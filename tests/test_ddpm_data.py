@@ -184,7 +184,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str, str]] = [
     (damage_header, LABELS, "is cut short: expected a header of 8 bytes, got 6; fetch"),
     (damage_promise, IMAGES, "its header promises 3367254359280 bytes, more than"),
     (replace_with(b""), LABELS, "expected it to begin with 00000801, got nothing"),
-    (Path.unlink, LABELS, f"missing {LABELS}; unpack EMNIST's gzip.zip and name its folder with --data-dir"),
+    (Path.unlink, LABELS, f"missing {LABELS.removesuffix('.gz')}; name the folder that has them"),
     (replace_by(IMAGES), LABELS, "begin with 00000801, got 00000803"),
     (
         replace_by(LABELS.replace("train", "test")),

@@ -2,7 +2,7 @@
 
 The command line's options, the MLproject's parameters and the run's logged parameters are derived from the fields of
 :mod:`mlflow_ddpm.ddpm.settings`. Nothing heavy is imported, since ``--help`` comes from here. A field that is ``None``
-("auto" on the command line) takes the data set's value in :meth:`Config.resolve`, and nowhere else.
+("auto" on the command line) takes the preset's value in :meth:`Config.resolve`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlflow_ddpm.ddpm.option import Option
+from mlflow_ddpm.ddpm.presets import preset_values
 from mlflow_ddpm.ddpm.settings import (
     DataConfig,
     DiffusionConfig,
@@ -28,24 +29,6 @@ __all__ = [
     "options",
 ]
 
-# What "auto" means, for the embedded digits and for every EMNIST split. The sizes suit a CPU: a 2x2-patch stem makes
-# the U-Net see 8x8 (digits, 8x8 images enlarged to 16x16) and 16x16 (EMNIST, 28x28 images padded to 32x32). EMNIST's
-# smaller batch makes more steps of the same images: in few epochs that draws more whole strokes than 64 does. A second
-# thread makes the small model's steps 1.3 times as fast on an idle machine, and 5 to 20 times as slow on a busy one,
-# where OpenMP's threads spin at every barrier: measured, 85 to 130 ms a step with one, 65 to 2,800 ms with two.
-_BY_DATA: dict[str, dict[str, dict[str, Any]]] = {
-    "digits": {
-        "data": {"image_size": 16},
-        "model": {"channel_mults": (1, 2)},
-        "train": {"epochs": 20, "batch_size": 64, "threads": 1},
-    },
-    "emnist": {
-        "data": {"image_size": 32},
-        "model": {"channel_mults": (1, 2, 2)},
-        "train": {"epochs": 6, "batch_size": 32, "threads": 0},
-    },
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -59,14 +42,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def resolve(self) -> Config:
-        """Return the settings with every ``None`` replaced by the data set's value, and checked against each other.
+        """Return the settings with every ``None`` replaced by the preset's value, and checked against each other.
 
         Raises:
             ConfigError: two settings do not fit together.
         """
-        preset = _BY_DATA["digits" if self.data.name == "digits" else "emnist"]
         groups = {}
-        for group, values in preset.items():
+        for group, values in preset_values(self.train.preset, self.data.name).items():
             chosen = getattr(self, group)
             groups[group] = replace(chosen, **{k: v for k, v in values.items() if getattr(chosen, k) is None})
         resolved = replace(self, **groups)

@@ -5,6 +5,7 @@ Letters: N images of a set, B of a batch, H and W as stored, S the side that the
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from mlflow_ddpm.ddpm.settings import DataConfig
 
 __all__ = ["Dataset", "LabelledImages", "load_dataset", "to_model_range", "to_pixels"]
 
+_DEVICE_SHARE = 0.5  # of a device's free memory that the images may take; the rest is the model's
+
 
 class LabelledImages(NamedTuple):
     """Images (N, 1, H, W) uint8, upright, bright strokes on black; labels (N,) int64 from 0 to classes - 1."""
@@ -23,8 +26,21 @@ class LabelledImages(NamedTuple):
     labels: Tensor
 
     def to(self, device: torch.device) -> LabelledImages:
-        """Return the set on a device, whole: EMNIST's largest split is 0.64 GB."""
+        """Return the set on a device, whole, if it takes at most half of what is free there; else where it is."""
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        if self.nbytes > free * _DEVICE_SHARE:
+            return self
         return LabelledImages(self.images.to(device), self.labels.to(device))
+
+    def take(self, indices: Tensor, device: torch.device) -> LabelledImages:
+        """Return the images of ``indices`` (B,), which lie beside the set, on the device."""
+        images, labels = self.images[indices], self.labels[indices]
+        return LabelledImages(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the set takes: EMNIST's largest split 0.64 GB."""
+        return self.images.nbytes + self.labels.nbytes
 
 
 class Dataset(NamedTuple):

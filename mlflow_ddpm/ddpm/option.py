@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from mlflow_ddpm.errors import ConfigError
 
 __all__ = [
+    "AUTO_FLOAT",
     "AUTO_INT",
     "AUTO_MULTS",
     "FLOAT",
@@ -19,6 +20,7 @@ __all__ = [
     "Kind",
     "Option",
     "multipliers_or_auto",
+    "number_or_auto",
     "option",
     "whole_number_or_auto",
 ]
@@ -27,6 +29,11 @@ __all__ = [
 def whole_number_or_auto(text: str) -> int | None:
     """Parse a whole number; ``auto`` is None."""
     return None if text == "auto" else int(text)
+
+
+def number_or_auto(text: str) -> float | None:
+    """Parse a number; ``auto`` is None."""
+    return None if text == "auto" else float(text)
 
 
 def multipliers_or_auto(text: str) -> tuple[int, ...] | None:
@@ -58,6 +65,7 @@ INT = Kind(int, _is_int, "a whole number")
 FLOAT = Kind(float, _is_float, "a finite number")
 TEXT = Kind(str, lambda v: isinstance(v, str) and v != "", "a non-empty string")
 AUTO_INT = Kind(whole_number_or_auto, lambda v: v is None or _is_int(v), "a whole number or 'auto'")
+AUTO_FLOAT = Kind(number_or_auto, lambda v: v is None or _is_float(v), "a finite number or 'auto'")
 AUTO_MULTS = Kind(multipliers_or_auto, _is_multipliers, "positive whole numbers such as 1,2,2, or 'auto'")
 
 

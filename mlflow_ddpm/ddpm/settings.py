@@ -1,11 +1,16 @@
-"""The groups of settings: names, defaults, ranges and help of each, spelt once. Nothing heavy is imported."""
+"""The groups of settings: names, defaults, ranges and help of each, spelt once. Nothing heavy is imported.
+
+A default of None is "auto": :mod:`mlflow_ddpm.ddpm.presets` says what it stands for, in the order laptop, gpu, large.
+Annotations are those of a resolved configuration, in which no None is left.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlflow_ddpm.ddpm.option import AUTO_INT, AUTO_MULTS, FLOAT, INT, TEXT, CheckedOptions, option
+from mlflow_ddpm.ddpm.option import AUTO_FLOAT, AUTO_INT, AUTO_MULTS, FLOAT, INT, TEXT, CheckedOptions, option
+from mlflow_ddpm.ddpm.presets import PRESETS
 
 __all__ = [
     "DATA_NAMES",
@@ -35,7 +40,17 @@ class DataConfig(CheckedOptions):
         choices=DATA_NAMES,
     )
     dir: str = option(
-        "--data-dir", TEXT, "data", "folder with the official EMNIST *.gz and mapping files; digits needs none"
+        "--data-dir",
+        TEXT,
+        "data",
+        "EMNIST's gzip.zip, or a folder with it or its files, gzip'd or not; digits needs none",
+    )
+    balance: str = option(
+        "--balance",
+        TEXT,
+        "none",
+        "what an epoch draws: every image once (none), or as many images with every class equally often (classes)",
+        choices=("none", "classes"),
     )
     image_size: int | None = option(
         "--image-size",
@@ -54,20 +69,33 @@ class ModelConfig(CheckedOptions):
     GROUP: ClassVar[str] = "model"
 
     base_channels: int = option(
-        "--base-channels", INT, 32, "channels of the U-Net's first level, a multiple of 8", least=8
+        "--base-channels",
+        AUTO_INT,
+        None,
+        "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192",
+        least=8,
     )
     channel_mults: tuple[int, ...] | None = option(
         "--channel-mults",
         AUTO_MULTS,
         None,
-        "channels of each level as multiples of the first, by commas; auto: 1,2 for digits, 1,2,2 for EMNIST",
+        "channels of each level as multiples of the first, by commas; auto: 1,2 for digits, 1,2,2 for EMNIST, and "
+        "1,2,2 or 1,2,2,2 if large",
     )
-    blocks: int = option("--blocks", INT, 1, "residual blocks a level", least=1)
+    blocks: int = option("--blocks", AUTO_INT, None, "residual blocks a level; auto: 1, 2 or 3", least=1)
     patch_size: int = option(
-        "--patch-size", INT, 2, "side in pixels of the patches that the stem folds into channels; 1: none", least=1
+        "--patch-size",
+        AUTO_INT,
+        None,
+        "side in pixels of the patches that the stem folds into channels, 1: none; auto: 2, 1 or 1",
+        least=1,
     )
     attention_size: int = option(
-        "--attention-size", INT, 8, "side in features of the maps that get self-attention; 0: none", least=0
+        "--attention-size",
+        AUTO_INT,
+        None,
+        "side in features of the maps that get self-attention, 0: none; auto: 8, 16 or 16",
+        least=0,
     )
 
 
@@ -97,9 +125,15 @@ class OptimConfig(CheckedOptions):
 
     GROUP: ClassVar[str] = "optim"
 
-    lr: float = option("--lr", FLOAT, 2e-3, "learning rate after the warm-up", above=0)
+    lr: float = option(
+        "--lr", AUTO_FLOAT, None, "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", above=0
+    )
     warmup_steps: int = option(
-        "--warmup-steps", INT, 50, "batches of linear warm-up; a cosine to zero follows", least=0
+        "--warmup-steps",
+        AUTO_INT,
+        None,
+        "batches of linear warm-up, a cosine to zero follows; auto: 50, 500 or 2000",
+        least=0,
     )
     beta1: float = option("--beta1", FLOAT, 0.9, "AdamW's decay of the gradient's mean", least=0, below=1)
     beta2: float = option("--beta2", FLOAT, 0.99, "AdamW's decay of the gradient's square", least=0, below=1)
@@ -109,9 +143,9 @@ class OptimConfig(CheckedOptions):
     )
     ema_decay: float = option(
         "--ema-decay",
-        FLOAT,
-        0.99,
-        "largest decay per batch of the weights' moving average, reached as (1+s)/(10+s)",
+        AUTO_FLOAT,
+        None,
+        "largest decay per batch of the weights' moving average, reached as (1+s)/(10+s); auto: 0.99, 0.999 or 0.9999",
         least=0,
         below=1,
     )
@@ -153,14 +187,25 @@ class TrainConfig(CheckedOptions):
 
     GROUP: ClassVar[str] = "train"
 
+    preset: str = option(
+        "--preset",
+        TEXT,
+        "laptop",
+        "what every setting that is auto stands for: a size for a CPU, for one GPU, or for many",
+        choices=PRESETS,
+    )
     epochs: int | None = option(
-        "--epochs", AUTO_INT, None, "passes over the training images; auto: 20 for digits, 6 for EMNIST", least=1
+        "--epochs",
+        AUTO_INT,
+        None,
+        "passes over the training images; auto: 20, 200 or 400 for digits, 6, 40 or 100 for EMNIST",
+        least=1,
     )
     batch_size: int | None = option(
         "--batch-size",
         AUTO_INT,
         None,
-        "images a batch, over all processes together; auto: 64 for digits, 32 for EMNIST",
+        "images a batch, over all processes together; auto: 64, 256 or 512 for digits, 32, 256 or 512 for EMNIST",
         least=1,
     )
     seed: int = option("--seed", INT, 0, "seed of weights, batches, noise and samples", least=0, below=2**31)
