@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from mlflow_ddpm.ddpm.digits import load_digits
 from mlflow_ddpm.ddpm.judge import Judge
 from mlflow_ddpm.ddpm.learner import build_model
 from mlflow_ddpm.ddpm.model import UNet
+
+if TYPE_CHECKING:
+    import pytest
 
 torch.set_num_threads(1)
 

@@ -8,6 +8,8 @@ Letters: N images, B of a batch, S side that the network sees, D features, K cla
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
@@ -74,7 +76,7 @@ def _build_body(image_size: int) -> nn.Sequential:
     """Return three convolutions that halve the image, and the layer of features: (B, 1, S, S) to (B, D)."""
     widths = [1, _WIDTH, 2 * _WIDTH, 4 * _WIDTH]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         image_size = -(-image_size // 2)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * image_size**2, FEATURES), nn.ReLU())

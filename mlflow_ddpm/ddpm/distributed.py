@@ -39,6 +39,14 @@ class Processes:
         """Return which rows of a batch of all processes are this one's: every ``world_size``-th, from its rank."""
         return slice(self.rank, batch_size, self.world_size)
 
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""
+        if self.world_size == 1:
+            return values
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the module whose backward pass averages gradients over all processes: the model itself if alone."""
         if self.world_size == 1:

@@ -29,11 +29,11 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Return the squared Fréchet distance, >= 0: Dowson & Landau 1982; Heusel et al. 2017, eq. 6, take it of Inception.
+    """Return the squared Fréchet distance, >= 0 (Dowson & Landau 1982), which Heusel et al. 2017 take of Inception.
 
-    ``|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))``. The last trace is the sum of the singular values
-    of ``cov_a^(1/2) cov_b^(1/2)``: no root is taken of the product, which is not symmetric, nor of its eigenvalues,
-    which would halve the digits. Covariances of less than full rank are as good as others.
+    ``|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))``. The last trace is the sum of the singular
+    values of ``cov_a^(1/2) cov_b^(1/2)``: no root is taken of the product, which is not symmetric, nor of its
+    eigenvalues, which would halve the digits. Covariances of less than full rank are as good as others.
     """
     shift = (a.mean - b.mean).square().sum()
     together = torch.linalg.svdvals(_root(a.cov) @ _root(b.cov)).sum()
@@ -43,4 +43,5 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def _root(cov: Tensor) -> Tensor:
     """Return the symmetric square root of a covariance (D, D); what rounding made negative counts as zero."""
     values, vectors = torch.linalg.eigh(cov)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root

@@ -2,9 +2,9 @@
 
 The real images of each class are dealt out once and for all: two halves of equal size to compare with, and from what is
 left those that the classifier is fitted on. Samples are asked for the very classes of one half and measured against
-the other, just as that half itself is. Both distances then rest on the same number of images, and are too large by about
-the same amount: a Fréchet distance of finite samples is biased, the more the fewer there are (Chong & Forsyth 2020,
-section 3). A model that draws as the data does comes down to ``real_frechet``, not to zero.
+the other, just as that half itself is. Both distances then rest on the same number of images, and are too large by
+about the same amount: a Fréchet distance of finite samples is biased, the more the fewer there are (Chong & Forsyth
+2020). A model that draws as the data does comes down to ``real_frechet``, not to zero.
 """
 
 from __future__ import annotations
