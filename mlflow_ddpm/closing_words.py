@@ -21,6 +21,9 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     lines = [("result", _result(rows))] if rows else []
     lines.append(("report", shown(published.output_dir / "training_report.md")))
     lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
+    for folder in sorted({path.parent for path in published.files} - {published.output_dir}):
+        count = sum(path.parent == folder for path in published.files)
+        lines.append((folder.name, f"{shown(folder)}: {count} files, figures with their data"))
     if published.run_id and published.uploaded:
         lines += _run_lines(published.run_id, tracking_uri)
     else:

@@ -19,14 +19,14 @@ from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
 from mlflow_ddpm.metrics import keep_last_written
 from mlflow_ddpm.pictures import SAMPLES
-from mlflow_ddpm.plots import generate_all_plots
+from mlflow_ddpm.plots import FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
 from mlflow_ddpm.summary import summarise
 
-__all__ = ["Published", "publish_or_render", "publish_run", "render_mirror", "render_run"]
+__all__ = ["Published", "check_owner", "publish_or_render", "publish_run", "render_mirror", "render_run"]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -40,7 +40,13 @@ class Published(NamedTuple):
     uploaded: bool
 
 
-def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_uri: str | None = None) -> Published:
+def publish_run(
+    run_id: str,
+    *,
+    output_dir: str | Path | None = None,
+    tracking_uri: str | None = None,
+    figures: FigureSet | None = None,
+) -> Published:
     """Render a run's CSV, JSON, plots and report from its tracking store, and log them under ``metrics/`` of the run.
 
     Args:
@@ -48,15 +54,18 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
         output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's
             own output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
+        figures: further files of the plots, which are put into a folder named for their theme.
 
     Raises:
         HistoryError: the run has no epochs.
         StoreError: the store is away or has no such run.
-        UsageError: ``output_dir`` belongs to another run.
+        UsageError: ``output_dir`` belongs to another run, or there are no such figures.
     """
     run_id = run_id.removeprefix("runs:/").rstrip("/")
     directory = Path(output_dir or f"metrics-{run_id[:8]}")
-    _check_owner(directory, run_id)
+    if figures:
+        figures.check()
+    check_owner(directory, run_id)
     store = open_store(run_id, tracking_uri)
     try:
         snapshot = _fetch(store, directory)
@@ -64,10 +73,10 @@ def publish_run(run_id: str, *, output_dir: str | Path | None = None, tracking_u
         if not (directory / CSV_NAME).exists():
             raise
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
-        return render_mirror(directory)
-    files = render_run(snapshot, directory)
+        return render_mirror(directory, figures)
+    files = render_run(snapshot, directory, figures)
     for path in files:
-        store.log_file(path, ARTIFACT_FOLDER)
+        store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     return Published(run_id, directory, files, uploaded=True)
 
 
@@ -80,18 +89,22 @@ def publish_or_render(run_id: str | None, *, output_dir: Path, tracking_uri: str
     return publish_run(run_id, output_dir=output_dir, tracking_uri=tracking_uri)
 
 
-def render_mirror(directory: Path) -> Published:
+def render_mirror(directory: Path, figures: FigureSet | None = None) -> Published:
     """Render plots and report of an output directory from its mirror alone."""
     from mlflow_ddpm.history import read_history
 
     path = directory / JSON_NAME
     told = read_snapshot(path) if path.exists() else Snapshot({}, {}, {}, [])
     rows = rows_from_frame(read_history(directory))
-    return Published(told.run.get("run_id"), directory, render_run(told._replace(rows=rows), directory), uploaded=False)
+    files = render_run(told._replace(rows=rows), directory, figures)
+    return Published(told.run.get("run_id"), directory, files, uploaded=False)
 
 
-def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
-    """Write the specified tree into ``directory`` and return its files; the same content gives the same bytes."""
+def render_run(snapshot: Snapshot, directory: Path, figures: FigureSet | None = None) -> list[Path]:
+    """Write the specified tree into ``directory``, and further figures into a folder of it, and return the files.
+
+    The same content gives the same bytes.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     rows, snapshot = list(snapshot.rows), _without_credentials(snapshot)
     frame = frame_from_rows(rows, resumed_at_epochs=snapshot.run.get("resumed_at_epochs") or ())
@@ -110,7 +123,8 @@ def render_run(snapshot: Snapshot, directory: Path) -> list[Path]:
         run=snapshot.run,
         environment=snapshot.environment,
     )
-    return [table, document, report, *plots.values()]
+    further = write_figures(frame, directory / figures.theme, figures) if figures else []
+    return [table, document, report, *plots.values(), *further]
 
 
 def _without_credentials(told: Snapshot) -> Snapshot:
@@ -153,8 +167,12 @@ def _fetch_sample(store: RunStore, artifact: str, directory: Path) -> None:
             replace_file(directory / SAMPLES / path.name, path.read_bytes())
 
 
-def _check_owner(directory: Path, run_id: str) -> None:
-    """Refuse a directory that holds another run's files."""
+def check_owner(directory: Path, run_id: str) -> None:
+    """Refuse a directory that holds another run's files.
+
+    Raises:
+        UsageError: it does.
+    """
     cursor = Cursor.load(directory)
     owner = cursor.run_id if cursor else None
     if owner is None and (directory / JSON_NAME).exists():

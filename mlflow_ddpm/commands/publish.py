@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mlflow_ddpm.commands.common import AUTO, Commands, command
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.plots import FigureSet
 
 __all__ = ["add", "run"]
 
@@ -15,7 +19,7 @@ def add(commands: Commands) -> None:
         commands,
         "publish",
         "render a run's plots and report from its tracking store, and log them as its artifacts",
-        "mlflow-ddpm publish 0123456789abcdef0123456789abcdef",
+        "mlflow-ddpm publish 0123456789abcdef0123456789abcdef --theme paper --format pdf,svg",
     )
     parser.add_argument("run_id", metavar="RUN_ID", help="the run, from the end of `mlflow-ddpm train` or the UI")
     parser.add_argument(
@@ -23,6 +27,26 @@ def add(commands: Commands) -> None:
         default=AUTO,
         metavar="DIR",
         help="the files are made here, too (default: auto: metrics-<first 8 letters of RUN_ID>)",
+    )
+    parser.add_argument(
+        "--theme",
+        choices=("dark", "paper"),
+        default="dark",
+        help="look of further figures, put into a folder of that name; the report's own are dark PNGs (default: dark)",
+    )
+    parser.add_argument(
+        "--format",
+        default=AUTO,
+        metavar="LIST",
+        help="their files: png, pdf, svg, or several joined by commas; beside pdf and svg lie the data of each figure "
+        "as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further figures for dark)",
+    )
+    parser.add_argument(
+        "--width",
+        default=AUTO,
+        metavar="LIST",
+        help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
+        "ones end in _double (default: auto: single,double)",
     )
     parser.set_defaults(run=run)
 
@@ -33,5 +57,20 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.publish import publish_run
 
     directory = None if args.output_dir == AUTO else args.output_dir
-    published = publish_run(args.run_id, output_dir=directory, tracking_uri=args.tracking_uri)
+    published = publish_run(args.run_id, output_dir=directory, tracking_uri=args.tracking_uri, figures=_figures(args))
     print(closing_words(published, args.tracking_uri))
+
+
+def _figures(args: argparse.Namespace) -> FigureSet | None:
+    """Return which figures are wanted beside those of the report."""
+    from mlflow_ddpm.plots import FigureSet
+
+    paper = args.theme == "paper"
+    formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
+    widths = ("single,double" if paper else "") if args.width == AUTO else args.width
+    wanted = FigureSet(args.theme, _parts(formats), _parts(widths))
+    return None if wanted == FigureSet("dark", ("png",), ()) else wanted
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.series import series
-from mlflow_ddpm.figures.words import duration, number
+from mlflow_ddpm.figures.words import duration, epochs_text, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ __all__ = ["headline"]
 
 
 def headline(history: pd.DataFrame) -> str:
-    """Say how many epochs there are, which was best and how long they took; what was not measured is left out."""
+    """Say how many epochs there are, which was best, which had no finite loss, and how long they took, if measured."""
     if not len(history):
         return "no epochs yet"
     facts = [f"{len(history):,} epoch{'s' if len(history) > 1 else ''}"]
@@ -24,6 +24,8 @@ def headline(history: pd.DataFrame) -> str:
     if len(loss.finite):
         best = int(np.nanargmin(loss.value))
         facts.append(f"best loss {number(loss.value[best])} at epoch {loss.epoch[best]:.0f}")
+    if len(loss.broken):
+        facts.append(f"{loss.broken_as} in {epochs_text(loss.broken)}")
     if len(time.finite):
         facts.append("total " + duration(time.finite[-1]))
     return "  \u00b7  ".join(facts)

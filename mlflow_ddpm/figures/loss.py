@@ -9,8 +9,21 @@ import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis, log_axis
 from mlflow_ddpm.figures.callout import callout
-from mlflow_ddpm.figures.marks import EDGE, at_edge, band, bars, broken, line, missing, offscale, resumed, star
-from mlflow_ddpm.figures.series import Series, changes, series
+from mlflow_ddpm.figures.marks import (
+    BARS,
+    EDGE,
+    at_edge,
+    band,
+    bars,
+    broken,
+    gathered,
+    line,
+    missing,
+    offscale,
+    resumed,
+    star,
+)
+from mlflow_ddpm.figures.series import Series, around, changes, series
 from mlflow_ddpm.figures.words import Note, empty, epochs_text, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label
 
@@ -33,7 +46,17 @@ def loss_linear(ax: Axes, history: pd.DataFrame) -> None:
     best = float(mean.finite.min())
     linear_axis(ax, axis_label("loss_mean"), mean.finite, low.finite, high.finite, spikes=_EARLY, keep=best)
     _course(ax, mean, low, high)
-    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *_LEGEND, missing(mean), resumed(history)])
+    note(
+        ax,
+        [
+            broken(ax, mean),
+            offscale(ax, mean, low, high),
+            *_LEGEND,
+            missing(mean),
+            resumed(history),
+            gathered(ax, mean),
+        ],
+    )
 
 
 def loss_log(ax: Axes, history: pd.DataFrame) -> None:
@@ -49,15 +72,15 @@ def loss_log(ax: Axes, history: pd.DataFrame) -> None:
     unseen = _below_zero(ax, mean, low)
     above = replace(mean, value=np.where(mean.value > 0, mean.value, np.nan))
     _course(ax, above, replace(low, value=np.maximum(low.value, ax.get_ylim()[0])), high)
-    note(ax, [broken(ax, mean), unseen, *_LEGEND, missing(mean), resumed(history)])
+    note(ax, [broken(ax, mean), unseen, *_LEGEND, missing(mean), resumed(history), gathered(ax, mean)])
 
 
 def loss_distribution(ax: Axes, history: pd.DataFrame) -> None:
     """Draw each epoch's mean and median loss, and one standard deviation to either side of the mean."""
-    mean, std, median = (series(history, name) for name in ("loss_mean", "loss_std", "loss_median"))
+    mean, median = (series(history, name) for name in ("loss_mean", "loss_median"))
     if nothing_to_draw(ax, mean, _WHY):
         return
-    low, high = (replace(mean, value=mean.value + sign * std.value) for sign in (-1, 1))
+    low, high = around(history)
     epoch_axis(ax, history)
     linear_axis(ax, axis_label("loss_mean"), mean.finite, median.finite, low.finite, high.finite, spikes=_EARLY)
     band(ax, low, high, "C0")
@@ -68,7 +91,10 @@ def loss_distribution(ax: Axes, history: pd.DataFrame) -> None:
         Note("\u2013 \u2013 median", "C4"),
         Note("\u2588 mean \u00b1 1\u03c3", "C0", "\u2588 \u00b1 1\u03c3"),
     ]
-    note(ax, [broken(ax, mean), offscale(ax, mean, low, high), *legend, missing(mean), resumed(history)])
+    note(
+        ax,
+        [broken(ax, mean), offscale(ax, mean, low, high), *legend, missing(mean), resumed(history), gathered(ax, mean)],
+    )
 
 
 def loss_derivative(ax: Axes, history: pd.DataFrame) -> None:
@@ -92,7 +118,9 @@ def loss_derivative(ax: Axes, history: pd.DataFrame) -> None:
         Note(f"\u2588 {len(worse.finite):,} worsening", "C3", "\u2588 worse"),
         Note(f"{unchanged:,} unchanged") if unchanged else None,
     ]
-    note(ax, [broken(ax, mean), offscale(ax, change), *legend, missing(mean), resumed(history)])
+    note(
+        ax, [broken(ax, mean), offscale(ax, change), *legend, missing(mean), resumed(history), gathered(ax, mean, BARS)]
+    )
 
 
 _LEGEND = [Note("\u2501 mean", "C0"), Note("\u2588 batch min\u2013max", "C0", "\u2588 min\u2013max")]
@@ -105,7 +133,7 @@ def _course(ax: Axes, mean: Series, low: Series, high: Series) -> None:
     best = int(np.nanargmin(mean.value))
     at = (float(mean.epoch[best]), float(mean.value[best]))
     star(ax, *at)
-    callout(ax, f"best {number(at[1])} at epoch {at[0]:.0f}", at, (mean, low, high))
+    callout(ax, (f"best {number(at[1])}", f"at epoch {at[0]:.0f}"), at, (mean, low, high))
 
 
 def _below_zero(ax: Axes, mean: Series, low: Series) -> Note | None:

@@ -20,28 +20,54 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["EDGE", "at_edge", "band", "bars", "broken", "line", "missing", "offscale", "resumed", "star"]
+__all__ = [
+    "BARS",
+    "EDGE",
+    "at_edge",
+    "band",
+    "bars",
+    "broken",
+    "gathered",
+    "line",
+    "missing",
+    "offscale",
+    "resumed",
+    "star",
+]
 
 EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
 _DOT_EMS = 1.2  # lines show each epoch as a dot while these are so far apart
+_PALE = 0.45
+BARS = "least full, most pale"  # how bars that share a column are drawn
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
 
 
 def line(ax: Axes, of: Series, color: str, style: str = "-") -> None:
-    """Draw a line that is open at gaps; an epoch between two gaps is a dot, and so is every one where there is room."""
+    """Draw a line that is open at gaps; an epoch between two gaps is a dot, and so is every one where there is room.
+
+    Where epochs share a column of pixels, the line is their mean, and a pale stroke reaches from lowest to highest.
+    """
     from matplotlib import rcParams
 
-    columns_of = envelope(of.epoch, of.value, of.value, columns(ax))
-    x, low, high = open_gaps(columns_of.x, columns_of.width, columns_of.low, columns_of.high)
-    if columns_of.width > 1:  # each column is a stroke from its lowest to its highest value
-        ax.plot(np.repeat(x, 2), np.column_stack([low, high]).ravel(), style, color=color, gid="line")
-        return
-    ax.plot(x, low, style, color=color, gid="line")
-    dots = _alone(low) if len(of.epoch) * _DOT_EMS > ems(ax) else np.isfinite(low)
+    of_columns = envelope(of.epoch, of.value, of.value, columns(ax))
+    x, low, high, mean = open_gaps(of_columns.x, of_columns.width, of_columns.low, of_columns.high, of_columns.mean)
+    if of_columns.width > 1:
+        strokes = np.column_stack([low, high]).ravel()
+        ax.plot(np.repeat(x, 2), strokes, color=color, alpha=_PALE, solid_capstyle="butt", gid="range")
+    ax.plot(x, mean, style, color=color, gid="line")
+    dots = _alone(mean) if len(of.epoch) * _DOT_EMS > ems(ax) else np.isfinite(mean)
     floor, ceiling = ax.get_ylim()
-    dots &= (low >= floor) & (low <= ceiling)  # those at the very edge are drawn whole, those beyond it not at all
+    dots &= (mean >= floor) & (mean <= ceiling)  # those at the very edge are drawn whole, those beyond it not at all
     size = rcParams["lines.markersize"]
-    ax.plot(x[dots], low[dots], "o", color=color, markersize=size, clip_on=False, gid="dots")
+    ax.plot(x[dots], mean[dots], "o", color=color, markersize=size, clip_on=False, gid="dots")
+
+
+def gathered(ax: Axes, of: Series, how: str = "mean, range pale") -> Note | None:
+    """Say how many epochs share a column of pixels, and how they are drawn there."""
+    width = envelope(of.epoch, of.value, of.value, columns(ax)).width
+    return (
+        Note(f"{width:.0f} epochs to a column: {how}", brief=f"{width:.0f} epochs to a column") if width > 1 else None
+    )
 
 
 def band(ax: Axes, low: Series, high: Series, color: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis
-from mlflow_ddpm.figures.marks import broken, line, missing, offscale, resumed
+from mlflow_ddpm.figures.marks import broken, gathered, line, missing, offscale, resumed
 from mlflow_ddpm.figures.series import Series, series
 from mlflow_ddpm.figures.words import Note, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label
@@ -42,7 +42,17 @@ def _single_line(ax: Axes, history: pd.DataFrame, name: str, why_not: str) -> No
     linear_axis(ax, axis_label(name), of.finite)
     line(ax, of, "C0")
     clipped = offscale(ax, of)
-    note(ax, [_last(of) if clipped else _extremes(of), broken(ax, of), clipped, missing(of), resumed(history)])
+    note(
+        ax,
+        [
+            _last(of) if clipped else _extremes(of),
+            broken(ax, of),
+            clipped,
+            missing(of),
+            resumed(history),
+            gathered(ax, of),
+        ],
+    )
 
 
 def _extremes(of: Series) -> Note:

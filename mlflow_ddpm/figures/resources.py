@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.figures.axis import epoch_axis, linear_axis
-from mlflow_ddpm.figures.marks import bars, broken, line, missing, offscale, resumed
-from mlflow_ddpm.figures.series import Series, series
+from mlflow_ddpm.figures.marks import BARS, bars, broken, gathered, line, missing, offscale, resumed
+from mlflow_ddpm.figures.series import Series, rate_name, series
 from mlflow_ddpm.figures.words import Note, duration, end_labels, note, nothing_to_draw, number
 from mlflow_ddpm.metrics import axis_label, metric
 
@@ -24,9 +24,9 @@ _STRENGTH = 0.7  # of the colour of bars that fill the axes
 
 def throughput(ax: Axes, history: pd.DataFrame) -> None:
     """Draw samples per second as bars; where batch sizes are unknown, batches per second, and say so."""
-    name, notes = "samples_per_sec", []
-    if not series(history, name).measured and series(history, "batches_per_sec").measured:
-        name, notes = "batches_per_sec", [Note("batch sizes unknown: no samples/s", "C4", "no batch sizes")]
+    name, notes = rate_name(history), []
+    if name == "batches_per_sec":
+        notes = [Note("batch sizes unknown: no samples/s", "C4", "no batch sizes")]
     of = series(history, name)
     if nothing_to_draw(ax, of, "no batch was counted"):
         return
@@ -66,6 +66,7 @@ def gpu_memory(ax: Axes, history: pd.DataFrame) -> None:
             offscale(ax, *(of for of, *_ in drawn)),
             missing(peak),
             resumed(history),
+            gathered(ax, peak),
         ],
     )
 
@@ -80,7 +81,7 @@ def _bars_with_median(ax: Axes, history: pd.DataFrame, name: str, of: Series, no
     thin = rcParams["lines.linewidth"] / 2
     ax.axhline(median, color=rcParams["text.color"], linestyle="--", linewidth=thin, gid="median")
     typical = Note(f"\u2013 \u2013 median {number(median)} {metric(name).unit}")
-    note(ax, [typical, *notes, broken(ax, of), offscale(ax, of), missing(of), resumed(history)])
+    note(ax, [typical, *notes, broken(ax, of), offscale(ax, of), missing(of), resumed(history), gathered(ax, of, BARS)])
 
 
 def _total(of: Series, cumulative: Series) -> Note:

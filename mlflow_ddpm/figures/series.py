@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Series", "changes", "series"]
+__all__ = ["Series", "around", "changes", "rate_name", "series"]
 
 _HUGE = 1e300  # what drawing can still add and multiply without overflow; below its inverse, all is zero
 
@@ -61,3 +61,15 @@ def changes(of: Series) -> Series:
     follows = np.flatnonzero(np.diff(of.epoch) == 1) + 1
     steps[follows] = of.value[follows] - of.value[follows - 1]
     return Series(of.epoch, steps, of.broken, of.broken_as, int(np.isfinite(steps).sum()))
+
+
+def around(history: pd.DataFrame) -> tuple[Series, Series]:
+    """Return one standard deviation below and above the mean loss."""
+    mean, std = series(history, "loss_mean"), series(history, "loss_std")
+    return replace(mean, value=mean.value - std.value), replace(mean, value=mean.value + std.value)
+
+
+def rate_name(history: pd.DataFrame) -> str:
+    """Return the metric of throughput: samples per second or, where batch sizes are unknown, batches per second."""
+    samples, batches = series(history, "samples_per_sec"), series(history, "batches_per_sec")
+    return "batches_per_sec" if batches.measured and not samples.measured else "samples_per_sec"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMED",
+    "NOTE_ROW",
     "Note",
     "duration",
     "empty",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
+NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letters
 NAMED = 3  # so many epochs are named one by one; more are counted
 
 
@@ -78,15 +80,17 @@ def muted() -> str:
 
 
 def note(ax: Axes, notes: Iterable[Note | None]) -> None:
-    """Write notes in one line between title and axes; if they do not fit, the last ones in brief, and then fewer.
+    """Write notes above the axes: in one row under the title of a picture, else in up to two rows.
 
-    So put those that matter most first.
+    If they do not fit, the last ones are shortened first and, if that is not enough, left out. So put those that matter
+    most first.
     """
     from matplotlib import rcParams
 
     size = rcParams["legend.fontsize"]
     em_px = size * ax.figure.dpi / 72
-    room = ax.bbox.width + em_px
+    titled, alone = bool(ax.get_title(loc="left")), len(ax.figure.axes) == 1
+    room, rows = ax.bbox.width + em_px, 1 if titled and alone else 2
     kept = [n for n in notes if n is not None]
     written = [
         ax.annotate(
@@ -95,22 +99,34 @@ def note(ax: Axes, notes: Iterable[Note | None]) -> None:
         )
         for n in kept
     ]  # fmt: skip
-    for n, text in reversed(list(zip(kept, written, strict=True))):
-        if n.brief and _ends(written, em_px)[-1] > room:
-            text.set_text(n.brief)
-    starts = [0.0, *(end + _NOTE_GAP * em_px for end in _ends(written, em_px))]
-    for text, start, end in zip(written, starts, _ends(written, em_px), strict=False):
-        text.xyann = (start / em_px, 0.9)
-        text.set_visible(start == 0 or end <= room)
+    widths = [text.get_window_extent().width for text in written]
+    for i in reversed(range(len(kept))):
+        if kept[i].brief and not _fit(_flow(widths, room, em_px), widths, room, rows):
+            written[i].set_text(kept[i].brief)
+            widths[i] = written[i].get_window_extent().width
+    places = _flow(widths, room, em_px)
+    last = rows - 1 if titled else min(rows - 1, max((row for row, _ in places), default=0))
+    for text, width, (row, start) in zip(written, widths, places, strict=True):
+        text.xyann = (start / em_px, 0.9 + NOTE_ROW * (last - row))
+        text.set_visible(row < rows and (start + width <= room or (row, start) == (0, 0.0)))
 
 
 _NOTE_GAP = 1.3  # between notes, in the size of their letters
 
 
-def _ends(written: Sequence[Annotation], em_px: float) -> list[float]:
-    """Return where each note would end, in pixels, if they are put in a row."""
-    widths = np.array([text.get_window_extent().width for text in written])
-    return list(np.cumsum(widths + _NOTE_GAP * em_px) - _NOTE_GAP * em_px)
+def _flow(widths: Sequence[float], room: float, em_px: float) -> list[tuple[int, float]]:
+    """Return row and start, in pixels, of notes put one after the other."""
+    places, row, start = [], 0, 0.0
+    for width in widths:
+        if start and start + width > room:
+            row, start = row + 1, 0.0
+        places.append((row, start))
+        start += width + _NOTE_GAP * em_px
+    return places
+
+
+def _fit(places: Sequence[tuple[int, float]], widths: Sequence[float], room: float, rows: int) -> bool:
+    return all(row < rows and start + width <= room for (row, start), width in zip(places, widths, strict=True))
 
 
 def empty(ax: Axes, reason: str) -> None:
