@@ -2,7 +2,8 @@
 
 A metric is declared here as one dataclass field with its label, unit and meaning. CSV columns, JSON keys, MLflow keys,
 axis labels, report columns and the README's table are derived from :data:`METRICS`; nothing else spells a metric's name
-to declare it. This module reads no clock, touches no file and imports nothing heavy.
+to declare it. Extras that the included pipeline records are described in :data:`PIPELINE_METRICS`. This module reads no
+clock, touches no file and imports nothing heavy.
 
 Three kinds of "no number" stay apart: *not measured* is ``None``; *measured and not finite* is a float NaN or infinity;
 *no such epoch* is the absence of a row.
@@ -18,7 +19,16 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.errors import UsageError
 
-__all__ = ["METRICS", "EpochMetrics", "Metric", "axis_label", "check_extra_names", "keep_last_written", "metric"]
+__all__ = [
+    "METRICS",
+    "PIPELINE_METRICS",
+    "EpochMetrics",
+    "Metric",
+    "axis_label",
+    "check_extra_names",
+    "keep_last_written",
+    "metric",
+]
 
 Number = int | float | None
 
@@ -118,12 +128,103 @@ class EpochMetrics:
 
 
 METRICS: tuple[Metric, ...] = tuple(Metric(name=f.name, **f.metadata) for f in fields(EpochMetrics) if f.metadata)
+
+# The extras that ``mlflow-ddpm train`` records, the judgement of samples first. Any loop may record its own.
+_QUALITY, _INSIGHT = "Sample Quality", "Insight"
+PIPELINE_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "sample_accuracy",
+        "Sample accuracy, guidance 2",
+        "",
+        _QUALITY,
+        "Share of samples, as many of each class, that a classifier names as the class asked for; at guidance 2.",
+    ),
+    Metric(
+        "sample_accuracy_g1",
+        "Sample accuracy, guidance 1",
+        "",
+        _QUALITY,
+        "The same at guidance 1, which is plain sampling.",
+    ),
+    Metric(
+        "judge_accuracy",
+        "Classifier accuracy",
+        "",
+        _QUALITY,
+        "Share of real held-out images that the classifier names as their class.",
+    ),
+    Metric(
+        "sample_frechet",
+        "Sample Fréchet distance, guidance 2",
+        "",
+        _QUALITY,
+        "Squared Fréchet distance of samples at guidance 2 from real images, in the classifier's feature space.",
+    ),
+    Metric(
+        "sample_frechet_g1", "Sample Fréchet distance, guidance 1", "", _QUALITY, "The same of samples at guidance 1."
+    ),
+    Metric(
+        "real_frechet",
+        "Fréchet distance of real halves",
+        "",
+        _QUALITY,
+        "The same of as many other real images: what a perfect model would reach, since so few images are never at 0.",
+    ),
+    *(
+        Metric(
+            f"loss_t_q{quarter}",
+            f"Loss, timestep quartile {quarter}",
+            "",
+            _INSIGHT,
+            f"Mean loss of the images whose timestep lay in the {where} quarter, over all ranks.",
+        )
+        for quarter, where in enumerate(("first, least noisy", "second", "third", "last, noisiest"), start=1)
+    ),
+    *(
+        Metric(
+            f"grad_norm_{part}",
+            f"Gradient norm, {part}",
+            "",
+            _INSIGHT,
+            f"Mean over batches of the L2 norm of the gradients of {what}, before clipping.",
+        )
+        for part, what in (
+            ("embedding", "the timestep's and the class's embeddings"),
+            ("encoder", "the stem and the way down"),
+            ("middle", "the stages at the lowest resolution between both ways"),
+            ("decoder", "the way up and the head"),
+        )
+    ),
+    Metric(
+        "update_to_weight",
+        "Update to weight",
+        "",
+        _INSIGHT,
+        "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
+    ),
+    Metric(
+        "data_sec",
+        "Data time",
+        "s",
+        _INSIGHT,
+        "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
+    ),
+    Metric(
+        "maintenance_sec",
+        "Maintenance time",
+        "s",
+        _INSIGHT,
+        "Seconds beside `epoch_time_sec`: this epoch's grid and judgement, and the checkpoint written before it.",
+    ),
+)
+
 _BY_NAME = {m.name: m for m in METRICS}
+_KNOWN = _BY_NAME | {m.name: m for m in PIPELINE_METRICS}
 
 
 def metric(name: str) -> Metric:
-    """Return the table's entry; a name outside the table (an extra) is its own label."""
-    return _BY_NAME.get(name) or Metric(name, name, "", "Extra", "Recorded by the training loop.")
+    """Return the entry of a name in either table; any other name, an extra of somebody's own, is its own label."""
+    return _KNOWN.get(name) or Metric(name, name, "", "Extra", "Recorded by the training loop.")
 
 
 def axis_label(name: str) -> str:
@@ -181,7 +282,7 @@ def keep_last_written(rows: Iterable[EpochMetrics]) -> list[EpochMetrics]:
 
 
 def _check_table() -> None:
-    bad = [m.name for m in METRICS if not _KEY.fullmatch(m.name)]
+    bad = [m.name for m in (*METRICS, *PIPELINE_METRICS) if not _KEY.fullmatch(m.name)]
     if bad:
         raise UsageError(f"MLflow would refuse these metric names: {bad}")
 

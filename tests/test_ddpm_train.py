@@ -91,7 +91,7 @@ class Notes:
         self.images.append((name, epoch, image.shape))
 
     def end_epoch(
-        self, model: Any = None, ema_model: Any = None, extra: Mapping[str, float] | None = None
+        self, model: Any = None, ema_model: Any = None, extra: Mapping[str, float | None] | None = None
     ) -> EpochMetrics:
         """Make a row."""
         assert model is not None
@@ -201,13 +201,10 @@ def test_grids_come_every_n_epochs_and_first_and_last_and_judgement_at_the_end(t
     result = run(tiny(epochs=3, sample_every=2, judge_per_class=2), tmp_path, notes)
 
     assert [(name, epoch) for name, epoch, _ in notes.images] == [("samples", 0), ("samples", 1), ("samples", 2)]
-    assert [set(row.extra) for row in notes.rows] == [
-        set(),
-        set(),
-        {"sample_accuracy", "sample_accuracy_g1", "judge_accuracy"},
-    ]
+    judged = {"sample_accuracy", "sample_accuracy_g1", "judge_accuracy"}
+    assert [judged & set(row.extra) for row in notes.rows] == [set(), set(), judged]
     assert result.judgement is not None
-    assert notes.rows[-1].extra == result.judgement._asdict()
+    assert result.judgement._asdict().items() <= notes.rows[-1].extra.items()
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:

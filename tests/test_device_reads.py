@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlflow_ddpm import EpochMetrics, MetricsTracker, compute_grad_norm
+from mlflow_ddpm.ddpm import insight
 from mlflow_ddpm.ddpm.config import Config, from_options
 from mlflow_ddpm.ddpm.distributed import Processes
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train_with
@@ -72,11 +73,11 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 
 class Guarded:
-    """A real tracker; between ``start_epoch`` and the entry of ``end_epoch`` the guard stands."""
+    """A real tracker; between ``start_epoch`` and the entry of ``end_epoch`` the guard stands, but for pauses."""
 
     def __init__(self, tracker: MetricsTracker, guard: Guard, standing: ExitStack) -> None:
         self._tracker, self._guard, self._standing = tracker, guard, standing
-        self.log_batch, self.paused, self.log_image = tracker.log_batch, tracker.paused, tracker.log_image
+        self.log_batch, self.log_image = tracker.log_batch, tracker.log_image
 
     @property
     def run_id(self) -> str | None:
@@ -88,11 +89,19 @@ class Guarded:
         self._tracker.start_epoch(epoch)
         self._standing.enter_context(self._guard())
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the guard away for a while: a pause waits for the device by itself."""
+        self._standing.close()
+        with self._tracker.paused():
+            yield
+        self._standing.enter_context(self._guard())
+
     def end_epoch(
         self,
         model: nn.Module | None = None,
         ema_model: nn.Module | None = None,
-        extra: Mapping[str, float] | None = None,
+        extra: Mapping[str, float | None] | None = None,
     ) -> EpochMetrics | None:
         """Take the guard away, then end the epoch."""
         self._standing.close()
@@ -137,13 +146,15 @@ def _train(device: str, guard: Guard, uri: str) -> TrainResult:
         return train_with(Guarded(tracker, guard, standing), training, directory)
 
 
-def test_the_real_training_loop_reads_nothing_during_an_epoch(sqlite_uri: str) -> None:
-    """Learner, loop and tracker together; the row is measured all the same."""
+def test_the_real_training_loop_reads_nothing_during_an_epoch(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learner, loop and tracker together, folding every second batch; the row is measured all the same."""
+    monkeypatch.setattr(insight, "_FOLD_AT", 2)
     row = _train("cpu", no_reads, sqlite_uri).last_row
 
     assert row is not None
     assert (row.epoch, row.nonfinite_batches) == (1, 0)
     assert None not in (row.loss_mean, row.grad_norm, row.ema_delta_norm, row.samples_per_sec)
+    assert {"loss_t_q1", "loss_t_q4", "grad_norm_middle", "update_to_weight", "data_sec"} <= set(row.extra)
 
 
 @pytest.mark.gpu

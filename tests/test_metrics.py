@@ -7,7 +7,15 @@ import math
 import pytest
 
 from mlflow_ddpm.errors import UsageError
-from mlflow_ddpm.metrics import METRICS, EpochMetrics, axis_label, check_extra_names, keep_last_written
+from mlflow_ddpm.metrics import (
+    METRICS,
+    PIPELINE_METRICS,
+    EpochMetrics,
+    axis_label,
+    check_extra_names,
+    keep_last_written,
+    metric,
+)
 
 SPECIFIED = [
     *("loss_mean", "loss_std", "loss_min", "loss_max", "loss_median", "lr", "grad_norm"),
@@ -27,12 +35,23 @@ def test_axis_labels_end_with_the_unit_where_there_is_one() -> None:
     """A number with a unit never stands without it."""
     assert axis_label("gpu_peak_mb") == "GPU peak (MiB)"
     assert axis_label("lr") == "Learning rate"
+    assert axis_label("data_sec") == "Data time (s)"
     assert axis_label("fid") == "fid"
 
 
 def test_every_metric_says_what_it_means() -> None:
     """Docs and report are derived from these sentences."""
-    assert all(m.meaning.endswith(".") and m.label for m in METRICS)
+    assert all(m.meaning.endswith(".") and m.label for m in (*METRICS, *PIPELINE_METRICS))
+
+
+def test_the_pipelines_extras_are_described_and_no_name_is_taken_twice() -> None:
+    """They are extras like any other: no row has a column for them unless they were measured."""
+    names = [m.name for m in PIPELINE_METRICS]
+    check_extra_names(names)
+
+    assert len(set(names)) == len(names)
+    assert metric("sample_frechet") in PIPELINE_METRICS
+    assert metric("my_own").meaning == "Recorded by the training loop."
 
 
 def test_points_leave_out_what_was_not_measured_and_keep_what_is_not_finite() -> None:

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlflow_ddpm.ddpm import diffusion
 from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.ddpm.data import LabelledImages, to_model_range
 from mlflow_ddpm.ddpm.distributed import Processes
 from mlflow_ddpm.ddpm.ema import Ema
+from mlflow_ddpm.ddpm.epoch_order import EpochOrder
+from mlflow_ddpm.ddpm.gradients import clip_gradients, gradient_norms
+from mlflow_ddpm.ddpm.insight import Insight, update_to_weight
 from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.ddpm.randomness import Purpose, seed_for, seeded_generator
 from mlflow_ddpm.ddpm.settings import OptimConfig
@@ -40,6 +43,15 @@ class _Noised(NamedTuple):
     timestep: Tensor  # (B,)
     eps: Tensor  # (B, 1, S, S)
     hide_class: Tensor  # (B,) bool
+
+
+class _Batch(NamedTuple):
+    """What this process computes the loss of; a share of 0 is one image that weighs nothing."""
+
+    x_0: Tensor  # (B, 1, S, S)
+    labels: Tensor  # (B,)
+    noised: _Noised
+    share: int
 
 
 def build_model(config: Config, classes: int) -> UNet:
@@ -68,17 +80,20 @@ def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:
 
 
 class Learner:
-    """Trains a U-Net on images that lie on the process's device."""
+    """Trains a U-Net on images that lie on the process's device, or beside it where they do not fit."""
 
     def __init__(self, config: Config, data: LabelledImages, classes: int, procs: Processes) -> None:
         """Build everything anew; ``config`` is resolved, ``data`` the training set."""
         self._config, self._procs = config, procs
         self._batch_size = config.train.batch_size or 1
         self._data = data.to(procs.device)
+        self._order = EpochOrder(data.labels.to(procs.device), config.data.balance)
         self._alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(procs.device)  # (T,)
         self.model = build_model(config, classes).to(procs.device)
         self.ema = Ema(self.model, config.optim.ema_decay)
+        self.insight = Insight(self.model, config.diffusion.timesteps)
         self.step = 0
+        self._parameters = list(self.model.parameters())
         self._parallel = procs.wrap(self.model)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -96,25 +111,39 @@ class Learner:
     def train_epoch(self, epoch: int) -> Iterator[BatchResult]:
         """Train one epoch, a batch at each ``next``. Nothing is read from the device."""
         device = self._procs.device
-        generator = seeded_generator(self._config.train.seed, Purpose.TRAINING, epoch, device=device)
-        order = torch.randperm(len(self._data.labels), generator=generator, device=device)
+        self.insight.start_epoch()
+        with self.insight.preparing:
+            generator = seeded_generator(self._config.train.seed, Purpose.TRAINING, epoch, device=device)
+            order = self._order.draw(generator).to(self._data.labels.device)
         self._parallel.train()
         for batch in order.split(self._batch_size):
             yield self._train_batch(batch, generator)
 
     def _train_batch(self, batch: Tensor, generator: torch.Generator) -> BatchResult:
         """Take one step on ``batch``, indices (G,) of all processes' images."""
-        noised = self._draw_noise(len(batch), generator)
-        mine = self._procs.shard(len(batch))
-        share = len(range(*mine.indices(len(batch))))
-        if share == 0:
-            mine = slice(0, 1)  # fewer images than processes: pass one along, weighing nothing, to stay in step
-        per_image = self._loss_per_image(batch[mine], _Noised(*(drawn[mine] for drawn in noised)))  # (B,)
+        with self.insight.preparing:
+            mine = self._prepare(batch, generator)
+        per_image = self._loss_per_image(mine)  # (B,)
+        if mine.share:
+            self.insight.add_losses(per_image, mine.noised.timestep)
         # DDP averages gradients over ranks; this weight makes that the mean over images, however uneven the shares.
-        loss = per_image.sum() * (self._procs.world_size / len(batch) if share else 0.0)
+        loss = per_image.sum() * (self._procs.world_size / len(batch) if mine.share else 0.0)
         lr = learning_rate(self.step, self._total_steps(), self._config.optim)
         grad_norm = self._update(loss, lr)
-        return BatchResult(loss.detach(), lr, grad_norm, share)
+        return BatchResult(loss.detach(), lr, grad_norm, mine.share)
+
+    def _prepare(self, batch: Tensor, generator: torch.Generator) -> _Batch:
+        """Return this process's rows of ``batch`` (G,): images, labels, and the noise that all processes draw alike."""
+        noised = self._draw_noise(len(batch), generator)
+        rows = self._procs.shard(len(batch))
+        share = len(range(*rows.indices(len(batch))))
+        if share == 0:
+            rows = slice(0, 1)  # fewer images than processes: pass one along, weighing nothing, to stay in step
+        mine = _Noised(*(drawn[rows] for drawn in noised))
+        images, labels = self._data.take(batch[rows], self._procs.device)  # (B, 1, H, W), (B,)
+        x_0 = to_model_range(images, self._config.data.image_size or 0)  # (B, 1, S, S)
+        labels = labels.masked_fill(mine.hide_class, self.model.null_class)
+        return _Batch(x_0, labels, mine, share)
 
     def _draw_noise(self, size: int, generator: torch.Generator) -> _Noised:
         device, side = self._procs.device, self._config.data.image_size or 0
@@ -123,14 +152,12 @@ class Learner:
         coin = torch.rand(size, generator=generator, device=device)
         return _Noised(timestep, eps, coin < self._config.diffusion.class_dropout)
 
-    def _loss_per_image(self, indices: Tensor, noised: _Noised) -> Tensor:
-        x_0 = to_model_range(self._data.images[indices], self._config.data.image_size or 0)  # (B, 1, S, S)
-        labels = self._data.labels[indices].masked_fill(noised.hide_class, self.model.null_class)  # (B,)
+    def _loss_per_image(self, batch: _Batch) -> Tensor:
         return diffusion.loss_per_image(
-            lambda x_t, timestep: self._parallel(x_t, timestep, labels),
-            x_0,
-            noised.eps,
-            noised.timestep,
+            lambda x_t, timestep: self._parallel(x_t, timestep, batch.labels),
+            batch.x_0,
+            batch.noised.eps,
+            batch.noised.timestep,
             alpha_bar=self._alpha_bar,
             prediction=self._config.diffusion.prediction,
         )
@@ -138,14 +165,23 @@ class Learner:
     def _update(self, loss: Tensor, lr: float) -> Tensor:
         """Step the weights and their average; return the gradient norm before clipping."""
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.optim.grad_clip or math.inf)
+        norms = gradient_norms(self._parameters)  # (P,)
+        grad_norm = clip_gradients(self._parameters, norms, self._config.optim.grad_clip)
+        self.insight.add_gradients(norms)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.step()
+        self._step_optimizer(is_last=(self.step + 1) % self.batches_per_epoch == 0)
         self._optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         self.step += 1
         return grad_norm
+
+    def _step_optimizer(self, *, is_last: bool) -> None:
+        """Step the weights, in an epoch's last batch beside a copy of what they were: one copy an epoch."""
+        before = [p.detach().clone() for p in self._parameters] if is_last else []
+        self._optimizer.step()
+        if is_last:
+            self.insight.add_update(update_to_weight(before, self._parameters))
 
     def _total_steps(self) -> int:
         return self.batches_per_epoch * (self._config.train.epochs or 1)

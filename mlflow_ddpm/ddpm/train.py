@@ -21,6 +21,7 @@ from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.grid import sample_grid
 from mlflow_ddpm.ddpm.judge import Judge, Judgement
 from mlflow_ddpm.ddpm.learner import Learner
+from mlflow_ddpm.ddpm.seconds import Seconds
 from mlflow_ddpm.errors import ConfigError
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.progress import Progress
@@ -38,7 +39,7 @@ logger = logging.getLogger("mlflow_ddpm")
 CHECKPOINTS = "checkpoints"  # folder below the output directory
 # Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
 # parameters a lie. More epochs stretch the learning rate's cosine from here on.
-_FREE_ON_RESUME = ("train.epochs", "train.threads", "train.device", "data.dir", "sample.")
+_FREE_ON_RESUME = ("train.preset", "train.epochs", "train.threads", "train.device", "data.dir", "sample.")
 
 
 class Tracker(Protocol):
@@ -154,18 +155,22 @@ def train_with(
     config, _, learner, procs, first_epoch = training
     epochs = config.train.epochs or 0
     progress = progress if procs.is_first else None
-    judge = Judge(config, training.dataset, procs.device)
+    judge, maintenance = Judge(config, training.dataset, procs.device), Seconds()
     row, judgement, checkpoint = None, None, None
     for epoch in range(first_epoch, epochs):
         tracker.start_epoch(epoch)
         _run_batches(tracker, learner, epoch, epochs, progress)
-        if procs.is_first:
-            with tracker.paused():  # its seconds are not the epoch's
-                judgement = _look_at_samples(tracker, training, judge, epoch)
-        extra = judgement._asdict() if judgement else None
+        with tracker.paused():  # its seconds are not the epoch's
+            extra = learner.insight.read(procs)
+            if procs.is_first:
+                with maintenance:
+                    judgement = _look_at_samples(tracker, training, judge, epoch)
+        extra |= judgement._asdict() if judgement else {}
+        extra["maintenance_sec"] = maintenance.take()  # the last epoch's checkpoint, and this one's samples
         row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
         if procs.is_first:
-            checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(training))
+            with maintenance:
+                checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
     parameters = _count_parameters(learner)
