@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_ddpm.ddpm.ema import Ema
-from mlflow_ddpm.ddpm.model import UNet, _Stage
+from mlflow_ddpm.ddpm.model import UNet, _SelfAttention, _Stage, _Upsample
 
 torch.set_num_threads(1)
 
@@ -84,6 +84,44 @@ def test_attention_lets_far_corners_see_each_other(*, attention: bool) -> None:
 
     assert x.grad is not None
     assert bool(x.grad[0, :, 7, 7].abs().max() > 0) == attention
+
+
+def test_doubling_in_one_step_is_repeating_and_then_convolving() -> None:
+    """The transposed convolution gives the same map and the same gradients, here to float64's rounding."""
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64, requires_grad=True)
+    doubles = _Upsample(8).double()
+    repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = torch.nn.functional.conv2d(repeated, doubles.weight, doubles.bias, padding=1)
+    inputs = (x, doubles.weight, doubles.bias)
+    gradients = [torch.autograd.grad(y.sin().sum(), inputs, retain_graph=True) for y in (expected, doubles(x))]
+
+    torch.testing.assert_close(doubles(x), expected)
+    torch.testing.assert_close(*gradients)
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    """Head by head, in float64, with the heads' channels side by side (Vaswani et al. 2017, eq. 1)."""
+    attention = _SelfAttention(64).double()
+    torch.nn.init.normal_(attention.out.weight)
+    x = torch.randn(2, 64, 3, 4, dtype=torch.float64)
+    q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, dim=1)  # (B, C, L) each
+    mixed = []
+    for head in (slice(0, 32), slice(32, 64)):
+        weights = (q[:, head].transpose(1, 2) @ k[:, head] / 32**0.5).softmax(dim=-1)  # (B, L, L)
+        mixed.append(v[:, head] @ weights.transpose(1, 2))
+    expected = x + attention.out(torch.cat(mixed, dim=1).unflatten(2, (3, 4)))
+
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_the_memory_layout_changes_nothing_but_rounding() -> None:
+    """Channels last, as trained, and channels first give the same prediction."""
+    model = awake(UNet(classes=10, image_size=16, base_channels=32)).double().eval()
+    x_t, timestep, labels = inputs(3, 16)
+    first = model(x_t.double(), timestep, labels)
+    last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    torch.testing.assert_close(last(x_t.double().to(memory_format=torch.channels_last), timestep, labels), first)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 Letters: B images, C channels, H height, W width (in pixels outside the stem, in features inside), P patch side,
 E size of the embedding, N attention heads, D channels a head, L = H W positions.
 
-The stem folds P x P pixels into channels (pixel unshuffle), which for P = 2 halves the time of a step on a CPU.
+A U-Net of residual blocks with self-attention at one size, as in Ho et al. 2020, appendix B; timestep and class scale
+and shift within each block (Dhariwal & Nichol 2021, section 3.1, "AdaGN"); one class more stands for "no class given"
+(Ho & Salimans 2022, algorithm 1). The stem folds P x P pixels into channels (pixel unshuffle), which makes a step on a
+CPU several times as fast for P = 2: `python tests/bench/run.py --only unet` tells how much, and what other levers give.
 """
 
 from __future__ import annotations
@@ -66,8 +69,8 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         h: Tensor = self.conv_in(nnf.silu(self.norm_in(x)))  # (B, C', H, W)
         scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)  # (B, C', 1, 1) each
-        h = self.conv_out(nnf.silu(self.norm_out(h) * (1 + scale) + shift))
-        return torch.add(h, self.skip(x))  # (B, C', H, W)
+        h = self.conv_out(nnf.silu(torch.addcmul(shift, self.norm_out(h), 1 + scale)))
+        return h.add_(self.skip(x))  # (B, C', H, W); no derivative needs what stood in h
 
 
 class _SelfAttention(nn.Module):
@@ -82,10 +85,12 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, N, L, D) each
-        mixed = nnf.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, N, D, L)
-        return torch.add(x, self.out(mixed.reshape(batch, channels, height, width)))  # (B, C, H, W)
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)  # (B, H, W, 3C): channels last, so nothing is copied here
+        qkv = qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads)  # (B, L, 3, N, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, D) each
+        mixed = nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, L, N, D)
+        mixed = mixed.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W)
+        return torch.add(x, self.out(mixed))  # (B, C, H, W)
 
 
 class _Stage(nn.Module):
@@ -105,8 +110,21 @@ def _downsample(channels: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
 
-def _upsample(channels: int) -> nn.Module:
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1))
+class _Upsample(nn.Conv2d):
+    """Doubles height and width by repeating each position, then convolves 3x3, in one step.
+
+    Of the nine taps on repeated positions only four see different ones. Their weights added up are a transposed
+    convolution of kernel 4 and stride 2: the same result to rounding, with less than half the products and without the
+    repeated map in memory.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed = 4 * nnf.avg_pool2d(self.weight, 2, stride=1, padding=1)  # (C, C, 4, 4): sums over 2x2 neighbours
+        kernel = summed.flip(2, 3).transpose(0, 1)
+        return nnf.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)  # (B, C, 2H, 2W)
 
 
 class UNet(nn.Module):
@@ -169,7 +187,7 @@ class UNet(nn.Module):
                 self.up.append(self._stage(channels + kept.pop(), widths[level], sizes[level]))
                 channels = widths[level]
             if level > 0:
-                self.up.append(_upsample(channels))
+                self.up.append(_Upsample(channels))
 
     def forward(self, x_t: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
         """Return the prediction, shaped as ``x_t`` (B, C, H, W), for ``timestep`` (B,) and ``labels`` (B,), int64.
