@@ -9,17 +9,14 @@ arrays, tensors into one tensor on their own device.
 from __future__ import annotations
 
 import math
+import operator
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple, Protocol
 
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.metrics import check_extra_names
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = [
     "BatchValues",
@@ -53,9 +50,9 @@ Scalar = float | ScalarTensor
 class Readings(NamedTuple):
     """Batch values as host numbers, in the order of the batches."""
 
-    losses: NDArray[np.float64]  # (batches,)
-    grad_norms: NDArray[np.float64]  # (batches that gave one,)
-    grad_norm_at: NDArray[np.int64]  # the batch of each grad_norm
+    losses: Sequence[float]  # one a batch
+    grad_norms: Sequence[float]  # one for each batch that gave one
+    grad_norm_at: Sequence[int]  # the batch of each of those
     lr: float | None  # the last batch's
     samples: int | None  # None unless every batch told its size
 
@@ -154,15 +151,12 @@ class BatchValues:
 
     def read(self) -> Readings:
         """Fetch all values. This is the epoch's one wait for the device."""
-        import numpy as np
-
         lr = _Series()
         if self._lr is not None:
             lr.tail.append(self._lr)
         losses, norms, rates = _fetch([self._loss.parts(), self._grad_norm.parts(), lr.parts()])
-        at = np.array(self._grad_norm_at, dtype=np.int64)
         samples = self._samples if self.batches else None
-        return Readings(losses, norms, at, float(rates[0]) if len(rates) else None, samples)
+        return Readings(losses, norms, self._grad_norm_at, rates[0] if rates else None, samples)
 
 
 def scalar(name: str, value: Any) -> Any:
@@ -209,12 +203,10 @@ def _whole(name: str, value: Any) -> int:
     return count
 
 
-def _fetch(series: Sequence[list[Any]]) -> list[NDArray[np.float64]]:
-    """Return each series as one float64 array; all tensors of one device come over in a single copy."""
-    import numpy as np
-
+def _fetch(series: Sequence[list[Any]]) -> list[array[float]]:
+    """Return each series as one array of float64; all tensors of one device come over in a single copy."""
     tensors = [part for parts in series for part in parts if not isinstance(part, array)]
-    host: dict[int, NDArray[np.float64]] = {}
+    host: dict[int, Any] = {}
     for _, group in groupby(sorted(tensors, key=lambda t: str(t.device)), key=lambda t: t.device):
         import torch
 
@@ -222,60 +214,70 @@ def _fetch(series: Sequence[list[Any]]) -> list[NDArray[np.float64]]:
         # cat promotes bf16, fp16 and fp32 to the widest among them, exactly; float64 only on the host, as not every
         # device has it.
         flat = torch.cat(of_device).cpu().double().numpy()
-        ends = np.cumsum([len(t) for t in of_device])
-        host.update(zip(map(id, of_device), np.split(flat, ends[:-1]), strict=True))
-    arrays = [[np.frombuffer(p) if isinstance(p, array) else host[id(p)] for p in parts] for parts in series]
-    return [np.concatenate(parts) if parts else np.empty(0) for parts in arrays]
+        ends = list(accumulate(t.numel() for t in of_device))
+        host.update((id(t), flat[end - t.numel() : end]) for t, end in zip(of_device, ends, strict=True))
+    return [_joined([part if isinstance(part, array) else host[id(part)] for part in parts]) for parts in series]
+
+
+def _joined(parts: list[Any]) -> array[float]:
+    whole = array("d")
+    for part in parts:
+        whole.frombytes(memoryview(part).cast("B"))
+    return whole
 
 
 def nonfinite_batches(readings: Readings) -> list[int]:
     """Return which batches, from 0, had a loss or a gradient norm that was not finite."""
-    import numpy as np
-
-    bad = ~np.isfinite(readings.losses)
-    bad[readings.grad_norm_at] |= ~np.isfinite(readings.grad_norms)
-    return [int(batch) for batch in bad.nonzero()[0]]
+    bad = {batch for batch, loss in enumerate(readings.losses) if not math.isfinite(loss)}
+    bad |= {at for at, n in zip(readings.grad_norm_at, readings.grad_norms, strict=True) if not math.isfinite(n)}
+    return sorted(bad)
 
 
 def statistics(readings: Readings) -> Statistics:
     """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
     losses, norms = _finite(readings.losses), _finite(readings.grad_norms)
     all_finite = len(losses) == len(readings.losses) and len(norms) == len(readings.grad_norms)
-    mean, std, least, most, median = _spread(losses) if len(losses) else (_no_number(readings.losses),) * 5
+    mean, std, least, most, median = _spread(losses) if losses else (_no_number(readings.losses),) * 5
     return Statistics(
         loss_mean=mean,
         loss_std=std,
         loss_min=least,
         loss_max=most,
         loss_median=median,
-        grad_norm=float(norms.sum() / len(norms)) if len(norms) else _no_number(readings.grad_norms),
+        grad_norm=_sum(norms) / len(norms) if norms else _no_number(readings.grad_norms),
         nonfinite_batches=0 if all_finite else len(nonfinite_batches(readings)),
     )
 
 
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    return values[np.isfinite(values)]
+def _finite(values: Sequence[float]) -> list[float]:
+    return list(filter(math.isfinite, values))
 
 
-def _no_number(values: NDArray[np.float64]) -> float | None:
+def _no_number(values: Sequence[float]) -> float | None:
     """Return what stands for a statistic of values of which none is finite."""
-    return math.nan if len(values) else None
+    return math.nan if values else None
 
 
-def _spread(values: NDArray[np.float64]) -> tuple[float, float, float, float, float]:
+def _spread(values: list[float]) -> tuple[float, float, float, float, float]:
     """Return mean, population standard deviation, extremes and median of finite values. Sorts them.
 
-    One sort gives three of the five; NumPy's functions would each take longer to be called than to compute.
+    Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute.
     """
     count = len(values)
     values.sort()
-    mean = values.sum() / count
-    deviations = values - mean
+    mean = _sum(values) / count
+    deviations = [value - mean for value in values]
+    variance = _sum(list(map(operator.mul, deviations, deviations))) / count
     median = (values[(count - 1) // 2] + values[count // 2]) / 2
-    std = math.sqrt(deviations.dot(deviations) / count)
-    return float(mean), std, float(values[0]), float(values[-1]), float(median)
+    return mean, math.sqrt(variance), values[0], values[-1], median
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Return the sum, rounded once; infinite where float64 ends."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return sum(values)
 
 
 def mean_over_ranks(readings: Readings) -> Readings:
@@ -287,7 +289,6 @@ def mean_over_ranks(readings: Readings) -> Readings:
     Raises:
         UsageError: the ranks did not log the same number of batches. All ranks raise it; none hangs.
     """
-    import numpy as np
     import torch.distributed as dist
 
     # Python objects carry their own length: a tensor collective over unequal lengths would hang or corrupt.
@@ -297,6 +298,6 @@ def mean_over_ranks(readings: Readings) -> Readings:
     if len(set(counts)) > 1:
         raise UsageError(f"every rank must log the same number of batches in an epoch, got {counts} on ranks 0, 1, ...")
     samples = [n for _, n in every]
-    with np.errstate(invalid="ignore"):  # inf - inf is a NaN batch, which is what it should count as
-        losses = np.mean([losses for losses, _ in every], axis=0)
+    # inf - inf is a NaN batch, which is what it should count as
+    losses = array("d", [sum(batch) / len(batch) for batch in zip(*(losses for losses, _ in every), strict=True)])
     return readings._replace(losses=losses, samples=None if None in samples else sum(samples))

@@ -134,7 +134,8 @@ def _named(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Return the parameters by name, shared ones under each of theirs: finding those takes torch longer than us."""
     import torch
 
-    return model.named_parameters(**{"remove_duplicate": False} if isinstance(model, torch.nn.Module) else {})
+    is_module = isinstance(model, torch.nn.Module)  # else a wrapper of the user's, which may know no such argument
+    return model.named_parameters(remove_duplicate=False) if is_module else model.named_parameters()
 
 
 def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
