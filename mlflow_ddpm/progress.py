@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, NoReturn, Protocol
 
 from mlflow_ddpm.metrics import EpochMetrics, metric
@@ -11,7 +11,7 @@ from mlflow_ddpm.metrics import EpochMetrics, metric
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Bar", "Lines", "Progress", "progress_on"]
+__all__ = ["Bar", "Lines", "Progress", "download_on", "progress_on"]
 
 _SHOWN = ("loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec")
 
@@ -89,6 +89,32 @@ def progress_on(stream: IO[str]) -> Iterator[Progress]:
             yield bar
     finally:
         bar.close()
+
+
+@contextlib.contextmanager
+def download_on(stream: IO[str]) -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows how many bytes of how many are there: a bar on a terminal, elsewhere a line every tenth."""
+    if stream.isatty():
+        from tqdm import tqdm
+
+        with tqdm(file=stream, unit="B", unit_scale=True, desc="download", dynamic_ncols=True) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield show
+        return
+    shown = -1
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if done * 10 // total > shown:
+            shown = done * 10 // total
+            stream.write(f"download: {done / 1e6:.0f} of {total / 1e6:.0f} MB\n")
+            stream.flush()
+
+    yield tell
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byclass import idx
 
 from mlflow_ddpm.ddpm.data import load_dataset, to_model_range, to_pixels
 from mlflow_ddpm.ddpm.digits import load_digits
@@ -25,12 +26,6 @@ needs_emnist = pytest.mark.skipif(
 )
 
 LETTERS = "".join(f"{i} {64 + i} {96 + i}\n" for i in range(1, 27))
-
-
-def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], *, magic: int = 0x08) -> bytes:
-    """Write an IDX file the way its format is described, independent of the reader."""
-    header = bytes([0, 0, magic, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return header + array.tobytes()
 
 
 @pytest.fixture
@@ -92,15 +87,6 @@ def test_letters_are_turned_upright_counted_from_zero_and_named(letters: Path) -
     assert np.array_equal(stored.transpose(0, 2, 1), data.train.images[:, 0].numpy())
     assert [i % 26 for i in range(30)] == data.train.labels.tolist()
     assert tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == data.class_names
-
-
-def test_the_folder_of_the_official_archive_is_found(letters: Path) -> None:
-    """The archive unpacks into ``gzip/``; naming the folder above it is enough."""
-    (letters / "gzip").mkdir()
-    for path in letters.glob("emnist-*"):
-        path.rename(letters / "gzip" / path.name)
-
-    assert len(load_emnist(letters, "letters").test.labels) == 26
 
 
 @needs_emnist

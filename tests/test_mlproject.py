@@ -31,7 +31,8 @@ def test_parameters_types_and_defaults_are_those_of_the_command_line(entry_point
     """One place spells them; this file repeats it for MLflow."""
     parameters = _project()["entry_points"][entry_point]["parameters"]
 
-    assert ["output_dir", *(o.dest for o in options())] == list(parameters)
+    assert ["output_dir", "download", *(o.dest for o in options())] == list(parameters)
+    assert parameters["download"]["default"] == build_parser().parse_args(["train"]).download
     for option in options():
         told = parameters[option.dest]
         assert told["type"] == TYPES.get(type(option.default), "string")
@@ -54,7 +55,7 @@ def test_the_command_passes_every_parameter_under_its_flag() -> None:
     """None is declared and then dropped."""
     command = _project()["entry_points"]["main"]["command"]
 
-    assert command.startswith("python -m mlflow_ddpm train --output-dir {output_dir} ")
+    assert command.startswith("python -m mlflow_ddpm train --output-dir {output_dir} --download {download} ")
     for option in options():
         assert f"{option.flag} {{{option.dest}}}" in command
 

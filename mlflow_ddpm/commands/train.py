@@ -13,6 +13,8 @@ from mlflow_ddpm.errors import StoreUnavailableError
 
 __all__ = ["add", "run"]
 
+YES, NO = "yes", "no"  # mlflow run passes every parameter a value
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -34,6 +36,15 @@ def add(commands: Commands) -> None:
         "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
     )
     parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
+    parser.add_argument(
+        "--download",
+        nargs="?",
+        const=YES,
+        default=NO,
+        metavar="URL",
+        help="fetch EMNIST's gzip.zip, 0.56 GB, into --data-dir if the files are not there, from NIST or another URL "
+        f"of the same file (default: {NO})",
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options():
         group = groups.setdefault(option.group, parser.add_argument_group(option.group))
@@ -56,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
     first = ranks.rank() == 0
+    if args.download != NO:
+        _download(config, args.download, loud=first)
     if not args.resume and is_same_finished_run(directory, config):
         if first:
             check_unpublished(directory)
@@ -65,6 +78,19 @@ def run(args: argparse.Namespace) -> None:
     _train(args, config, directory, first=first)
     if first:
         _publish(directory, args.tracking_uri)
+
+
+def _download(config: Config, wanted: str, *, loud: bool) -> None:
+    """Fetch the data set if it is not there; processes of one machine or disk take turns, and one of them fetches."""
+    from mlflow_ddpm.ddpm.emnist_fetch import EMNIST, fetch_archive
+    from mlflow_ddpm.ddpm.emnist_files import has_split
+    from mlflow_ddpm.progress import download_on
+
+    place, split = Path(config.data.dir), config.data.name.removeprefix("emnist-")
+    if config.data.name == "digits" or has_split(place, split):
+        return
+    with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
+        fetch_archive(place, EMNIST if wanted == YES else EMNIST._replace(url=wanted), progress=progress)
 
 
 def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: bool) -> None:

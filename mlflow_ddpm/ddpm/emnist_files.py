@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from mlflow_ddpm.errors import DataError
 
-__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split"]
+__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split", "has_split"]
 
 ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
 _MOST_SHRUNK = 1100  # deflate, of zip and of gzip, cannot shrink more than 1032-fold
@@ -87,6 +87,14 @@ def find_split(place: Path, split: str) -> SplitFiles:
     )
 
 
+def has_split(place: Path, split: str) -> bool:
+    """Say whether all files of a split are there, sound or not."""
+    try:
+        return bool(find_split(place, split))
+    except DataError:
+        return False
+
+
 def _names(split: str) -> set[str]:
     parts = [f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
     return {f"emnist-{split}-{name}" for name in (*parts, "mapping.txt")}
@@ -99,7 +107,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, Mapping[str, OfficialFile]]]:
 
 
 def _loose(folder: Path) -> dict[str, OfficialFile]:
-    """Return the folder's files by their names without ``.gz``; of two, the one without is taken, as it reads faster."""
+    """Return the folder's files by their names without ``.gz``; of two, the one without is taken: it reads faster."""
     paths = sorted(folder.glob("emnist-*"), key=lambda path: len(path.name), reverse=True) if folder.is_dir() else []
     return {path.name.removesuffix(".gz"): _of_path(path) for path in paths if path.is_file()}
 
@@ -117,7 +125,8 @@ def _in_archive(archive: Path) -> dict[str, OfficialFile]:
             members = [info for info in opened.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
-            f"expected a folder or EMNIST's {ARCHIVE_NAME}, but {archive} is no sound zip file ({error}); {_REMEDY}"
+            f"expected a folder or EMNIST's {ARCHIVE_NAME}, but {archive} is no sound zip file ({error}); delete "
+            "it and fetch it again"
         ) from None
     return {Path(info.filename).name.removesuffix(".gz"): _of_member(archive, info) for info in members}
 
