@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 from mlflow_ddpm._version import __version__
 
 if TYPE_CHECKING:
+    from mlflow_ddpm.compare import compare_runs
+    from mlflow_ddpm.ddpm.load import load_model
     from mlflow_ddpm.history import read_history
     from mlflow_ddpm.metrics import EpochMetrics
     from mlflow_ddpm.plots import generate_all_plots
@@ -36,9 +38,11 @@ __all__ = [
     "EpochMetrics",
     "MetricsTracker",
     "__version__",
+    "compare_runs",
     "compute_grad_norm",
     "generate_all_plots",
     "generate_report",
+    "load_model",
     "publish_run",
     "read_history",
 ]
@@ -46,9 +50,11 @@ __all__ = [
 _HOME = {
     "EpochMetrics": "metrics",
     "MetricsTracker": "tracker",
+    "compare_runs": "compare",
     "compute_grad_norm": "probes",
     "generate_all_plots": "plots",
     "generate_report": "report",
+    "load_model": "ddpm.load",
     "publish_run": "publish",
     "read_history": "history",
 }

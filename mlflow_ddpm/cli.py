@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from mlflow_ddpm._version import __version__
-from mlflow_ddpm.commands import history, publish, status, sync, train
+from mlflow_ddpm.commands import compare, download, history, publish, sample, status, sync, train
 from mlflow_ddpm.errors import MlflowDdpmError, UsageError
 
 __all__ = ["build_parser", "main"]
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for one in (train, publish, history, sync, status):
+    for one in (train, sample, publish, download, compare, history, sync, status):
         one.add(commands)
     return parser
 

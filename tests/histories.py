@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.text import Text
 
-from mlflow_ddpm.history import frame_from_rows, rows_from_frame
+from mlflow_ddpm.history import RESUMED, frame_from_rows, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def everywhere(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     return frame_from_rows(replace(row, **values) for row in rows_from_frame(frame))
 
 
+def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:
+    """Return the history with every float but the times of the clock multiplied: another run of the same kind."""
+    names = [name for name in frame.columns if frame[name].dtype == "Float64" and name != "cumulative_time_sec"]
+    other = frame.copy()
+    other[names] = frame[names] * factor
+    return other
+
+
 @cache
 def sick(epochs: int) -> pd.DataFrame:
     """Return a history with a missing epoch, NaN, infinity, a spike and unmeasured metrics, as far as it is long."""
@@ -73,6 +81,21 @@ def sick(epochs: int) -> pd.DataFrame:
     frame = changed(frame, epochs // 2, loss_mean=INF, grad_norm=INF, ema_delta_norm=None)
     frame = changed(frame, 3 * epochs // 4, loss_mean=9.0, loss_max=90.0, grad_norm=700.0, epoch_time_sec=4000.0)
     return frame[frame["epoch"] != epochs // 4].reset_index(drop=True)
+
+
+@cache
+def resumed(epochs: int) -> pd.DataFrame:
+    """Return a sick history of a run that was cut off and went on three times."""
+    frame = sick(epochs).copy()
+    frame.attrs[RESUMED] = (epochs // 5, epochs // 4 + 1, epochs - 2)
+    return frame
+
+
+@cache
+def constant(epochs: int) -> pd.DataFrame:
+    """Return a history in which nothing changes."""
+    row = healthy_row(0)
+    return frame_from_rows(replace(row, epoch=epoch, logged_at_ms=epoch) for epoch in range(epochs))
 
 
 def only_axes(figure: Figure) -> Axes:
