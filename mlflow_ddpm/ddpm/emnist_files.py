@@ -11,8 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple, cast
 
 from mlflow_ddpm.errors import DataError
 
@@ -28,10 +29,10 @@ class OfficialFile(NamedTuple):
 
     where: str  # for messages: its path, or the archive's path and its name in there
     most_bytes: int  # that it can hold, going by what it takes on disk
-    unpacked: Callable[[], AbstractContextManager[IO[bytes]]]
+    unpacked: Callable[[], AbstractContextManager[BufferedIOBase]]
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> Iterator[BufferedIOBase]:
         """Open it for reading, unzipped.
 
         Raises:
@@ -101,7 +102,7 @@ def _names(split: str) -> set[str]:
 
 
 def _in_folder(folder: Path) -> list[tuple[Path, Mapping[str, OfficialFile]]]:
-    candidates = [(place, _loose(place)) for place in (folder, folder / "gzip")]
+    candidates: list[tuple[Path, Mapping[str, OfficialFile]]] = [(p, _loose(p)) for p in (folder, folder / "gzip")]
     archive = folder / ARCHIVE_NAME
     return [*candidates, (archive, _in_archive(archive))] if archive.is_file() else candidates
 
@@ -142,10 +143,10 @@ def _of_member(archive: Path, info: zipfile.ZipInfo) -> OfficialFile:
 
 
 @contextlib.contextmanager
-def _unpack(archive: Path, name: str, *, is_gzip: bool) -> Iterator[IO[bytes]]:
+def _unpack(archive: Path, name: str, *, is_gzip: bool) -> Iterator[BufferedIOBase]:
     with zipfile.ZipFile(archive) as opened, opened.open(name) as member:
         if not is_gzip:
-            yield member
+            yield cast("BufferedIOBase", member)
             return
         with gzip.GzipFile(fileobj=member) as file:
             yield file

@@ -7,7 +7,7 @@ of a header alone.
 from __future__ import annotations
 
 import math
-from typing import IO
+from io import BufferedIOBase
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def read_idx(source: OfficialFile, dims: int) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(shape) if data else torch.empty(shape, dtype=torch.uint8)
 
 
-def _read_shape(where: str, file: IO[bytes], dims: int) -> tuple[int, ...]:
+def _read_shape(where: str, file: BufferedIOBase, dims: int) -> tuple[int, ...]:
     expected = bytes([0, 0, _UNSIGNED_BYTE, dims])
     magic = file.read(4)
     if magic != expected:
@@ -51,7 +51,7 @@ def _read_shape(where: str, file: IO[bytes], dims: int) -> tuple[int, ...]:
     return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * dims, 4))
 
 
-def _read_bytes(source: OfficialFile, file: IO[bytes], size: int) -> bytearray:
+def _read_bytes(source: OfficialFile, file: BufferedIOBase, size: int) -> bytearray:
     """Read exactly ``size`` bytes into one block of memory, which the tensor then shares."""
     if size > source.most_bytes:
         raise DataError(
@@ -60,7 +60,7 @@ def _read_bytes(source: OfficialFile, file: IO[bytes], size: int) -> bytearray:
         )
     data = bytearray(size)
     view, filled = memoryview(data), 0
-    while filled < size and (count := file.readinto(view[filled : filled + _PORTION])):  # type: ignore[attr-defined]
+    while filled < size and (count := file.readinto(view[filled : filled + _PORTION])):
         filled += count
     if filled < size:
         raise DataError(f"{source.where} is cut short: its header promises {size} bytes, got {filled}; {_REMEDY}")
