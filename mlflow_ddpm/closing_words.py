@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_ddpm.files import shown
 from mlflow_ddpm.history import open_store, read_history, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.model_files import MODEL_FOLDER, model_files
 from mlflow_ddpm.publish import Published
 from mlflow_ddpm.redaction import redact
 from mlflow_ddpm.summary import summarise
@@ -24,6 +25,9 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     for folder in sorted({path.parent for path in published.files} - {published.output_dir}):
         count = sum(path.parent == folder for path in published.files)
         lines.append((folder.name, f"{shown(folder)}: {count} files, figures with their data"))
+    if model_files(published.output_dir):
+        folder, where = shown(published.output_dir / MODEL_FOLDER), shown(published.output_dir)
+        lines.append(("model", f"{folder}; draw with it: mlflow-ddpm sample {where}"))
     if published.run_id and published.uploaded:
         lines += _run_lines(published.run_id, tracking_uri)
     else:

@@ -23,6 +23,7 @@ from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.files import shown
 from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.model_files import MODEL_FOLDER, model_files
 from mlflow_ddpm.pictures import Picture
 from mlflow_ddpm.snapshot import JSON_NAME
 from mlflow_ddpm.store import ARTIFACT_FOLDER, NOTHING, Held, RunStore
@@ -35,7 +36,7 @@ _ROWS_AT_ONCE = 50  # about 900 metrics: one request, under MLflow's limit of 1,
 # Share of the time, at most, in which rows are on their way, and the longest rest that follows from it. While MLflow's
 # client computes, a training step that lets go of the interpreter's lock waits for it: epochs of a fifth of a second
 # would lose a third of their speed. Longer epochs than the rest are delivered one by one, at once.
-_SHARE, _REST_SEC_MAX = 0.02, 10.0
+_SHARE, _REST_SEC_MAX = 0.005, 10.0
 _SILENT_SEC = 60.0  # without an answer, and without an end: some servers keep a call open for ever
 _PAUSES_SEC = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between attempts while the store is away
 
@@ -216,6 +217,8 @@ class Courier:
             for name in (CSV_NAME, JSON_NAME):
                 if (self._directory / name).exists():
                     self.store.log_file(self._directory / name, ARTIFACT_FOLDER)
+            for path in model_files(self._directory):
+                self.store.log_file(path, MODEL_FOLDER)
             if self._cursor.owned:
                 self.store.finish(self._cursor.status, self._cursor.ended_at_ms)
             self._cursor.ended = True

@@ -8,6 +8,7 @@
     ├── DataError                   a data set's files are missing, damaged or not what they claim
     ├── MirrorError                 files in an output directory are not ours, or are damaged
     ├── HistoryError                a source has no history to read
+    ├── ModelError                  a trained model is missing, damaged or not what it claims
     └── StoreError                  MLflow did not do what it was asked
         ├── StoreUnavailableError   an outage: the same call may work later
         └── StoreRefusedError       a mistake: the same call will fail again
@@ -24,6 +25,7 @@ __all__ = [
     "HistoryError",
     "MirrorError",
     "MlflowDdpmError",
+    "ModelError",
     "RunMissingError",
     "StoreError",
     "StoreRefusedError",
@@ -54,6 +56,10 @@ class MirrorError(MlflowDdpmError):
 
 class HistoryError(MlflowDdpmError):
     """There is no history to read at the given source."""
+
+
+class ModelError(MlflowDdpmError):
+    """A trained model is missing, damaged or not what it claims to be."""
 
 
 class StoreError(MlflowDdpmError):

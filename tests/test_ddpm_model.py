@@ -92,8 +92,8 @@ def test_doubling_in_one_step_is_repeating_and_then_convolving() -> None:
     doubles = _Upsample(8).double()
     repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     expected = torch.nn.functional.conv2d(repeated, doubles.weight, doubles.bias, padding=1)
-    inputs = (x, doubles.weight, doubles.bias)
-    gradients = [torch.autograd.grad(y.sin().sum(), inputs, retain_graph=True) for y in (expected, doubles(x))]
+    given = [x, *doubles.parameters()]
+    gradients = [torch.autograd.grad(y.sin().sum(), given, retain_graph=True) for y in (expected, doubles(x))]
 
     torch.testing.assert_close(doubles(x), expected)
     torch.testing.assert_close(*gradients)

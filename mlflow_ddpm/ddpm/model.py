@@ -12,6 +12,7 @@ CPU several times as fast for P = 2: `python tests/bench/run.py --only unet` tel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -140,13 +141,23 @@ class UNet(nn.Module):
         classes: int,
         image_size: int,
         base_channels: int = 32,
-        channel_mults: tuple[int, ...] = (1, 2),
+        channel_mults: Sequence[int] = (1, 2),
         blocks: int = 1,
         patch_size: int = 2,
         attention_size: int = 8,
         image_channels: int = 1,
     ) -> None:
         super().__init__()
+        self.architecture: dict[str, int | list[int]] = {  # what this was called with: UNet(**architecture) is its twin
+            "classes": classes,
+            "image_size": image_size,
+            "base_channels": base_channels,
+            "channel_mults": list(channel_mults),
+            "blocks": blocks,
+            "patch_size": patch_size,
+            "attention_size": attention_size,
+            "image_channels": image_channels,
+        }
         self.image_shape = (image_channels, image_size, image_size)
         self.null_class = classes
         self.patch_size = patch_size

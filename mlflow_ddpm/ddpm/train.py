@@ -18,6 +18,7 @@ from mlflow_ddpm.ddpm.checkpoint import load_newest, save_checkpoint
 from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.ddpm.data import Dataset, load_dataset
 from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads, processes
+from mlflow_ddpm.ddpm.export import save_model
 from mlflow_ddpm.ddpm.grid import sample_grid
 from mlflow_ddpm.ddpm.judge import Judge, Judgement
 from mlflow_ddpm.ddpm.learner import Learner
@@ -173,6 +174,8 @@ def train_with(
                 checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
+    if procs.is_first:  # with nothing left to do as well: the run may have been killed between checkpoint and this
+        save_model(output_dir, learner.ema.model, config, training.dataset.class_names)
     parameters = _count_parameters(learner)
     return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, judgement, checkpoint)
 
