@@ -30,18 +30,20 @@ def describe_environment(device: Any = None) -> dict[str, str | int]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
         found["cuda"] = torch.version.cuda
-    found["device"] = _device_name(torch, device)
+    found |= _describe_device(torch, device)
     found["world_size"] = ranks.world_size()
     found["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     return found
 
 
-def _device_name(torch: Any, device: Any) -> str:
+def _describe_device(torch: Any, device: Any) -> dict[str, str | int]:
+    """Return the device's name, and a card's memory in MiB, by which its use is judged."""
     if torch is None:
-        return "cpu" if device is None else str(device)
+        return {"device": "cpu" if device is None else str(device)}
     if device is None:
         device = "cuda" if torch.cuda.is_initialized() else "cpu"
     place = torch.device(device)
-    if place.type == "cuda" and torch.cuda.is_initialized():
-        return f"{place} ({torch.cuda.get_device_name(place)})"
-    return str(place)
+    if place.type != "cuda" or not torch.cuda.is_initialized():
+        return {"device": str(place)}
+    card = torch.cuda.get_device_properties(place)
+    return {"device": f"{place} ({card.name})", "gpu_memory_mb": card.total_memory // 2**20}

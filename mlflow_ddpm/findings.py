@@ -1,0 +1,163 @@
+"""What an experienced eye would notice in a run: rules with names and thresholds, and what they found.
+
+A rule fires on facts of the history alone; a healthy run has no finding. Each takes time in proportion to the run's
+length, leaves out what was not measured, and wants a number of epochs before it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mlflow_ddpm import findings_learning as learning
+from mlflow_ddpm import findings_machine as machine
+from mlflow_ddpm import findings_schedule as schedule
+from mlflow_ddpm.evidence import Evidence, Told
+from mlflow_ddpm.metrics import EpochMetrics
+
+__all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
+
+SEVERITIES = ("serious", "warning", "note")
+
+
+class Rule(NamedTuple):
+    """One thing to look for."""
+
+    name: str
+    title: str
+    severity: str
+    threshold: str  # in words, as the README and the report say it
+    find: Callable[[Evidence], Told | None]
+
+
+class Finding(NamedTuple):
+    """What a rule found."""
+
+    rule: str
+    title: str
+    severity: str
+    sentence: str
+    epochs: tuple[int, ...]
+    threshold: str
+
+
+RULES = (
+    Rule(
+        "nonfinite_batches",
+        "Non-finite batches",
+        "serious",
+        "one batch whose loss or gradient norm is NaN or infinite",
+        learning.nonfinite_batches,
+    ),
+    Rule(
+        "nonfinite_weights",
+        "Non-finite weights",
+        "serious",
+        "one epoch in which the distance between live and EMA weights is NaN or infinite",
+        learning.nonfinite_weights,
+    ),
+    Rule(
+        "divergence",
+        "Divergence",
+        "serious",
+        f"the loss ends {learning.DIVERGED - 1:.0%} above its best level and {learning.SIGMAS} standard deviations of "
+        "its noise, or not finite",
+        learning.divergence,
+    ),
+    Rule(
+        "loss_spike",
+        "Loss spike",
+        "warning",
+        f"an epoch's mean loss {learning.SPIKE - 1:.0%} above the median of the ten epochs before, or its largest "
+        f"batch loss {learning.BATCH_SPIKE:g} times theirs, {learning.SIGMAS} standard deviations in either case, and "
+        "it comes down again",
+        learning.loss_spike,
+    ),
+    Rule(
+        "plateau",
+        "Plateau",
+        "note",
+        f"over the second half of {learning.PLATEAU_EPOCHS} epochs or more the loss improves by less than "
+        f"{learning.PLATEAU:.1%}, its noise allowed for",
+        learning.plateau,
+    ),
+    Rule(
+        "gradient_explosion",
+        "Gradient explosion",
+        "serious",
+        f"a gradient norm {learning.EXPLODED:g} times the median of the ten epochs before, or, at the run's end, "
+        f"{learning.EXPLODED:g} times its lowest level",
+        learning.gradient_explosion,
+    ),
+    Rule(
+        "gradient_vanishing",
+        "Gradient vanishing",
+        "serious",
+        f"a gradient norm of 0, or a median of five epochs below 1/{1 / learning.VANISHED:.0f} of the run's highest",
+        learning.gradient_vanishing,
+    ),
+    Rule(
+        "throughput_drop",
+        "Throughput drop",
+        "warning",
+        f"the median of five epochs or more {machine.SLOWER:.0%} below that of the epochs before, the first left out",
+        machine.throughput_drop,
+    ),
+    Rule(
+        "memory_creep",
+        "Memory creeping up",
+        "warning",
+        f"allocated GPU memory grows by {machine.CREEP_MIB} MiB and {machine.CREEP:.0%} or more, steadily, over "
+        f"{machine.CREEP_EPOCHS} epochs or more",
+        machine.memory_creep,
+    ),
+    Rule(
+        "memory_near_limit",
+        "Memory near the limit",
+        "warning",
+        f"peak allocated GPU memory of {machine.NEAR_LIMIT:.0%} of the card's or more",
+        machine.memory_near_limit,
+    ),
+    Rule(
+        "ema_lagging",
+        "EMA lagging",
+        "warning",
+        f"in the second half of ten epochs or more, the learning rate not rising, the distance between live and EMA "
+        f"weights grows {schedule.LAGGING:g}-fold",
+        schedule.ema_lagging,
+    ),
+    Rule(
+        "ema_idle",
+        "EMA without effect",
+        "warning",
+        "live and EMA weights are equal at the end of every one of three epochs or more",
+        schedule.ema_idle,
+    ),
+    Rule(
+        "lr_anomaly",
+        "Learning-rate anomaly",
+        "warning",
+        f"a learning rate below 0 or not finite, 0 in {schedule.LR_ZERO_EPOCHS} epochs in a row, {schedule.LR_JUMP:g} "
+        f"times its earlier peak after it had come down, or at a resume {schedule.LR_JUMP:g} times higher or "
+        f"{schedule.LR_FALL:g} times lower than before",
+        schedule.lr_anomaly,
+    ),
+    Rule("resumed", "Resumed", "note", "the run was cut off and went on", schedule.resumed),
+)
+
+
+def find_findings(
+    rows: Sequence[EpochMetrics], *, environment: Mapping[str, Any], resumed_at_epochs: Sequence[int] = ()
+) -> list[Finding]:
+    """Return what the rules find in a run's rows, the gravest first; nothing if nothing is wrong.
+
+    ``environment`` tells ``gpu_memory_mb``, the card's memory, if anybody does.
+    """
+    evidence = Evidence(rows, environment, resumed_at_epochs)
+    told = [(rule, rule.find(evidence)) for rule in RULES]
+    found = [
+        Finding(rule.name, rule.title, rule.severity, what.sentence, tuple(what.epochs), rule.threshold)
+        for rule, what in told
+        if what is not None
+    ]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
