@@ -24,7 +24,7 @@ from mlflow_ddpm.ddpm.learner import Learner, learning_rate
 from mlflow_ddpm.ddpm.settings import OptimConfig
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train, train_with
 from mlflow_ddpm.errors import ConfigError
-from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.metrics import PIPELINE_METRICS, EpochMetrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -341,7 +341,8 @@ def test_two_processes_follow_the_curve_of_one(
     one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
 
     assert len(one) == len(two) == 2
-    for name in ("loss_mean", "loss_min", "loss_max", "grad_norm"):
+    insights = [m.name for m in PIPELINE_METRICS if m.category == "Insight" and m.unit != "s"]
+    for name in ("loss_mean", "loss_min", "loss_max", "grad_norm", *insights):
         assert [float(row[name]) for row in one] == pytest.approx([float(row[name]) for row in two], rel=1e-4)
 
 
