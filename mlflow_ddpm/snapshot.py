@@ -117,7 +117,7 @@ class SnapshotWriter:
     Nothing depends on the thread: it may die with the process, and :meth:`write_now` needs none.
     """
 
-    _SHARE = 0.01  # of one core, at most, goes into writing
+    _SHARE = 0.003  # of one core, at most, goes into writing
     _PAUSE_SEC = 0.2  # between two writes, at least
 
     def __init__(self, path: Path, render: Callable[[], bytes], warn: Callable[[OSError], None]) -> None:

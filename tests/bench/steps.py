@@ -35,22 +35,24 @@ def _calibrated_step() -> Callable[[], None]:
         for _ in range(count):
             h = np.tanh(h @ weights)
 
-    layers(10)
-    began = time.perf_counter()
-    layers(50)
-    count = max(1, round(50 * _STEP_SEC / (time.perf_counter() - began)))
+    count = 50
+    for _ in range(4):  # the first ones wake the processor, and find the number that the last one confirms
+        began = time.perf_counter()
+        layers(10 * count)
+        count = max(1, round(10 * count * _STEP_SEC / (time.perf_counter() - began)))
     return lambda: layers(count)
 
 
 def _loop(effort: Effort, store: str, uri: str, step: Callable[[], None]) -> Row:
-    epochs, steps = effort.of(25, 1), effort.of(_STEPS, 2)  # five seconds: longer than a courier rests
+    steps, bare_epochs = effort.of(_STEPS, 2), effort.of(25, 1)
+    epochs = effort.of(55, 1)  # eleven seconds: longer than a courier rests, so that a delivery is in each
 
     def bare() -> float:
         tracker.flush()
         began = time.perf_counter()
-        for _ in range(epochs * steps):
+        for _ in range(bare_epochs * steps):
             step()
-        return (time.perf_counter() - began) / (epochs * steps)
+        return (time.perf_counter() - began) / (bare_epochs * steps)
 
     def tracked() -> float:
         epoch()  # its row is under way when the clock starts, as every later one is when the next epoch starts
@@ -68,7 +70,7 @@ def _loop(effort: Effort, store: str, uri: str, step: Callable[[], None]) -> Row
 
     with MetricsTracker(effort.place / f"steps-{len(uri)}", tracking_uri=uri) as tracker:
         tracker.flush()
-        pair = in_turn(tracked, bare, effort.of(3, 1))
+        pair = in_turn(tracked, bare, effort.of(5, 1))
     kept = 1 / pair.ratio
     what = f"speed of a loop of 10 ms numpy steps, an epoch every {_STEPS}, delivering to {store}, beside the bare loop"
     ours, beside = f"{seconds(pair.subject)} a step", f"{seconds(pair.baseline)} a step"

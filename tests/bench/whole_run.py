@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from stopwatches import Effort, Pair, in_turn
 from stores import fresh_sqlite
-from table import Row, at_least, not_measured, seconds
+from table import Row, at_least, at_most, not_measured, seconds
+from torch.profiler import ProfilerActivity, profile
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.ddpm.config import Config, from_options
@@ -22,6 +23,7 @@ from mlflow_ddpm.ddpm.train import Tracker, prepare, train_with
 __all__ = ["Inert", "measure"]
 
 _KEPT = {"cpu": 0.99, "cuda": 0.995}
+_IDLE = 1.05  # unchanged, but for what two profiles of the same loop differ by
 
 
 class Inert:
@@ -60,7 +62,7 @@ def _on(effort: Effort, device: str) -> Iterator[Row]:
     # Drawing and judging samples is not tracking, and costs the same in both.
     config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "judge_per_class": 0, **tiny}).resolve()
     torch.set_num_threads(1)
-    at_once, repeats = effort.of(2, 1), effort.of(5, 1)
+    at_once, repeats = effort.of(2, 1), effort.of(12, 1)
     procs = Processes(0, 1, torch.device(device))
     with MetricsTracker(
         effort.place / f"tracked-{device}", tracking_uri=fresh_sqlite(effort, f"whole-{device}"), device=device
@@ -69,11 +71,39 @@ def _on(effort: Effort, device: str) -> Iterator[Row]:
         bare = _epochs(effort, config, procs, Inert(), name="bare", at_once=at_once)
         spent: dict[str, list[float]] = {"ours": [], "bare": []}
         wall = in_turn(lambda: ours(spent["ours"]), lambda: bare(spent["bare"]), repeats)
+        idle = (_idle(lambda: ours([])), _idle(lambda: bare([]))) if device == "cuda" else None
+    twin = _epochs(effort, config, procs, Inert(), name="twin", at_once=at_once)
+    noise = in_turn(lambda: twin([]), lambda: bare([]), effort.of(6, 1))
     what = f"steps per second of the default training on digits, {device}, beside the same loop without tracker"
     yield _row(f"{what}: wall clock", wall, device)
     if device == "cpu":  # for comparison: here the other cores hide nothing, and neighbours disturb less
         cpu = in_turn(iter(spent["ours"]).__next__, iter(spent["bare"]).__next__, repeats)
         yield _row(f"{what}: CPU time of all threads, delivery included", cpu, device)._replace(limit=None)
+    yield _row("the loop without tracker beside itself: what this machine's drift alone shows", noise, device)._replace(
+        limit=None
+    )
+    if idle:
+        what = "share of an epoch in which the GPU ran no kernel, beside the same loop without tracker"
+        ratio = idle[0] / idle[1]
+        yield Row(7, what, f"{idle[0]:.2%}", f"{idle[1]:.2%}", ratio, at_most(_IDLE, ratio))
+
+
+def _idle(train: Callable[[], object]) -> float:
+    """Return the share of the time, from the first kernel's start to the last one's end, in which none ran."""
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        train()
+        torch.cuda.synchronize()
+    kernels = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events() or ()
+        if event.device_type.name == "CUDA"
+    )
+    first, until = kernels[0]
+    none_ran = 0.0
+    for start, end in kernels:
+        none_ran += max(start - until, 0.0)
+        until = max(until, end)
+    return float(none_ran / (until - first))
 
 
 def _row(what: str, pair: Pair, device: str) -> Row:
