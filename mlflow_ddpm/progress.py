@@ -40,7 +40,7 @@ class Lines:
     def on_epoch(self, row: EpochMetrics) -> None:
         """Print the epoch's line."""
         cells = [_cell(name, row.values()[name]) for name in _SHOWN]
-        cells += [_cell(name, value) for name, value in sorted(row.extra.items())]
+        cells += [_cell(name, value) for name, value in sorted(row.extra.items()) if metric(name).category != "Insight"]
         line = f"epoch {row.epoch + 1}/{self._epochs}  " + "  ".join(cell for cell in cells if cell)
         self._stream.write(line + "\n")
         self._stream.flush()

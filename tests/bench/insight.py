@@ -1,0 +1,109 @@
+"""Measure what it costs a training step to tell loss by noise level, gradients by part and the rest of its insight.
+
+    python tests/bench/insight.py [--quick]
+
+Two learners of the default digits run take steps in turn, one of them with clipping by torch alone and nothing told.
+The clock is the process's CPU time on one thread, which a neighbour disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlflow_ddpm.ddpm.config import from_options
+from mlflow_ddpm.ddpm.data import load_dataset
+from mlflow_ddpm.ddpm.distributed import Processes
+from mlflow_ddpm.ddpm.insight import Insight
+from mlflow_ddpm.ddpm.learner import Learner
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Bare(Learner):
+    """Steps as a loop without insight would."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.insight = Silent()
+
+    def _update(self, loss: Tensor, lr: float) -> Tensor:
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.grad_clip or math.inf)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        self.step += 1
+        return grad_norm
+
+
+class Silent(Insight):
+    """Keeps nothing."""
+
+    preparing: Any = contextlib.nullcontext()
+
+    def __init__(self) -> None:
+        pass
+
+    def start_epoch(self) -> None:
+        """Do nothing."""
+
+    def add_losses(self, per_image: Tensor, timestep: Tensor) -> None:
+        """Do nothing."""
+
+
+def steps_of(learner: Learner) -> Iterator[None]:
+    """Take a step at each ``next``, epoch after epoch; the tellers are read at each epoch's end."""
+    for epoch in itertools.count():
+        for _ in learner.train_epoch(epoch):
+            yield
+        if not isinstance(learner, Bare):
+            learner.insight.read(ALONE)
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description="Measure what insight costs a training step.")
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, judges nothing")
+    epochs = 1 if parser.parse_args().quick else 16
+    torch.set_num_threads(1)
+    config = from_options({"device": "cpu"}).resolve()
+    data = load_dataset(config.data).train
+    learners = [kind(config, data, 10, ALONE) for kind in (Learner, Bare)]
+    told, bare = (steps_of(learner) for learner in learners)
+    batches = learners[0].batches_per_epoch
+    for stream in (told, bare):
+        next(stream)
+    # Pairs of whole epochs, so that what comes once an epoch is paid; within a pair the two take turns step by step.
+    ratios = [pair[0] / pair[1] for pair in (_epoch_of_each(told, bare, batches) for _ in range(epochs))]
+    parameters = sum(p.numel() for p in learners[0].model.parameters())
+    print(
+        f"a training step ({parameters:,} parameters, batch {config.train.batch_size}) with insight, beside the same "
+        f"without: {statistics.median(ratios):.4f} x (median of {epochs} epochs of {batches} steps; "
+        f"{min(ratios):.4f} to {max(ratios):.4f}); CPU time of one thread"
+    )
+
+
+def _epoch_of_each(told: Iterator[None], bare: Iterator[None], batches: int) -> tuple[float, float]:
+    sums = [0.0, 0.0]
+    for step in range(batches):
+        for which in (0, 1) if step % 2 else (1, 0):
+            began = time.process_time()
+            next((told, bare)[which])
+            sums[which] += time.process_time() - began
+    return sums[0], sums[1]
+
+
+if __name__ == "__main__":
+    main()
