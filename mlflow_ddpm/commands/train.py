@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     _train(args, config, directory, first=first)
     if first:
         _publish(directory, args.tracking_uri)
+        _log_model(config, directory, args.tracking_uri)
 
 
 def _download(config: Config, wanted: str, *, loud: bool) -> None:
@@ -128,3 +129,22 @@ def _publish(directory: Path, tracking_uri: str | None) -> None:
     published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
     mark_published(directory)
     print(closing_words(published, tracking_uri))
+
+
+def _log_model(config: Config, directory: Path, tracking_uri: str | None) -> None:
+    """Let MLflow's model page know the model, too. The run is over and whole: nothing here may make it look failed."""
+    from mlflow_ddpm.cursor import Cursor
+    from mlflow_ddpm.ddpm.mlflow_model import log_mlflow_model
+
+    cursor = Cursor.load(directory)
+    if cursor is None or cursor.run_id is None or not cursor.ended:
+        return
+    try:
+        last = (config.train.epochs or 1) - 1
+        uri = log_mlflow_model(cursor.run_id, directory, epoch=last, tracking_uri=tracking_uri)
+    except Exception as error:  # noqa: BLE001 - tracing has as many ways to fail as MLflow has stores
+        text = " ".join(str(error).split())[:300]
+        print(f"        no mlflow.pytorch model was logged ({type(error).__name__}: {text})", file=sys.stderr)
+    else:
+        if uri:
+            print(f"mlflow  mlflow.pytorch.load_model({uri!r})")
