@@ -22,9 +22,9 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     lines = [("result", _result(rows))] if rows else []
     lines.append(("report", shown(published.output_dir / "training_report.md")))
     lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
-    for folder in sorted({path.parent for path in published.files} - {published.output_dir}):
-        count = sum(path.parent == folder for path in published.files)
-        lines.append((folder.name, f"{shown(folder)}: {count} files, figures with their data"))
+    for beside in sorted({path.parent for path in published.files} - {published.output_dir}):
+        count = sum(path.parent == beside for path in published.files)
+        lines.append((beside.name, f"{shown(beside)}: {count} files, figures with their data"))
     if model_files(published.output_dir):
         folder, where = shown(published.output_dir / MODEL_FOLDER), shown(published.output_dir)
         lines.append(("model", f"{folder}; draw with it: mlflow-ddpm sample {where}"))
@@ -44,9 +44,12 @@ def _result(rows: list[EpochMetrics]) -> str:
         parts[0] += f" in {summary.total_time_sec:.0f} s"
     if summary.best_loss is not None:
         parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
-    accuracy = rows[-1].extra.get("sample_accuracy")
+    extra = rows[-1].extra
+    accuracy, distance, real = (extra.get(name) for name in ("sample_accuracy", "sample_frechet", "real_frechet"))
     if accuracy is not None:
         parts.append(f"sample accuracy {accuracy:.1%}")
+    if distance is not None and real is not None:
+        parts.append(f"Fréchet distance {distance:.2f} (two halves of real images: {real:.2f})")
     return ", ".join(parts)
 
 

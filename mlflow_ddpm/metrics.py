@@ -137,14 +137,14 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
         "Sample accuracy, guidance 2",
         "",
         _QUALITY,
-        "Share of samples, as many of each class, that a classifier names as the class asked for; at guidance 2.",
+        "Share of samples at guidance 2, as many of each class, that a classifier names as the class asked for.",
     ),
     Metric(
         "sample_accuracy_g1",
         "Sample accuracy, guidance 1",
         "",
         _QUALITY,
-        "The same at guidance 1, which is plain sampling.",
+        "Share of samples at guidance 1, which is plain sampling, that the classifier names as the class asked for.",
     ),
     Metric(
         "judge_accuracy",
@@ -161,14 +161,18 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
         "Squared Fréchet distance of samples at guidance 2 from real images, in the classifier's feature space.",
     ),
     Metric(
-        "sample_frechet_g1", "Sample Fréchet distance, guidance 1", "", _QUALITY, "The same of samples at guidance 1."
+        "sample_frechet_g1",
+        "Sample Fréchet distance, guidance 1",
+        "",
+        _QUALITY,
+        "Squared Fréchet distance of samples at guidance 1 from real images, in the classifier's feature space.",
     ),
     Metric(
         "real_frechet",
         "Fréchet distance of real halves",
         "",
         _QUALITY,
-        "The same of as many other real images: what a perfect model would reach, since so few images are never at 0.",
+        "Squared Fréchet distance of two halves of real images, each as many as the samples: what a perfect model has.",
     ),
     *(
         Metric(

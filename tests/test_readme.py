@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from mlflow_ddpm.metrics import METRICS
+from mlflow_ddpm.metrics import METRICS, PIPELINE_METRICS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -38,6 +38,14 @@ def test_the_table_of_metrics_is_the_table_of_the_code() -> None:
     rows = [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in METRICS]
 
     assert "\n".join(rows) in README
+
+
+def test_the_table_of_the_pipelines_extras_is_the_table_of_the_code() -> None:
+    """Every extra that ``mlflow-ddpm train`` records, and none that it does not."""
+    rows = [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in PIPELINE_METRICS]
+
+    assert "\n".join(["|---|---|---|", *rows, "", "</details>"]) in README
+    assert ("The seventeen extras" in README) == (len(rows) == 17)
 
 
 def test_the_two_commands_come_first_and_use_the_tested_versions() -> None:
