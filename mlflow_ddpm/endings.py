@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.errors import PeerLostError
+
 __all__ = ["Ending", "Endings", "ending_of"]
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -32,7 +34,7 @@ class Ending(NamedTuple):
 
 def ending_of(error: BaseException | None, signum: int | None) -> Ending:
     """Return how a training ended that left with ``error`` after ``signum`` was received; either may be None."""
-    if signum is not None:
+    if signum is not None and not isinstance(error, PeerLostError):  # after a death the launcher signals the others
         return Ending("KILLED", signal.Signals(signum).name)
     if isinstance(error, KeyboardInterrupt):
         return Ending("KILLED", "KeyboardInterrupt")

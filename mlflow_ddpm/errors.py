@@ -6,6 +6,7 @@
     ├── UsageError (ValueError)     a caller's mistake: an argument, or the order of calls
     │   └── ConfigError             a setting out of range; the message names its dotted option
     ├── DataError                   a data set's files are missing, damaged or not what they claim
+    ├── PeerLostError               another process of the same training died
     ├── MirrorError                 files in an output directory are not ours, or are damaged
     ├── HistoryError                a source has no history to read
     ├── ModelError                  a trained model is missing, damaged or not what it claims
@@ -26,6 +27,7 @@ __all__ = [
     "MirrorError",
     "MlflowDdpmError",
     "ModelError",
+    "PeerLostError",
     "RunMissingError",
     "StoreError",
     "StoreRefusedError",
@@ -48,6 +50,10 @@ class ConfigError(UsageError):
 
 class DataError(MlflowDdpmError):
     """A data set's files are missing, damaged or not what they claim to be."""
+
+
+class PeerLostError(MlflowDdpmError):
+    """Another process of the same training died, so that this one cannot go on."""
 
 
 class MirrorError(MlflowDdpmError):

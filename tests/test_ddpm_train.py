@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +21,7 @@ from mlflow_ddpm.ddpm.learner import Learner, learning_rate
 from mlflow_ddpm.ddpm.settings import OptimConfig
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train, train_with
 from mlflow_ddpm.errors import ConfigError
-from mlflow_ddpm.metrics import PIPELINE_METRICS, EpochMetrics
+from mlflow_ddpm.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,41 +306,6 @@ def test_the_runs_parameters_have_dotted_names(tmp_path: Path, monkeypatch: pyte
 
     assert (params["optim.lr"], params["train.epochs"], params["data.train_images"]) == ("0.002", "1", "1500")
     assert params["model.parameters"] == str(result.parameters)
-
-
-TORCHRUN = """
-import json, sys, torch
-torch.set_num_threads(1)
-from mlflow_ddpm.ddpm.config import from_options
-from mlflow_ddpm.ddpm.train import train
-train(from_options(json.loads(sys.argv[1])), output_dir=sys.argv[2], tracking_uri=sys.argv[3])
-import os
-if os.environ["RANK"] != "0":
-    assert "mlflow" not in sys.modules
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [499, 1499])
-def test_two_processes_follow_the_curve_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
-) -> None:
-    """Real torchrun on gloo; an epoch's last batch has 3 images, or 1 for both: losses and norms agree to 1e-4."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    (tmp_path / "script.py").write_text(TORCHRUN)
-    # channel_mults: JSON has no tuples, and auto is the same.
-    uri, values = (tmp_path / "store").as_uri(), TINY | {"batch_size": batch_size, "epochs": 2, "channel_mults": None}
-    train(from_options(values), output_dir=tmp_path / "one", tracking_uri=uri)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(tmp_path / "script.py"), json.dumps(values), str(tmp_path / "two"), uri]
-    subprocess.run([*command, *arguments], check=True, timeout=240)
-    one, two = measured(tmp_path / "one"), measured(tmp_path / "two")
-
-    assert len(one) == len(two) == 2
-    insights = [m.name for m in PIPELINE_METRICS if m.category == "Insight" and m.unit != "s"]
-    for name in ("loss_mean", "loss_min", "loss_max", "grad_norm", *insights):
-        assert [float(row[name]) for row in one] == pytest.approx([float(row[name]) for row in two], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -46,6 +47,14 @@ class Processes:
         total = values.clone()
         distributed.all_reduce(total)
         return total
+
+    def gather(self, told: Any) -> list[Any]:
+        """Return what every process tells, by rank. A collective."""
+        if self.world_size == 1:
+            return [told]
+        every: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(every, told)
+        return every
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the module whose backward pass averages gradients over all processes: the model itself if alone."""

@@ -22,8 +22,9 @@ from mlflow_ddpm.ddpm.export import save_model
 from mlflow_ddpm.ddpm.grid import sample_grid
 from mlflow_ddpm.ddpm.judge import Judge, Judgement
 from mlflow_ddpm.ddpm.learner import Learner
+from mlflow_ddpm.ddpm.peers import watch_peers
 from mlflow_ddpm.ddpm.seconds import Seconds
-from mlflow_ddpm.errors import ConfigError
+from mlflow_ddpm.errors import ConfigError, PeerLostError
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.progress import Progress
 
@@ -117,6 +118,7 @@ def train(
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
         DataError: the data set's files are missing or damaged.
         MirrorError: no checkpoint of the output directory can be read, or its files are not ours.
+        PeerLostError: another process of this machine died; the run says FAILED.
         StoreError: MLflow refused the run.
     """
     from mlflow_ddpm.tracker import MetricsTracker
@@ -136,7 +138,12 @@ def train(
             resume=resume,
             reduce_over_ranks=procs.world_size > 1,
         ) as tracker:
-            return train_with(tracker, training, directory, progress=progress)
+
+            def end_run(error: PeerLostError | None) -> None:
+                tracker.__exit__(type(error), error, None) if error else tracker.close("KILLED")
+
+            with watch_peers(procs, end_run):
+                return train_with(tracker, training, directory, progress=progress)
 
 
 def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
