@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,21 @@ class Cursor:
             raise MirrorError(
                 f"{path} is damaged ({error}); move it away and what MLflow lacks is found out by asking it"
             ) from error
+
+    @classmethod
+    def of_run(cls, run: Mapping[str, Any]) -> Cursor | None:
+        """Return what a JSON's ``run`` says of the delivery, for a directory that lost its cursor (hidden files)."""
+        if not run.get("run_id"):
+            return None
+        return cls(
+            run_id=str(run["run_id"]),
+            run_name=run.get("run_name"),
+            experiment_name=run.get("experiment_name"),
+            started_at_ms=run.get("start_time_ms") or 0,
+            resumed_at_epochs=list(run.get("resumed_at_epochs") or []),
+            status=run.get("status") or "RUNNING",
+            ended_at_ms=run.get("end_time_ms"),
+        )
 
     def save(self, directory: Path) -> None:
         """Write it, all or nothing.

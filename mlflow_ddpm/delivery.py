@@ -71,7 +71,11 @@ def bound_mlflow_waits() -> None:
 
 
 class Courier:
-    """Delivers one run. ``open_store`` finds or creates the run; ``introduce`` logs what goes before the first row."""
+    """Delivers one run.
+
+    ``open_store`` finds or creates the run; ``introduce`` logs what goes before the first row, ``conclude`` what comes
+    after the last.
+    """
 
     def __init__(
         self,
@@ -80,10 +84,11 @@ class Courier:
         *,
         open_store: Callable[[], RunStore],
         introduce: Callable[[RunStore], None],
+        conclude: Callable[[RunStore], None],
         parcels: Iterable[Parcel] = (),
     ) -> None:
         self._directory, self._cursor = directory, cursor
-        self._open_store, self._introduce = open_store, introduce
+        self._open_store, self._introduce, self._conclude = open_store, introduce, conclude
         self._waiting: deque[Parcel] = deque(parcels)
         self._held: Held | None = None if self._waiting else NOTHING  # None: some of it may have arrived unheard
         self.store: RunStore | None = None
@@ -214,6 +219,7 @@ class Courier:
         if is_over and not self._cursor.ended:
             if self._cursor.final_tags:
                 self.store.set_tags(self._cursor.final_tags)
+            self._conclude(self.store)
             for name in (CSV_NAME, JSON_NAME):
                 if (self._directory / name).exists():
                     self.store.log_file(self._directory / name, ARTIFACT_FOLDER)
@@ -234,7 +240,7 @@ class Courier:
             store.set_tags(first.tags)
         elif isinstance(first, Artifact):
             if first.path.exists():
-                store.log_file(first.path, ARTIFACT_FOLDER)
+                store.log_file(first.path, self._folder_of(first.path))
         else:
             rows = self._leading_rows()
             store.log_rows(rows, self._held)
@@ -243,6 +249,12 @@ class Courier:
         self.save_cursor()
         for _ in range(count):
             self._waiting.popleft()
+
+    def _folder_of(self, path: Path) -> str:
+        """Return where a file is logged: one in a folder of the output directory keeps that folder."""
+        here, parent = self._directory.absolute(), path.absolute().parent
+        below = parent.relative_to(here) if parent.is_relative_to(here) else Path()
+        return (Path(ARTIFACT_FOLDER) / below).as_posix()
 
     def _send_picture(self, store: RunStore, picture: Picture) -> None:
         if picture.path.exists():  # else somebody has cleaned up: nothing is left to send

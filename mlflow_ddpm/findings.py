@@ -14,6 +14,7 @@ from mlflow_ddpm import findings_machine as machine
 from mlflow_ddpm import findings_schedule as schedule
 from mlflow_ddpm.evidence import Evidence, Told
 from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.readable import format_epochs
 
 __all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
 
@@ -39,6 +40,11 @@ class Finding(NamedTuple):
     sentence: str
     epochs: tuple[int, ...]
     threshold: str
+
+    @property
+    def where(self) -> str:
+        """The epochs in words: ``epoch 7``, ``epochs 3-5, 9``."""
+        return f"epoch{'s' * (len(self.epochs) != 1)} {format_epochs(self.epochs)}"
 
 
 RULES = (
@@ -142,7 +148,9 @@ RULES = (
         f"{schedule.LR_FALL:g} times lower than before",
         schedule.lr_anomaly,
     ),
-    Rule("resumed", "Resumed", "note", "the run was cut off and went on", schedule.resumed),
+    Rule(
+        "resumed", "Resumed", "note", "any epoch at which the run went on after it had been cut off", schedule.resumed
+    ),
 )
 
 

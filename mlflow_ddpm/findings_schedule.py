@@ -112,5 +112,4 @@ def resumed(run: Evidence) -> Told | None:
     """A run of several lives."""
     if not run.resumed:
         return None
-    times = "once" if len(run.resumed) == 1 else f"{len(run.resumed)} times"
-    return Told(f"The run was cut off and went on {times}.", run.resumed)
+    return Told("The run had been cut off there, and went on; what came before is one and the same run's.", run.resumed)

@@ -23,6 +23,7 @@ __all__ = [
     "json_block",
     "one_line",
     "picture",
+    "safe_json",
     "table",
 ]
 
@@ -101,7 +102,12 @@ def fence(text: str, language: str) -> Markdown:
 
 def json_block(text: str) -> Markdown:
     """Return strict JSON in a fence, free of what a careless viewer acts on; it parses to the same value."""
-    return fence(_UNSAFE_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text), "json")
+    return fence(safe_json(text), "json")
+
+
+def safe_json(text: str) -> str:
+    """Return JSON text that parses to the same value, with escapes for what opens markup or cannot be seen."""
+    return _UNSAFE_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def picture(link: str, alt: str) -> Markdown:

@@ -22,6 +22,8 @@ from mlflow_ddpm.pictures import SAMPLES
 from mlflow_ddpm.plots import FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report import generate_report
+from mlflow_ddpm.report_files import HTML_NAME
+from mlflow_ddpm.run_page import write_run_page
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, encode_row, read_snapshot, render_snapshot
 from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
 from mlflow_ddpm.summary import summarise
@@ -77,6 +79,8 @@ def publish_run(
     files = render_run(snapshot, directory, figures)
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
+    resumed = snapshot.run.get("resumed_at_epochs") or ()
+    write_run_page(store, snapshot.rows, environment=snapshot.environment, resumed_at_epochs=resumed, is_published=True)
     return Published(run_id, directory, files, uploaded=True)
 
 
@@ -124,7 +128,7 @@ def render_run(snapshot: Snapshot, directory: Path, figures: FigureSet | None = 
         environment=snapshot.environment,
     )
     further = write_figures(frame, directory / figures.theme, figures) if figures else []
-    return [table, document, report, *plots.values(), *further]
+    return [table, document, report, report.with_name(HTML_NAME), *plots.values(), *further]
 
 
 def _without_credentials(told: Snapshot) -> Snapshot:

@@ -20,6 +20,7 @@ from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
 from mlflow_ddpm.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
+from mlflow_ddpm.run_page import write_run_page
 from mlflow_ddpm.snapshot import JSON_NAME
 from mlflow_ddpm.store import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, RunStore
 from mlflow_ddpm.strictjson import flatten
@@ -72,6 +73,7 @@ class Recording:
             self._cursor,
             open_store=self._open_store,
             introduce=self._introduce,
+            conclude=self._conclude,
             parcels=self._undelivered(),
         )
         self.courier.save_cursor()
@@ -158,7 +160,7 @@ class Recording:
 
     def _resume_or_begin(self, wish: RunWish, *, resume: bool) -> tuple[Cursor, RunWish]:
         directory = self.mirror.directory
-        before = Cursor.load(directory) or _cursor_of(self.mirror.previous_run)
+        before = Cursor.load(directory) or Cursor.of_run(self.mirror.previous_run)
         if before is None:
             return self._begin(find_wish(wish))
         epochs, where = f"{len(self.mirror.rows)} epochs", shown(directory)
@@ -262,20 +264,15 @@ class Recording:
         if (self.mirror.directory / JSON_NAME).exists():
             store.log_file(self.mirror.directory / JSON_NAME, ARTIFACT_FOLDER)
 
-
-def _cursor_of(run: Mapping[str, Any]) -> Cursor | None:
-    """Return what a JSON's ``run`` says of the delivery, for a directory that lost its cursor (hidden files)."""
-    if not run.get("run_id"):
-        return None
-    return Cursor(
-        run_id=str(run["run_id"]),
-        run_name=run.get("run_name"),
-        experiment_name=run.get("experiment_name"),
-        started_at_ms=run.get("start_time_ms") or 0,
-        resumed_at_epochs=list(run.get("resumed_at_epochs") or []),
-        status=run.get("status") or "RUNNING",
-        ended_at_ms=run.get("end_time_ms"),
-    )
+    def _conclude(self, store: RunStore) -> None:
+        """Sum the run up on its page; publishing says more."""
+        write_run_page(
+            store,
+            list(self.mirror.rows),
+            environment=self._about.environment,
+            resumed_at_epochs=self._cursor.resumed_at_epochs,
+            is_published=False,
+        )
 
 
 def _recall(known: str, configured: str) -> str:

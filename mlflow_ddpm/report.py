@@ -1,4 +1,4 @@
-"""The Markdown report: build its context, render one template, write one file.
+"""The report: build its context, render it as Markdown and as one HTML page, write both.
 
 No number is computed and no text is escaped in the template: :mod:`mlflow_ddpm.report_context` words everything, and
 every value that the template inserts is escaped unless it is Markdown already. The same history, config, run and files
@@ -21,12 +21,13 @@ from mlflow_ddpm.history import (
     read_history,
     rows_from_frame,
 )
-from mlflow_ddpm.markdown import Markdown, escape, json_block, picture, table
+from mlflow_ddpm.markdown import Markdown, code, escape, json_block, picture, table
 from mlflow_ddpm.plots import PLOTS
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report_card import yaml_header
 from mlflow_ddpm.report_context import Figure, ReportContext, build_context
-from mlflow_ddpm.report_files import REPORT_NAME, output_files, pictures, relative_link, sample_files
+from mlflow_ddpm.report_files import HTML_NAME, REPORT_NAME, output_files, pictures, relative_link, sample_files
+from mlflow_ddpm.report_html import render_html
 from mlflow_ddpm.strictjson import as_config
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def generate_report(
     run: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``training_report.md`` into ``save_dir``, all or nothing, and return its path.
+    """Write ``training_report.md`` into ``save_dir`` and return its path; beside it, ``training_report.html``.
+
+    Both say the same; the page has its pictures inside. Each is written all or nothing.
 
     Call it last: the report lists the other files of ``save_dir`` with size and checksum, and embeds the newest sample
     grid of ``save_dir/samples`` if there is one.
@@ -62,7 +65,7 @@ def generate_report(
     Raises:
         HistoryError: the source has no history to read. :func:`mlflow_ddpm.read_history` says what else it raises.
         UsageError: ``plot_paths`` names a plot that does not exist.
-        OSError: the report cannot be written; an earlier one is untouched.
+        OSError: a report cannot be written; an earlier one is untouched.
     """
     save_dir = Path(save_dir)
     if is_on_another_rank(source):
@@ -84,9 +87,10 @@ def generate_report(
         files=output_files(save_dir, titles, plots),
     )
     save_dir.mkdir(parents=True, exist_ok=True)
-    path = save_dir / REPORT_NAME
+    path, page = save_dir / REPORT_NAME, save_dir / HTML_NAME
     replace_file(path, render_markdown(context).encode())
-    log_made(source, [path])
+    replace_file(page, render_html(context, lambda link: (save_dir / link).read_bytes()).encode())
+    log_made(source, [path, page])
     return path
 
 
@@ -112,6 +116,7 @@ def _environment() -> jinja2.Environment:
         "table": table,
         "listed": _listed,
         "json_block": json_block,
+        "code": code,
         "picture": lambda figure: picture(figure.link, figure.title),
     }
     return environment

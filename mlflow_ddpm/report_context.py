@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+from mlflow_ddpm.findings import RULES, Finding, find_findings
 from mlflow_ddpm.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, axis_label, metric
 from mlflow_ddpm.readable import NOT_MEASURED, format_epochs, format_number
@@ -57,6 +58,8 @@ class ReportContext:
     title: str
     lead: str
     summary: Table
+    findings: Sequence[Finding]
+    rules: int  # how many were asked
     dashboard: Figure | None
     figures: Sequence[Figure]
     sample: Figure | None
@@ -95,6 +98,8 @@ def build_context(
         title=f"Training report: {run_name}" if run_name else "Training report",
         lead=_lead(summary, data_set_name(config)),
         summary=summary_table(rows, summary),
+        findings=find_findings(rows, environment=environment, resumed_at_epochs=_resumes(run)),
+        rules=len(RULES),
         dashboard=read.pop("training_dashboard", None),
         figures=list(read.values()),
         sample=_sample(samples),
@@ -174,11 +179,15 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: value for key, value in run.items() if key not in _NOT_YET_KNOWN}
-    facts["resumed_at_epochs"] = format_epochs(facts.get("resumed_at_epochs") or ())
+    facts["resumed_at_epochs"] = format_epochs(_resumes(run))
     start = facts.pop("start_time_ms", None)
     if isinstance(start, int):
         facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
     return facts
+
+
+def _resumes(run: Mapping[str, Any]) -> list[int]:
+    return [epoch for epoch in run.get("resumed_at_epochs") or () if isinstance(epoch, int)]
 
 
 def _legend(names: Sequence[str]) -> Table:

@@ -16,16 +16,17 @@ from mlflow_ddpm.csvfile import CSV_NAME
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.snapshot import JSON_NAME
 
-__all__ = ["REPORT_NAME", "OutputFile", "output_files", "pictures", "relative_link", "sample_files"]
+__all__ = ["HTML_NAME", "REPORT_NAME", "OutputFile", "output_files", "pictures", "relative_link", "sample_files"]
 
-REPORT_NAME = "training_report.md"
+REPORT_NAME, HTML_NAME = "training_report.md", "training_report.html"
 _DATA = {
     CSV_NAME: "One row per epoch, every metric at full precision",
     JSON_NAME: "The whole run: config, environment, summary and epochs",
-    REPORT_NAME: "This report, a HuggingFace model card",
+    REPORT_NAME: "The report in Markdown, a HuggingFace model card",
+    HTML_NAME: "The report as one page with its pictures inside, for a browser, MLflow's artifact viewer and mail",
 }
-# The JSON changes while a run goes on, and a report cannot hold its own checksum.
-_CHANGING = {JSON_NAME, REPORT_NAME}
+# The JSON changes while a run goes on; a report cannot hold its own checksum, nor two each other's.
+_CHANGING = {JSON_NAME, REPORT_NAME, HTML_NAME}
 
 
 @dataclass(frozen=True, kw_only=True)

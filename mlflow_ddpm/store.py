@@ -161,6 +161,11 @@ class RunStore:
         with asking(self.tracking_uri):
             return dict(self._client.get_run(self.run_id).data.params)
 
+    def tags(self) -> dict[str, str]:
+        """Return the run's tags."""
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.tags)
+
     def resume(self) -> None:
         """Make the run RUNNING again, whatever it was."""
         with asking(self.tracking_uri):

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from histories import healthy_row
@@ -76,7 +77,7 @@ def test_a_run_of_hardly_any_epochs_is_not_judged(epochs: int) -> None:
 @pytest.mark.parametrize("value", [None, 0.25])
 def test_a_metric_that_was_not_measured_or_stands_still_raises_no_false_alarm(name: str, value: float | None) -> None:
     """Only a loss that stands still is a plateau, and only where nothing was learned from the first epoch on."""
-    rows = [replace(healthy_run(17, 60).rows[epoch], **{name: value}) for epoch in range(60)]
+    rows = [replace(healthy_run(17, 60).rows[epoch], **dict[str, Any]({name: value})) for epoch in range(60)]
 
     assert set(found(rows)) == ({"plateau"} if name == "loss_mean" and value else set())
 

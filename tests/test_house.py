@@ -40,7 +40,7 @@ ORDER = [
     *("findings_learning", "findings_machine", "findings_schedule", "findings", "run_page"),
     *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "canvas", "plot_data", "plots"),
-    *("report_card", "report_files", "report_context"),
+    *("report_card", "report_files", "report_context", "report_html"),
     *(
         "terminal_table",
         "report",
@@ -167,6 +167,7 @@ def test_a_built_wheel_carries_styles_templates_and_types(tmp_path: Path) -> Non
         "styles/dark.mplstyle",
         "styles/paper.mplstyle",
         "templates/report.md.j2",
+        "templates/report.html.j2",
         "ddpm/train.py",
     ):
         assert f"mlflow_ddpm/{needed}" in names

@@ -16,7 +16,14 @@ from mlflow_ddpm import MetricsTracker, publish_run
 from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
 
 TREE = {
-    *("training_metrics.csv", "training_metrics.json", "training_report.md", "loss_linear.png", "loss_log.png"),
+    *(
+        "training_metrics.csv",
+        "training_metrics.json",
+        "training_report.md",
+        "training_report.html",
+        "loss_linear.png",
+        "loss_log.png",
+    ),
     *("loss_distribution.png", "learning_rate.png", "grad_norm.png", "throughput.png", "gpu_memory.png"),
     *("ema_divergence.png", "epoch_timing.png", "loss_derivative.png", "training_dashboard.png"),
 }

@@ -199,7 +199,7 @@ def test_the_manifest_is_a_table_and_the_newest_samples_are_shown(tmp_path: Path
     text = write_report(tmp_path, [row(0)], plot_paths=paths)
     files = {line[0].strip("`"): line[2:] for line in tables(section(text, "Files"))[0][2:]}
 
-    assert len(files) == 3 + 11 + 2
+    assert len(files) == 4 + 11 + 2
     assert files["loss_linear.png"] == ["11", f"`{hashlib.sha256(b'loss_linear').hexdigest()}`"]
     assert files["training_report.md"] == [DASH, DASH]
     assert "![Generated samples](samples/epoch_10.png)" in text
@@ -263,7 +263,7 @@ def test_no_foreign_name_breaks_tables_header_or_page(tmp_path: Path, seed: int)
     assert "<" not in text.replace("<br>", "")
     assert all(len({len(line) for line in table}) == 1 for table in tables(body))
     assert "Metrics per epoch" in headings[-1]
-    assert len(headings) == 11
+    assert len(headings) == 12
     assert json_config(body) == json.loads(json.dumps(config))
     assert [link for link in re.findall(r"!\[.*?\]\((.*?)\)", prose) if not link.startswith("samples/")] == [
         "loss_log.png"

@@ -12,11 +12,11 @@ from mlflow_ddpm.plots import PLOTS
 from mlflow_ddpm.report_files import OutputFile, output_files, pictures, sample_files
 
 TITLES = {plot.name: plot.title for plot in PLOTS}
-DATA_FILES = ["training_metrics.csv", "training_metrics.json", "training_report.md"]
+DATA_FILES = ["training_metrics.csv", "training_metrics.json", "training_report.md", "training_report.html"]
 
 
 def test_the_manifest_is_the_specified_tree_whether_the_files_are_there_or_not(tmp_path: Path) -> None:
-    """Three data files and eleven plots, by their specified names."""
+    """Four data files and eleven plots, by their specified names."""
     files = output_files(tmp_path, TITLES, {})
 
     assert [f.link for f in files] == [*DATA_FILES, *(f"{plot.name}.png" for plot in PLOTS)]

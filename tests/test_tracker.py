@@ -126,7 +126,8 @@ def test_the_specifications_usage_runs_as_it_stands(sqlite_uri: str) -> None:
     assert run.info.status == "FINISHED"
     assert [0, 1, 2] == [p.step for p in MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "ema_delta_norm")]
     assert {
-        *("training_metrics.csv", "training_metrics.json", "training_report.md", "loss_linear.png", "loss_log.png"),
+        *("training_metrics.csv", "training_metrics.json", "training_report.md", "training_report.html"),
+        *("loss_linear.png", "loss_log.png"),
         *("loss_distribution.png", "learning_rate.png", "grad_norm.png", "throughput.png", "gpu_memory.png"),
         *("ema_divergence.png", "epoch_timing.png", "loss_derivative.png", "training_dashboard.png"),
     } == {path.name for path in Path("my_metrics").iterdir() if not path.name.startswith(".")}
