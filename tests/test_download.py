@@ -1,0 +1,150 @@
+"""Figures for papers among a run's artifacts, and everything published brought back from the store."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_ddpm import MetricsTracker, generate_all_plots, publish_run
+from mlflow_ddpm.cli import main
+from mlflow_ddpm.download import download_run
+from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
+from mlflow_ddpm.plots import PLOTS, FigureSet
+from mlflow_ddpm.report_summary import summary_table
+from mlflow_ddpm.summary import summarise
+from mlflow_ddpm.summary_files import write_summary
+
+PAPER = FigureSet("paper", ("pdf",))
+NAMES = [plot.name for plot in PLOTS]
+
+
+def _record(uri: str | None) -> MetricsTracker:
+    with MetricsTracker("out", tracking_uri=uri) as tracker:
+        for epoch in range(2):
+            tracker.start_epoch(epoch)
+            tracker.log_batch(1.0 / (epoch + 1), lr=0.1, batch_size=8)
+            tracker.end_epoch(extra={"val_fid/a_b": 1.5e-7})
+    return tracker
+
+
+def _hashes(directory: str | Path) -> dict[str, str]:
+    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+def test_what_was_published_comes_back_byte_for_byte(store_uri: str) -> None:
+    """The specified tree, the figures for a paper in their folder, and nothing else."""
+    run_id = str(_record(store_uri).run_id)
+    published = publish_run(run_id, output_dir="made", tracking_uri=store_uri, figures=PAPER)
+
+    fetched = download_run(f"runs:/{run_id}", "new/folder", tracking_uri=store_uri)
+
+    assert _hashes("made") == _hashes("new/folder")
+    assert fetched.files == sorted(Path("new/folder", path.relative_to("made")) for path in published.files)
+    assert {path.name for path in fetched.files if path.parent.name == "paper"} == {
+        *(f"{name}.{suffix}" for name in NAMES for suffix in ("pdf", "csv")),
+        *("training_summary.csv", "training_summary.tex"),
+    }
+
+
+@pytest.mark.slow
+def test_what_was_published_comes_back_from_a_server(server_uri: str) -> None:
+    """Over HTTP as well."""
+    run_id = str(_record(server_uri).run_id)
+    publish_run(run_id, output_dir="made", tracking_uri=server_uri, figures=PAPER)
+
+    download_run(run_id, "got", tracking_uri=server_uri)
+
+    assert _hashes("made") == _hashes("got")
+
+
+def test_the_report_keeps_its_pngs_whatever_else_is_asked_for(
+    sqlite_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--format pdf`` adds a folder; every picture that the report embeds is there and can be shown."""
+    run_id = str(_record(sqlite_uri).run_id)
+
+    assert main(["publish", run_id, "--output-dir", "made", "--theme", "paper", "--format", "pdf"]) == 0
+
+    assert "made/paper: 34 files" in capsys.readouterr().out
+    report = Path("made/training_report.md").read_text(encoding="utf-8")
+    embedded = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report)
+    assert {f"{name}.png" for name in NAMES} <= set(embedded)
+    assert all(Path("made", link).exists() for link in embedded)
+    assert Path("made/paper/loss_linear_double.pdf").exists()
+
+
+def test_a_trackers_figures_for_a_paper_leave_its_pngs_alone(sqlite_uri: str) -> None:
+    """Files in a folder of the output directory are logged under that folder."""
+    with MetricsTracker("out") as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+        generate_all_plots(tracker, "out/paper", theme="paper", formats=["svg"])
+
+    client = MlflowClient(sqlite_uri)
+    logged = {path.path for path in client.list_artifacts(str(tracker.run_id), "metrics/paper")}
+    root = {path.path for path in client.list_artifacts(str(tracker.run_id), "metrics") if not path.is_dir}
+    assert {"metrics/paper/loss_log.svg", "metrics/paper/loss_log.csv", "metrics/paper/training_summary.tex"} <= logged
+    assert root == {"metrics/training_metrics.csv", "metrics/training_metrics.json"}
+
+
+def test_download_tells_what_it_fetched(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many files, how large, of which kinds, and where."""
+    run_id = str(_record(sqlite_uri).run_id)
+    publish_run(run_id, output_dir="made")
+
+    assert main(["download", run_id, "got"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"\d+ files \(\d\.\d MiB\) of run {run_id} are in got", lines[0])
+    assert "11 png" in lines[1]
+
+
+def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
+    """Nothing published, no such run, a tracker's own directory, another run's directory."""
+    run_id = str(_record(sqlite_uri).run_id)
+    before = _hashes("out")
+    with pytest.raises(HistoryError, match=f"nothing published; publish it with: mlflow-ddpm publish {run_id}"):
+        download_run(run_id, "got")
+    with pytest.raises(StoreError, match="0123456789abcdef0123456789abcdef"):
+        download_run("0123456789abcdef0123456789abcdef", "got")
+    publish_run(run_id, output_dir="made")
+    with pytest.raises(UsageError, match="out is the output directory of a training run"):
+        download_run(run_id, "out")
+    other = MlflowClient().create_run("0").info.run_id
+    with pytest.raises(UsageError, match=f"made holds run {run_id}, not {other}"):
+        download_run(other, "made")
+    with pytest.raises(UsageError, match="width must be one of single, double"):
+        publish_run(run_id, output_dir="more", figures=FigureSet("paper", ("pdf",), ("triple",)))
+
+    assert before == _hashes("out")
+    assert not Path("got").exists()
+    assert not Path("more").exists()
+
+
+def test_the_summary_for_a_paper_says_what_the_reports_table_says(sqlite_uri: str) -> None:
+    """Full precision in the CSV; in LaTeX every measured line, with special characters and powers of ten printed."""
+    from mlflow_ddpm import read_history
+    from mlflow_ddpm.history import rows_from_frame
+
+    _record(sqlite_uri)
+    rows = rows_from_frame(read_history("out"))
+    table, tex = write_summary(rows, Path())
+    lines = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    report = summary_table(rows, summarise(rows))
+
+    assert [line["label"] for line in lines] == [row[0] for row in report.rows]
+    assert {line["name"]: line["value"] for line in lines}["best_loss"] == "0.5"
+    assert [line["value"] == "" for line in lines] == [row[1] == "not measured" for row in report.rows]
+    text = tex.read_text(encoding="utf-8")
+    assert text.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{llr}\n\\toprule\nResult & Value & Epoch")
+    assert r"val\_fid/a\_b, last & $1.5 \times 10^{-7}$ & 1 \\" in text
+    assert "GPU memory" not in text
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n")
