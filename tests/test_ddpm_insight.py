@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from test_ddpm_train import ALONE, Notes, learner, tiny
 from torch import Tensor, nn
 
@@ -200,6 +204,24 @@ def test_every_row_tells_the_pipelines_metrics_and_counts_each_checkpoint_once(
     assert [row.extra["maintenance_sec"] for row in notes.rows] == [1, 2, 2]
 
 
+def test_grids_of_all_epochs_start_from_one_noise(tmp_path: Path) -> None:
+    """A model that does not learn draws the same picture again and again: what differs else is what was learnt."""
+    drawn: list[bytes] = []
+
+    class Keeping(Notes):
+        def log_image(self, name: str, image: Any, epoch: int) -> None:  # noqa: ARG002
+            drawn.append(image.tobytes())
+
+    for lr in (1e-30, 1e-2):
+        directory = tmp_path / str(lr)
+        config = tiny(epochs=3, sample_every=1, lr=lr, sampler="ancestral")
+        train_with(Keeping(), prepare(config, ALONE, directory), directory)
+
+    assert len(drawn) == 6
+    assert len(set(drawn[:3])) == 1
+    assert len(set(drawn[3:])) == 3
+
+
 def test_preparing_is_timed_once_for_the_order_and_once_for_each_batch() -> None:
     """Of an epoch of four batches."""
     taught = learner(tiny())
@@ -222,3 +244,13 @@ def test_samples_are_judged_when_it_was_asked_for_and_at_the_end(
 
     assert judged == ([1, 3, 4] if every else [4])
     assert [row.epoch for row in notes.rows if "sample_accuracy" in row.extra] == judged
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_its_cost_runs() -> None:
+    """One epoch of each; nothing is asserted of any time."""
+    command = [sys.executable, str(ROOT / "tests" / "bench" / "insight.py"), "--quick"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=300)
+
+    assert "with insight, beside the same without" in done.stdout

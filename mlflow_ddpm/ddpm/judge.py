@@ -98,10 +98,10 @@ class Judge:
 
 def _deal(real: LabelledImages, per_class: int) -> _Dealt:
     """Deal the images of each class, shuffled: half, half, and up to a thousand to fit on."""
-    order = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(_DEALT_BY))
-    order = order[real.labels[order].argsort(stable=True)]  # (N,) class by class, shuffled within each
-    counts = real.labels.bincount()  # (K,)
-    of = real.labels[order]  # (N,)
+    labels = real.labels.cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_DEALT_BY))
+    order = order[labels[order].argsort(stable=True)]  # (N,) class by class, shuffled within each
+    counts, of = labels.bincount(), labels[order]  # (K,), (N,)
     place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[of]  # (N,) from 0 within the class
     half = (counts // 3).clamp(max=per_class)[of]  # (N,)
     return _Dealt(
