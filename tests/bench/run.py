@@ -21,7 +21,7 @@ from stopwatches import Effort
 from stores import Server
 from table import Row, markdown
 
-NAMES = ("startup", "norms", "batches", "ends", "growth", "reading", "steps", "whole_run")
+NAMES = ("startup", "norms", "batches", "ends", "growth", "reading", "steps", "whole_run", "plots")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's table: one row for each thing that issue 3 sets a limit to, as Markdown."""
+"""The benchmark's table: one row for each thing that issue 3 or issue 5 sets a limit to, as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Limit(NamedTuple):
 class Row(NamedTuple):
     """One measurement beside its baseline, both taken in the same run."""
 
-    point: int  # of issue 3
+    point: int | str  # of issue 3, or "5.5" for point 5 of issue 5
     what: str
     subject: str
     baseline: str
@@ -38,7 +38,7 @@ def at_least(bound: float, value: float, unit: str = "x") -> Limit:
     return Limit(f">= {bound:g} {unit}", value >= bound)
 
 
-def not_measured(point: int, what: str, why: str) -> Row:
+def not_measured(point: int | str, what: str, why: str) -> Row:
     """Return the row of something that this machine cannot measure."""
     return Row(point, what, f"not measured: {why}", "", None, None)
 
