@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import pytest
 import torch
+from test_ddpm_train import TINY, KillAt, KilledError, measured
 from torch import Tensor
 
 from mlflow_ddpm.ddpm import judge as judging
@@ -16,9 +18,7 @@ from mlflow_ddpm.ddpm.digits import load_digits
 from mlflow_ddpm.ddpm.judge import Judge
 from mlflow_ddpm.ddpm.learner import build_model
 from mlflow_ddpm.ddpm.model import UNet
-
-if TYPE_CHECKING:
-    import pytest
+from mlflow_ddpm.ddpm.train import train
 
 torch.set_num_threads(1)
 
@@ -155,3 +155,19 @@ def test_more_than_a_third_of_a_class_is_never_taken() -> None:
 
     assert judge._dealt.other.labels.bincount().tolist() == (counts // 3).tolist()
     assert bool((judge._dealt.fit.labels.bincount() >= counts // 3).all())
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_judged_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a judgement and started again, by a judge that is fitted anew: the same rows to the last digit."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "store").as_uri()
+    config = from_options(TINY | {"epochs": 3, "judge_every": 1, "judge_per_class": 5})
+    train(config, output_dir=tmp_path / "whole", tracking_uri=uri)
+    with pytest.raises(KilledError):
+        train(config, output_dir=tmp_path / "broken", tracking_uri=uri, progress=KillAt(1, 2))
+    train(config, output_dir=tmp_path / "broken", tracking_uri=uri)
+    whole, broken = measured(tmp_path / "whole"), measured(tmp_path / "broken")
+
+    assert broken == whole
+    assert [row["sample_frechet"] != "" for row in broken] == [True] * 3
