@@ -26,9 +26,10 @@ from mlflow_ddpm._version import __version__
 if TYPE_CHECKING:
     from mlflow_ddpm.compare import compare_runs
     from mlflow_ddpm.ddpm.load import load_model
+    from mlflow_ddpm.download import download_run
     from mlflow_ddpm.history import read_history
     from mlflow_ddpm.metrics import EpochMetrics
-    from mlflow_ddpm.plots import generate_all_plots
+    from mlflow_ddpm.plots import FigureSet, generate_all_plots
     from mlflow_ddpm.probes import compute_grad_norm
     from mlflow_ddpm.publish import publish_run
     from mlflow_ddpm.report import generate_report
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EpochMetrics",
+    "FigureSet",
     "MetricsTracker",
     "__version__",
     "compare_runs",
     "compute_grad_norm",
+    "download_run",
     "generate_all_plots",
     "generate_report",
     "load_model",
@@ -49,9 +52,11 @@ __all__ = [
 
 _HOME = {
     "EpochMetrics": "metrics",
+    "FigureSet": "plots",
     "MetricsTracker": "tracker",
     "compare_runs": "compare",
     "compute_grad_norm": "probes",
+    "download_run": "download",
     "generate_all_plots": "plots",
     "generate_report": "report",
     "load_model": "ddpm.load",
