@@ -24,7 +24,7 @@ TIMESTEPS = torch.tensor([0, 7, 500, 990, 999])
 PREDICTIONS = pytest.mark.parametrize("prediction", ["v", "eps"])
 NAMED = {"v": "v_prediction", "eps": "epsilon"}
 COSINE = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2"}
-EXACTLY = {"rtol": 1e-9, "atol": 1e-9}
+EXACTLY: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def schedulers() -> Any:
@@ -68,14 +68,14 @@ def network(x_t: Tensor, timestep: Tensor) -> Tensor:
 
 
 def test_the_schedule_is_theirs() -> None:
-    """alpha_bar to 1e-5 of its value and 1e-6 of the whole; the first noise levels, 1 - alpha_bar, to 0.5 %.
+    """alpha_bar to 2e-5 of its value; the first noise levels, 1 - alpha_bar, to 1e-3 of theirs.
 
     They multiply a thousand factors in float32; we multiply in float64 and round once, and so does the true value.
     """
     ours, theirs = diffusion.cosine_alpha_bar(T), schedulers().DDPMScheduler(**COSINE).alphas_cumprod
 
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(1 - ours[:20], 1 - theirs[:20], rtol=5e-3, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=0)
+    torch.testing.assert_close(1 - ours[:20], 1 - theirs[:20], rtol=1e-3, atol=0)
 
 
 def test_noising_and_both_targets_are_theirs() -> None:
@@ -123,7 +123,7 @@ def test_posterior_and_ancestral_step_are_theirs(prediction: str, t: int) -> Non
 def test_ancestral_sampling_is_theirs_from_noise_to_image(prediction: str, steps: int) -> None:
     """All steps through a network, on the same timesteps, with the same noise at each."""
     start, (scheduler, alpha_bar) = drawn(2, 1, 8, 8, seed=5), ddpm(prediction)
-    told = {"alpha_bar": alpha_bar, "prediction": prediction, "steps": steps}
+    told: dict[str, Any] = {"alpha_bar": alpha_bar, "prediction": prediction, "steps": steps}
     noise = torch.Generator().manual_seed(4)
     ours = diffusion.sample_ancestral(
         network, start, draw=lambda: torch.randn(start.shape, generator=noise, dtype=torch.float64), **told

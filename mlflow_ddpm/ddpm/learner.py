@@ -19,6 +19,7 @@ from mlflow_ddpm.ddpm.data import LabelledImages, to_model_range
 from mlflow_ddpm.ddpm.distributed import Processes
 from mlflow_ddpm.ddpm.ema import Ema
 from mlflow_ddpm.ddpm.epoch_order import EpochOrder
+from mlflow_ddpm.ddpm.forward import compiled, forward_of, runs_in_bf16
 from mlflow_ddpm.ddpm.gradients import clip_gradients, gradient_norms
 from mlflow_ddpm.ddpm.insight import Insight, update_to_weight
 from mlflow_ddpm.ddpm.model import UNet
@@ -94,7 +95,9 @@ class Learner:
         self.insight = Insight(self.model, config.diffusion.timesteps)
         self.step = 0
         self._parameters = list(self.model.parameters())
-        self._parallel = procs.wrap(self.model)
+        self._parallel = procs.wrap(compiled(self.model, config.train.compile))
+        bf16 = runs_in_bf16(config.train.precision, procs.device)
+        self._forward = forward_of(self._parallel, bf16=bf16, device=procs.device)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optim.lr,
@@ -154,7 +157,7 @@ class Learner:
 
     def _loss_per_image(self, batch: _Batch) -> Tensor:
         return diffusion.loss_per_image(
-            lambda x_t, timestep: self._parallel(x_t, timestep, batch.labels),
+            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
             batch.x_0,
             batch.noised.eps,
             batch.noised.timestep,

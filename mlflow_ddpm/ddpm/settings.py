@@ -219,3 +219,17 @@ class TrainConfig(CheckedOptions):
     device: str = option(
         "--device", TEXT, "auto", "where to train; auto: CUDA where there is one", choices=("auto", "cpu", "cuda")
     )
+    precision: str = option(
+        "--precision",
+        TEXT,
+        "auto",
+        "of matrix products and convolutions while training; auto: bf16 on a GPU that has units for it, else fp32",
+        choices=("auto", "fp32", "bf16"),
+    )
+    compile: str = option(
+        "--compile",
+        TEXT,
+        "no",
+        "run the U-Net through torch.compile, which takes a minute or more at the first batch",
+        choices=("no", "yes"),
+    )

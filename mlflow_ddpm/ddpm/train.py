@@ -34,14 +34,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["CHECKPOINTS", "Tracker", "TrainResult", "Training", "prepare", "train", "train_with"]
+__all__ = ["CHECKPOINTS", "Tracker", "TrainResult", "Training", "check_same_run", "prepare", "train", "train_with"]
 
 logger = logging.getLogger("mlflow_ddpm")
 
 CHECKPOINTS = "checkpoints"  # folder below the output directory
 # Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
 # parameters a lie. More epochs stretch the learning rate's cosine from here on.
-_FREE_ON_RESUME = ("train.preset", "train.epochs", "train.threads", "train.device", "data.dir", "sample.")
+_FREE_ON_RESUME = (
+    "train.preset",
+    "train.epochs",
+    "train.threads",
+    "train.device",
+    "train.compile",
+    "data.dir",
+    "sample.",
+)
 
 
 class Tracker(Protocol):
@@ -231,13 +239,13 @@ def _resume(learner: Learner, config: Config, directory: Path, device: torch.dev
     found = load_newest(directory, map_location=device)
     if found is None:
         return 0
-    _check_same_run(found.state["config"], config, found.path)
+    check_same_run(found.state["config"], config, found.path)
     learner.load_state_dict(found.state["learner"])
     logger.info("Going on from %s, after epoch %d", found.path, found.epoch)
     return found.epoch + 1
 
 
-def _check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:
+def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:
     """Check that going on with these settings continues the run of the checkpoint and starts no other.
 
     Raises:
