@@ -89,7 +89,7 @@ def as_config(config: object) -> dict[str, Any]:
 
 def flatten(config: Mapping[str, object]) -> dict[str, str]:
     """Return a config's leaves as text under dotted keys: ``{"optim": {"lr": 0.1}}`` gives ``{"optim.lr": "0.1"}``."""
-    return dict(_leaves("", plain(config)))
+    return dict(_leaves("", plain(config))) if config else {}
 
 
 def _leaves(key: str, value: Any) -> list[tuple[str, str]]:

@@ -136,6 +136,13 @@ def test_numbers_in_tags_have_no_exponent() -> None:
     assert "mlflow_ddpm.gpu_peak_mb" not in tags
 
 
+def test_a_run_without_config_has_no_params(sqlite_uri: str) -> None:
+    """Not even one that says that there are none."""
+    run_id = record(sqlite_uri)
+
+    assert MlflowClient(sqlite_uri).get_run(run_id).data.params == {}
+
+
 def test_the_files_of_the_run_are_untouched_by_it(sqlite_uri: str) -> None:
     """The description lives in MLflow alone."""
     record(sqlite_uri)
