@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from histories import constant, healthy, notes, resumed, sick, visible_texts
+from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
 from mlflow_ddpm.figures.shown import MARK, shown
+from mlflow_ddpm.figures.words import contrast
 from mlflow_ddpm.history import RESUMED, numbers
 from mlflow_ddpm.plots import PLOTS, make_figure
 
@@ -69,13 +71,15 @@ def test_a_picture_is_legible_and_true(name: str, look: str, case: str) -> None:
 
 
 def _unreadable_words(figure: Figure, smallest: float) -> list[str]:
-    """Return texts that leave the figure, are too small or overlap another."""
+    """Return texts that leave the figure, are too small or too pale, or overlap another."""
     texts = visible_texts(figure)
+    back = np.array(to_rgb(figure.get_facecolor()))
+    pale = [text.get_text() for text in texts if contrast(np.array(to_rgb(text.get_color())), back) < 4.5]
     boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts]
     clipped = [t for t, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > figure.bbox.x1 or b.y1 > figure.bbox.y1]
     small = [text.get_text() for text in texts if float(text.get_fontsize()) < smallest]
     pairs = itertools.combinations(boxes, 2)
-    return clipped + small + [f"{t} on {u}" for (t, a), (u, b) in pairs if a.padded(-1).overlaps(b.padded(-1))]
+    return clipped + small + pale + [f"{t} on {u}" for (t, a), (u, b) in pairs if a.padded(-1).overlaps(b.padded(-1))]
 
 
 def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
-_DOT_EMS = 1.2  # lines show each epoch as a dot while these are so far apart
+_DOT_EMS = 2.0  # lines show each epoch as a dot while these are so far apart
 _PALE = 0.45
 BARS = "least full, most pale"  # how bars that share a column are drawn
 _BAR_EMS = 0.35  # bars stand apart while they are so wide

@@ -21,10 +21,12 @@ __all__ = [
     "NAMED",
     "NOTE_ROW",
     "Note",
+    "contrast",
     "duration",
     "empty",
     "end_labels",
     "epochs_text",
+    "ink",
     "muted",
     "note",
     "nothing_to_draw",
@@ -79,6 +81,27 @@ def muted() -> str:
     return str(rcParams["axes.labelcolor"])
 
 
+def ink(color: str) -> str:
+    """Return a colour for words: the given one, mixed with the text's own until it can be read on the background."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_hex, to_rgb
+
+    own, text, back = (np.array(to_rgb(c)) for c in (color, rcParams["text.color"], rcParams["axes.facecolor"]))
+    mixed = (own + share * (text - own) for share in np.linspace(0, 1, 21))
+    readable = next((rgb for rgb in mixed if contrast(rgb, back) >= _READABLE), text)
+    return to_hex((readable[0], readable[1], readable[2]))
+
+
+def contrast(one: Floats, other: Floats) -> float:
+    """Return the contrast of two colours (red, green, blue from 0 to 1), from 1 to 21: WCAG 2.1, contrast ratio."""
+    lights = [float(((c + 0.055) / 1.055) ** 2.4 @ _LIGHT) for c in (one, other)]  # without its branch for near-black
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+_LIGHT = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue at full strength
+_READABLE = 4.5  # what WCAG 2.1, level AA, asks of small letters
+
+
 def note(ax: Axes, notes: Iterable[Note | None]) -> None:
     """Write notes above the axes: in one row under the title of a picture, else in up to two rows.
 
@@ -95,7 +118,7 @@ def note(ax: Axes, notes: Iterable[Note | None]) -> None:
     written = [
         ax.annotate(
             n.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
-            fontsize=size, color=n.color or muted(), annotation_clip=False, gid="note",
+            fontsize=size, color=ink(n.color) if n.color else muted(), annotation_clip=False, gid="note",
         )
         for n in kept
     ]  # fmt: skip
@@ -159,7 +182,7 @@ def end_labels(ax: Axes, last_epoch: float, labels: Sequence[tuple[float, str, s
     """
     written = [
         ax.annotate(
-            text, (last_epoch, value), (0.6, 0), textcoords="offset fontsize", va="center", color=color, gid="end"
+            text, (last_epoch, value), (0.6, 0), textcoords="offset fontsize", va="center", color=ink(color), gid="end"
         )
         for value, text, color in sorted(labels)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from growth import made_up_rows
 from stopwatches import Effort, Pair, compare
@@ -94,7 +94,7 @@ def _finish(name: str, axes: Sequence[Axes]) -> None:
         ax.grid(visible=True, alpha=0.3)
 
 
-Columns = dict[str, "pd.Series[float]"]
+Columns = dict[str, Any]
 
 
 def _loss(ax: Axes, of: Columns) -> None:
@@ -130,15 +130,15 @@ def _memory(ax: Axes, of: Columns) -> None:
     ax.legend()
 
 
-def _line(name: str) -> Callable[[Axes, Columns], None]:
-    return lambda ax, of: ax.plot(of["epoch"], of[name])  # type: ignore[func-returns-value, return-value]
+def _line(name: str) -> Callable[[Axes, Columns], object]:
+    return lambda ax, of: ax.plot(of["epoch"], of[name])
 
 
-def _bars(name: str) -> Callable[[Axes, Columns], None]:
-    return lambda ax, of: ax.bar(of["epoch"], of[name])  # type: ignore[func-returns-value, return-value]
+def _bars(name: str) -> Callable[[Axes, Columns], object]:
+    return lambda ax, of: ax.bar(of["epoch"], of[name])
 
 
-_PANELS: dict[str, Callable[[Axes, Columns], None]] = {
+_PANELS: dict[str, Callable[[Axes, Columns], object]] = {
     "loss_linear": _loss,
     "loss_log": _loss_log,
     "loss_distribution": _distribution,
