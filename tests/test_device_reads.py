@@ -159,8 +159,11 @@ def test_the_real_training_loop_reads_nothing_during_an_epoch(sqlite_uri: str, m
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_real_training_loop_never_waits_for_the_gpu_during_an_epoch(sqlite_uri: str) -> None:
-    """Torch's own sync debug mode says so."""
+def test_the_real_training_loop_never_waits_for_the_gpu_during_an_epoch(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own sync debug mode says so, folding every second batch."""
+    monkeypatch.setattr(insight, "_FOLD_AT", 2)
     row = _train("cuda", no_cuda_sync, sqlite_uri).last_row
 
     assert row is not None
