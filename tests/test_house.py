@@ -38,7 +38,7 @@ ORDER = [
     ),
     *("report_readings", "report_summary", "levels", "evidence"),
     *("findings_learning", "findings_machine", "findings_schedule", "findings", "run_page"),
-    *("run_choice", "delivery", "history", "endings", "recording", "tracker"),
+    *("run_choice", "reach", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "canvas", "plot_data", "plots"),
     *("report_card", "report_files", "report_context", "report_html"),
     *(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow_ddpm.commands.common import AUTO, Commands, command
 from mlflow_ddpm.ddpm.config import Config, from_options, options
-from mlflow_ddpm.errors import StoreUnavailableError
+from mlflow_ddpm.errors import MlflowDdpmError, StoreUnavailableError
 
 __all__ = ["add", "run"]
 
@@ -36,6 +36,12 @@ def add(commands: Commands) -> None:
         "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
     )
     parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing and write nothing: print size, steps, memory and settings, and check data, disk, store, "
+        "device and output directory",
+    )
     parser.add_argument(
         "--download",
         nargs="?",
@@ -67,6 +73,10 @@ def run(args: argparse.Namespace) -> None:
     config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
     first = ranks.rank() == 0
+    if args.dry_run:
+        if first:
+            _plan(args, config, directory)
+        return
     if args.download != NO:
         _download(config, args.download, loud=first)
     if not args.resume and is_same_finished_run(directory, config):
@@ -79,6 +89,20 @@ def run(args: argparse.Namespace) -> None:
     if first:
         _publish(directory, args.tracking_uri)
         _log_model(config, directory, args.tracking_uri)
+
+
+def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
+    from mlflow_ddpm.ddpm.dry_run import plan_training
+
+    where = {"tracking_uri": args.tracking_uri, "experiment_name": args.experiment_name}
+    plan = plan_training(config, directory, resume=args.resume, **where)
+    for subject, text in plan.facts:
+        print(f"{subject:<9}{text}")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if plan.problems:
+        count = len(plan.problems)
+        raise MlflowDdpmError(f"{count} problem{'s' * (count > 1)} in the way of this training; nothing was written")
 
 
 def _download(config: Config, wanted: str, *, loud: bool) -> None:

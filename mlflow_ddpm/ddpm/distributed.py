@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from mlflow_ddpm.errors import ConfigError
 
-__all__ = ["Processes", "cpu_threads", "processes"]
+__all__ = ["Processes", "choose_device", "cpu_threads", "processes"]
 
 # How long a rank waits for the others in a collective: rank 0 alone draws and judges samples, minutes on a slow CPU.
 _PATIENCE = dt.timedelta(minutes=30)
@@ -73,7 +73,7 @@ def processes(device: str) -> Iterator[Processes]:
     Raises:
         ConfigError: ``cuda`` was asked for and there is none.
     """
-    chosen = _choose_device(device)
+    chosen = choose_device(device)
     ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
     if ours:
         distributed.init_process_group("nccl" if _is_cuda(chosen) else "gloo", timeout=_PATIENCE)
@@ -98,7 +98,12 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means for this process.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

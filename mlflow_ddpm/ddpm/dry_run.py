@@ -1,0 +1,180 @@
+"""What a training would be, and what is in its way, found out before the first step. Nothing is written.
+
+Every check is made, whatever the others found: a person wants to hear of all problems at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mlflow_ddpm import ranks
+from mlflow_ddpm.cursor import Cursor
+from mlflow_ddpm.ddpm.checkpoint import load_newest
+from mlflow_ddpm.ddpm.config import Config
+from mlflow_ddpm.ddpm.data import Dataset, load_dataset
+from mlflow_ddpm.ddpm.distributed import choose_device
+from mlflow_ddpm.ddpm.memory import Memory, expect_memory, free_memory
+from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
+from mlflow_ddpm.ddpm.train import CHECKPOINTS, check_same_run
+from mlflow_ddpm.errors import MlflowDdpmError
+from mlflow_ddpm.files import shown
+from mlflow_ddpm.mirror import is_held
+from mlflow_ddpm.reach import check_store
+
+__all__ = ["Plan", "plan_training"]
+
+MIB = 2**20
+_CHECKPOINTS = 3  # two that are kept and one that is being written
+_ARTIFACTS = 50 * MIB  # plots, report and sample grids, here and in a store on the same disk
+
+
+class Plan(NamedTuple):
+    """What would happen, by subject, and what is in its way: one line each."""
+
+    facts: list[tuple[str, str]]
+    problems: list[str]
+
+
+def plan_training(
+    config: Config,
+    directory: Path,
+    *,
+    tracking_uri: str | None = None,
+    experiment_name: str | None = None,
+    resume: bool = False,
+) -> Plan:
+    """Return the plan of a resolved configuration; in a torchrun job, that of each of its processes."""
+    plan = Plan([], [])
+    dataset, device = None, torch.device("cpu")
+    with _noting(plan):
+        device = choose_device(config.train.device)
+    with _noting(plan):
+        dataset = load_dataset(config.data)
+        plan.facts.append(("data", _tell_data(dataset, config)))
+    if dataset:
+        _plan_size(plan, config, dataset, device, directory)
+    plan.facts.append(("device", _tell_device(device, config)))
+    with _noting(plan):
+        plan.facts.append(("output", _check_output_dir(directory, config, resume=resume)))
+    with _noting(plan):
+        plan.facts.append(("store", check_store(tracking_uri=tracking_uri, experiment_name=experiment_name)))
+    plan.facts.extend(_tell_settings(config))
+    return plan
+
+
+@contextmanager
+def _noting(plan: Plan) -> Iterator[None]:
+    """Make a problem of what the body raises."""
+    try:
+        yield
+    except MlflowDdpmError as error:
+        plan.problems.append(str(error))
+    except OSError as error:
+        plan.problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.device, directory: Path) -> None:
+    classes, images = len(dataset.class_names), len(dataset.train.labels)
+    batch, epochs = config.train.batch_size or 1, config.train.epochs or 1
+    steps = -(-images // batch)
+    images_size = dataset.train.nbytes + dataset.test.nbytes
+    memory = expect_memory(config, classes, images_size, processes=ranks.world_size(), device=device)
+    plan.facts.append(("model", f"preset {config.train.preset}: {memory.weights // 4:,} parameters"))
+    plan.facts.append(("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {epochs:,} epochs"))
+    plan.facts.extend(_tell_memory(memory))
+    free = free_memory(device)
+    if memory.total > free:
+        plan.problems.append(
+            f"the training needs about {memory.total // MIB:,} MiB, {device} has {free // MIB:,} MiB free; choose a "
+            "smaller --batch-size or --preset"
+        )
+    _plan_disk(plan, memory, directory)
+
+
+def _plan_disk(plan: Plan, memory: Memory, directory: Path) -> None:
+    needed = _CHECKPOINTS * memory.state + 2 * memory.weights + _ARTIFACTS
+    place = _nearest(directory)
+    free = shutil.disk_usage(place).free
+    plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {shown(place)}"))
+    if needed > free:
+        plan.problems.append(
+            f"checkpoints and artifacts need about {needed // MIB:,} MiB, {shown(place)} has {free // MIB:,} MiB free; "
+            "make room, or choose another --output-dir"
+        )
+
+
+def _check_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
+    """Return in words what would become of it.
+
+    Raises:
+        MlflowDdpmError: it cannot be used.
+    """
+    place = _nearest(directory)
+    if not place.is_dir():
+        raise MlflowDdpmError(f"{shown(place)} is a file; choose another --output-dir")
+    if not os.access(place, os.W_OK):
+        raise MlflowDdpmError(f"{shown(place)} cannot be written; make it writable, or choose another --output-dir")
+    if not directory.exists():
+        return f"{shown(directory)}, which will be made"
+    if is_held(directory):
+        raise MlflowDdpmError(f"{shown(directory)} is being written by another process; choose another, or wait")
+    if not resume and is_same_finished_run(directory, config):
+        check_unpublished(directory)
+        return f"{shown(directory)}, trained to the end: its plots and report are made"
+    cursor = Cursor.load(directory)
+    if cursor and cursor.status == "FINISHED" and not resume:
+        raise MlflowDdpmError(f"{shown(directory)} holds a finished run; choose another --output-dir, or add --resume")
+    found = load_newest(directory / CHECKPOINTS)
+    if found is None:
+        return shown(directory)
+    check_same_run(found.state["config"], config, found.path)
+    return f"{shown(directory)}, going on after epoch {found.epoch} of 0 to {(config.train.epochs or 1) - 1}"
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _tell_data(dataset: Dataset, config: Config) -> str:
+    size = config.data.image_size
+    told = f"{dataset.name}: {len(dataset.train.labels):,} images of {len(dataset.class_names)} classes to train on, "
+    return told + f"{len(dataset.test.labels):,} held out, seen at {size}x{size}"
+
+
+def _tell_memory(memory: Memory) -> list[tuple[str, str]]:
+    parts = ", ".join(f"{name.replace('_', ' ')} {_mib(size)}" for name, size in memory._asdict().items())
+    told = f"about {_mib(memory.total)} MiB a process, beside what Python, torch and MLflow take:"
+    return [("memory", told), ("", parts)]
+
+
+def _tell_device(device: torch.device, config: Config) -> str:
+    threads = config.train.threads or torch.get_num_threads()
+    told = _counted(threads, "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{device}, {told}, {_counted(ranks.world_size(), 'process')}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:,.0f}" if size >= 10 * MIB else f"{size / MIB:.1f}"
+
+
+def _tell_settings(config: Config) -> list[tuple[str, str]]:
+    groups = config.as_dict().items()
+    told = [(group, "  ".join(f"{name} {_typed(value)}" for name, value in chosen.items())) for group, chosen in groups]
+    return [("settings" if number == 0 else "", f"{group}: {text}") for number, (group, text) in enumerate(told)]
+
+
+def _typed(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

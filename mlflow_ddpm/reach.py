@@ -1,0 +1,60 @@
+"""Whether a tracking store would take a run, asked without making one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlflow_ddpm.asking import asking
+from mlflow_ddpm.errors import StoreRefusedError
+from mlflow_ddpm.redaction import redact
+from mlflow_ddpm.run_choice import RunWish, find_wish
+from mlflow_ddpm.sqlite_init import first_use_alone
+from mlflow_ddpm.store import client
+
+__all__ = ["check_store"]
+
+
+def check_store(*, tracking_uri: str | None = None, experiment_name: str | None = None) -> str:
+    """Return in words where a new run would go. Only reads; the right to write shows when something is written.
+
+    Raises:
+        StoreUnavailableError: the store is away.
+        StoreRefusedError: it would refuse the run: its experiment is deleted, the run asked for is not there, or its
+            database can be neither made nor written.
+    """
+    wish = find_wish(RunWish(tracking_uri or "", experiment_name=experiment_name))
+    uri, where = wish.tracking_uri, redact(wish.tracking_uri)
+    if uri.startswith("sqlite:////") and not _is_database(Path(uri.removeprefix("sqlite:///"))):
+        return f"{where}, which will be made"  # to open it would make it
+    with asking(uri), first_use_alone(uri):
+        mlflow = client(uri)
+        if wish.run_id:
+            return f"{where}: run {mlflow.get_run(wish.run_id).info.run_name}"
+        identifier, name = os.environ.get("MLFLOW_EXPERIMENT_ID"), os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        name = experiment_name or (None if identifier else name)
+        found = mlflow.get_experiment_by_name(name) if name else mlflow.get_experiment(identifier or "0")
+    if found is None:
+        return f"{where}: experiment {name}, which will be made"
+    if found.lifecycle_stage != "active":
+        raise StoreRefusedError(
+            f"experiment {found.name} in {where} is deleted; restore it with `mlflow experiments restore -x "
+            f"{found.experiment_id}`, or name another with --experiment-name"
+        )
+    return f"{where}: experiment {found.name}"
+
+
+def _is_database(path: Path) -> bool:
+    """Say whether a sqlite file is there; one that is not, or is empty, must be possible to make.
+
+    Raises:
+        StoreRefusedError: it can be neither made nor written.
+    """
+    there = path.exists() and path.stat().st_size > 0
+    needed = [path.parent, *([path] if path.exists() else [])]
+    for one in needed:
+        if not os.access(one, os.W_OK):
+            raise StoreRefusedError(
+                f"{one} cannot be written; make it writable, or name another store with --tracking-uri"
+            )
+    return there
