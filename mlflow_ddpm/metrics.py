@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.errors import UsageError
 
 __all__ = [
+    "INSIGHT",
     "METRICS",
     "PIPELINE_METRICS",
     "EpochMetrics",
@@ -130,7 +131,7 @@ class EpochMetrics:
 METRICS: tuple[Metric, ...] = tuple(Metric(name=f.name, **f.metadata) for f in fields(EpochMetrics) if f.metadata)
 
 # The extras that ``mlflow-ddpm train`` records, the judgement of samples first. Any loop may record its own.
-_QUALITY, _INSIGHT = "Sample Quality", "Insight"
+_QUALITY, INSIGHT = "Sample Quality", "Insight"
 PIPELINE_METRICS: tuple[Metric, ...] = (
     Metric(
         "sample_accuracy",
@@ -179,7 +180,7 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
             f"loss_t_q{quarter}",
             f"Loss, timestep quartile {quarter}",
             "",
-            _INSIGHT,
+            INSIGHT,
             f"Mean loss of the images whose timestep lay in the {where} quarter, over all ranks.",
         )
         for quarter, where in enumerate(("first, least noisy", "second", "third", "last, noisiest"), start=1)
@@ -189,7 +190,7 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
             f"grad_norm_{part}",
             f"Gradient norm, {part}",
             "",
-            _INSIGHT,
+            INSIGHT,
             f"Mean over batches of the L2 norm of the gradients of {what}, before clipping.",
         )
         for part, what in (
@@ -203,21 +204,21 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
         "update_to_weight",
         "Update to weight",
         "",
-        _INSIGHT,
+        INSIGHT,
         "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
     ),
     Metric(
         "data_sec",
         "Data time",
         "s",
-        _INSIGHT,
+        INSIGHT,
         "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
     ),
     Metric(
         "maintenance_sec",
         "Maintenance time",
         "s",
-        _INSIGHT,
+        INSIGHT,
         "Seconds beside `epoch_time_sec`: this epoch's grid and judgement, and the checkpoint written before it.",
     ),
 )

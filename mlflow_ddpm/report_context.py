@@ -20,7 +20,7 @@ from mlflow_ddpm.readable import NOT_MEASURED, format_epochs, format_number
 from mlflow_ddpm.report_card import Result, data_set_name, front_matter
 from mlflow_ddpm.report_files import OutputFile
 from mlflow_ddpm.report_readings import finite_points, read_plot, value_of
-from mlflow_ddpm.report_summary import summary_table
+from mlflow_ddpm.report_summary import key_extras, summary_table
 from mlflow_ddpm.strictjson import dumps, flatten
 from mlflow_ddpm.summary import Summary, summarise
 
@@ -157,10 +157,10 @@ def _results(rows: Sequence[EpochMetrics], summary: Summary) -> list[Result]:
     if summary.best_loss is not None and losses:
         results.append(("loss", f"Training loss, lowest epoch mean (epoch {summary.best_epoch})", summary.best_loss))
         results.append(("loss", f"Training loss, last epoch mean (epoch {losses[-1][0]})", losses[-1][1]))
-    for name in sorted({name for row in rows for name in row.extra}):
+    for name in key_extras(rows):
         points = finite_points(rows, name)
         if points:
-            results.append((name, f"{name} (epoch {points[-1][0]})", points[-1][1]))
+            results.append((name, f"{metric(name).label} (epoch {points[-1][0]})", points[-1][1]))
     return results
 
 

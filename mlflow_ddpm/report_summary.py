@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import median
 
 from mlflow_ddpm.markdown import Table
-from mlflow_ddpm.metrics import EpochMetrics, metric
+from mlflow_ddpm.metrics import INSIGHT, PIPELINE_METRICS, EpochMetrics, metric
 from mlflow_ddpm.readable import format_duration, format_epochs, format_number
 from mlflow_ddpm.report_readings import finite_points
 from mlflow_ddpm.summary import Summary
 
-__all__ = ["summary_table"]
+__all__ = ["key_extras", "summary_table"]
 
 _NOT_MEASURED = "not measured"
 Line = tuple[str, str, str]  # result, value with unit, epoch
@@ -27,9 +27,16 @@ def summary_table(rows: Sequence[EpochMetrics], summary: Summary) -> Table:
         _throughput(rows),
         _gpu_peak(rows),
         _nonfinite(rows, summary),
-        *(_extra(rows, name) for name in sorted({name for row in rows for name in row.extra})),
+        *(_extra(rows, name) for name in key_extras(rows)),
     ]
     return Table(("Result", "Value", "Epoch"), lines, "llr")
+
+
+def key_extras(rows: Sequence[EpochMetrics]) -> list[str]:
+    """Return the extras that are results, those of the pipeline first; its insights are for the table per epoch."""
+    found = {name for row in rows for name in row.extra if metric(name).category != INSIGHT}
+    known = [m.name for m in PIPELINE_METRICS if m.name in found]
+    return known + sorted(found.difference(known))
 
 
 def _value(value: float | None, unit: str = "") -> str:
@@ -68,9 +75,9 @@ def _nonfinite(rows: Sequence[EpochMetrics], summary: Summary) -> Line:
 
 def _extra(rows: Sequence[EpochMetrics], name: str) -> Line:
     """Return the last finite value; whether high or low is good is not known, so both ends are named."""
-    points = finite_points(rows, name)
+    points, about = finite_points(rows, name), metric(name)
     if not points:
-        return f"{name}, last", "no finite value", ""
+        return f"{about.label}, last", "no finite value", ""
     low, high = min(v for _, v in points), max(v for _, v in points)
     span = f" (range {format_number(low)} to {format_number(high)})" if low < high else ""
-    return f"{name}, last", format_number(points[-1][1]) + span, str(points[-1][0])
+    return f"{about.label}, last", _value(points[-1][1], about.unit) + span, str(points[-1][0])

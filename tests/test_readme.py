@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from mlflow_ddpm.findings import RULES
 from mlflow_ddpm.metrics import METRICS, PIPELINE_METRICS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,6 +47,13 @@ def test_the_table_of_the_pipelines_extras_is_the_table_of_the_code() -> None:
 
     assert "\n".join(["|---|---|---|", *rows, "", "</details>"]) in README
     assert ("The seventeen extras" in README) == (len(rows) == 17)
+
+
+def test_the_table_of_findings_is_the_table_of_the_code() -> None:
+    """Rule, severity and threshold."""
+    rows = [f"| `{rule.name}` | {rule.severity} | {rule.threshold} |" for rule in RULES]
+
+    assert "\n".join(rows) in README
 
 
 def test_the_two_commands_come_first_and_use_the_tested_versions() -> None:

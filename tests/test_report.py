@@ -122,7 +122,7 @@ def test_the_header_is_a_model_card_with_the_runs_results(tmp_path: Path) -> Non
     assert {r.metric_name: (r.metric_type, r.metric_value) for r in data.eval_results} == {
         "Training loss, lowest epoch mean (epoch 1)": ("loss", 0.5),
         "Training loss, last epoch mean (epoch 1)": ("loss", 0.5),
-        "sample_accuracy (epoch 1)": ("sample_accuracy", 0.985),
+        "Sample accuracy, guidance 2 (epoch 1)": ("sample_accuracy", 0.985),
     }
 
 

@@ -45,12 +45,12 @@ TAGS = {
 def record(uri: str) -> MetricsTracker:
     """Return a tracker whose training failed with a secret in the message."""
     name = f"run {PLANTED['token']}"
-    with contextlib.suppress(ValueError):
-        with MetricsTracker("out", tracking_uri=uri, config=CONFIG, tags=TAGS, run_name=name) as tracker:
-            tracker.start_epoch(0)
-            tracker.log_batch(1.0)
-            tracker.end_epoch()
-            raise ValueError(f"refused: {PASSWORD} at postgresql://me:{PLANTED['uri']}@db/x, token={PLANTED['jwt']}")
+    tracker = MetricsTracker("out", tracking_uri=uri, config=CONFIG, tags=TAGS, run_name=name)
+    with contextlib.suppress(ValueError), tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+        raise ValueError(f"refused: {PASSWORD} at postgresql://me:{PLANTED['uri']}@db/x, token={PLANTED['jwt']}")
     return tracker
 
 
