@@ -125,7 +125,8 @@ class _Upsample(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         summed = 4 * nnf.avg_pool2d(self.weight, 2, stride=1, padding=1)  # (C, C, 4, 4): sums over 2x2 neighbours
         kernel = summed.flip(2, 3).transpose(0, 1)
-        return nnf.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)  # (B, C, 2H, 2W)
+        doubled = nnf.conv_transpose2d(x, kernel, stride=2, padding=1)  # (B, C, 2H, 2W)
+        return doubled if self.bias is None else doubled.add_(self.bias[:, None, None])  # inside, its gradient is slow
 
 
 class UNet(nn.Module):
