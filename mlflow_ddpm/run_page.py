@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from mlflow_ddpm.evidence import epochs_in_words
 from mlflow_ddpm.findings import RULES, Finding, find_findings
 from mlflow_ddpm.markdown import Markdown, Table, code, escape, table
 from mlflow_ddpm.metrics import EpochMetrics
+from mlflow_ddpm.readable import format_duration, format_number
 from mlflow_ddpm.report_summary import summary_table
 from mlflow_ddpm.store import RunStore, clean_tags
 from mlflow_ddpm.summary import Summary, summarise
@@ -65,13 +67,27 @@ def result_tags(summary: Summary, findings: Sequence[Finding]) -> dict[str, str]
 def run_note(
     rows: Sequence[EpochMetrics], summary: Summary, findings: Sequence[Finding], run_id: str, *, is_published: bool
 ) -> str:
-    """Return the description in Markdown: summary, findings and where the rest is, within MLflow's limit."""
+    """Return the description in Markdown, within MLflow's limit.
+
+    The page folds it after some lines, so that what matters comes first: the result, findings, where the rest is.
+    """
     whole = summary_table(rows, summary)
+    head = [_lead(summary), *_findings(findings), _where(run_id, is_published=is_published)]
     for lines in (len(whole.rows), 40, 20, 10, 7):  # a run with hundreds of extras shows the first of them
-        note = "\n\n".join([_table(whole, lines), *_findings(findings), _where(run_id, is_published=is_published)])
+        note = "\n\n".join([*head, _table(whole, lines)])
         if len(note) <= NOTE_MAX:
             return note
     return note[: NOTE_MAX - 1].rpartition("\n")[0]
+
+
+def _lead(summary: Summary) -> str:
+    time = "" if summary.total_time_sec is None else f" in {format_duration(summary.total_time_sec)}"
+    if summary.best_loss is None:
+        return f"**{epochs_in_words(summary.epochs)}{time}**, in none of which a finite loss was measured."
+    best = f"lowest mean loss {format_number(summary.best_loss)} (epoch {summary.best_epoch})"
+    return (
+        f"**{epochs_in_words(summary.epochs)}{time}, {best}**; the last epoch's is {format_number(summary.final_loss)}."
+    )
 
 
 def _table(whole: Table, lines: int) -> str:
