@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.figures.words import NOTE_ROW
 from mlflow_ddpm.files import replace_file
+from mlflow_ddpm.png import render_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +57,6 @@ _TITLED, _UNTITLED, _IN_GRID = 4.4, 3.4, 5.4  # above: title and a row of notes;
 _HEAD = 4.6  # above a grid: its title and a line of words
 
 _METADATA: dict[str, dict[str, Any]] = {  # what would otherwise tell the day or matplotlib's version
-    "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
 }
@@ -105,8 +108,17 @@ def look(theme: str) -> Iterator[None]:
     """Apply a theme's style sheet to matplotlib's own defaults, whatever the user's settings are, and take it back."""
     from matplotlib import style
 
-    with style.context(_STYLES / f"{theme}.mplstyle", after_reset=True):
+    with style.context(_sheet(theme), after_reset=True):
         yield
+
+
+@cache
+def _sheet(theme: str) -> Any:
+    """Return a style sheet's settings; reading one takes as long as drawing a panel."""
+    from matplotlib import rc_params_from_file
+
+    settings: Any = rc_params_from_file(_STYLES / f"{theme}.mplstyle", use_default_template=False)
+    return dict(settings)
 
 
 def new_canvas(theme: str, panels: int, width: str | None = None) -> Canvas:
@@ -146,10 +158,22 @@ def write_figure(figure: Figure, path: Path) -> Path:
     """
     fmt = path.suffix.removeprefix(".")
     check("format", fmt, FORMATS)
+    replace_file(path, _png(figure) if fmt == "png" else _vectors(figure, fmt))
+    return path
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return render_png(np.asarray(canvas.buffer_rgba()), figure.dpi)
+
+
+def _vectors(figure: Figure, fmt: str) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format=fmt, metadata=_METADATA[fmt])
-    replace_file(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()
 
 
 def _themed_figure(theme: str) -> Figure:

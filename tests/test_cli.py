@@ -17,7 +17,7 @@ from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli import build_parser, main
 from mlflow_ddpm.ddpm.config import options
 
-COMMANDS = ("train", "sample", "publish", "compare", "history", "sync", "status")
+COMMANDS = ("train", "sample", "publish", "download", "compare", "history", "sync", "status")
 SMALL = [
     *("--epochs", "2", "--base-channels", "8", "--channel-mults", "1", "--attention-size", "0", "--batch-size", "512"),
     *("--sample-steps", "2", "--judge-per-class", "1", "--sample-every", "0"),

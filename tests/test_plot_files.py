@@ -16,6 +16,7 @@ from conftest import ROOT
 from histories import changed, drawn, everywhere, healthy, only_axes, resumed, sick
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
+from PIL import Image
 
 from mlflow_ddpm.canvas import look, new_canvas, write_figure
 from mlflow_ddpm.errors import UsageError
@@ -174,7 +175,9 @@ def test_derived_numbers_are_those_that_are_drawn(name: str, column: str | None,
     head, *rows = csv_of(name, healthy(50))
     if column is None:
         (line,) = [line for line in ax.lines if line.get_gid() == "median"]
-        assert {row[head.index("samples_per_sec_median")] for row in rows} == {repr(float(np.asarray(line.get_ydata())[0]))}
+        assert {row[head.index("samples_per_sec_median")] for row in rows} == {
+            repr(float(np.asarray(line.get_ydata())[0]))
+        }
         return
     corners = [np.asarray(p.vertices)[:, 1] for c in ax.collections for p in c.get_paths()]
     corners += [np.asarray(patch.get_data()[0]) for patch in ax.patches if isinstance(patch, StepPatch)]
@@ -197,6 +200,16 @@ def test_the_csv_keeps_not_measured_not_finite_and_no_such_epoch_apart(csv_of: o
     assert [row[1] for row in loss[1:] if row[0] in ("6", "9")] == ["nan", "inf"]
     assert "5" not in [row[0] for row in loss[1:]]
     assert marks == {int(best): "best", 4: "resumed", 6: "resumed", 18: "resumed"}
+
+
+def test_a_png_has_the_pixels_that_matplotlib_draws_and_no_more() -> None:
+    """Another library reads the same picture from it, to the last pixel."""
+    figure = make_figure("loss_distribution", sick(50))
+    write_figure(figure, Path("ours.png"))
+    figure.savefig("theirs.png")
+    with Image.open("ours.png") as ours, Image.open("theirs.png") as theirs:
+        assert ours.mode == "RGB"
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
 
 
 def test_a_canvas_and_its_files_say_what_they_offer() -> None:
