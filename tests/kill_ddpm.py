@@ -167,9 +167,10 @@ def rows(place: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if not k.endswith(("_sec", "_ms", "_seconds"))} for row in told]
 
 
-def pictures(place: Path) -> dict[str, bytes]:
-    """Return the sample grids."""
-    return {path.name: path.read_bytes() for path in (place / "out" / "samples").iterdir()}
+def files(place: Path) -> dict[str, bytes]:
+    """Return the sample grids and the model for others to use."""
+    found = [*(place / "out" / "samples").iterdir(), *(place / "out" / "model").iterdir()]
+    return {path.name: path.read_bytes() for path in found}
 
 
 def run_killed(place: Path, rng: random.Random, training_sec: float, found: dict[str, int], *, first: bool) -> None:
@@ -194,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(args.seed)  # noqa: S311 - where kills fall
     found = dict.fromkeys(("kills", "in_a_checkpoint", "between_row_and_checkpoint", "while_publishing"), 0)
-    found |= dict.fromkeys(("models_differ", "rows_differ", "pictures_differ", "store_differs"), 0)
+    found |= dict.fromkeys(("models_differ", "rows_differ", "files_differ", "store_differs"), 0)
     whole = Path("whole")
     whole.mkdir()
     began = time.monotonic()
@@ -206,7 +207,7 @@ def main() -> None:
         run_killed(place, rng, seconds, found, first=number == 0)
         found["models_differ"] += model(place) != model(whole)
         found["rows_differ"] += rows(place) != rows(whole)
-        found["pictures_differ"] += pictures(place) != pictures(whole)
+        found["files_differ"] += files(place) != files(whole)
         found["store_differs"] += not store_is_equal((place / "store").resolve().as_uri(), place / "out")
     sys.stdout.write(json.dumps(found) + "\n")
 

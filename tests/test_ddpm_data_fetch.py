@@ -17,7 +17,7 @@ from byclass import write_archive
 
 from mlflow_ddpm.cli import main
 from mlflow_ddpm.ddpm.emnist import load_emnist
-from mlflow_ddpm.ddpm.emnist_fetch import Archive, fetch_archive
+from mlflow_ddpm.ddpm.emnist_fetch import Archive, check_offer, fetch_archive
 from mlflow_ddpm.errors import DataError, UsageError
 from mlflow_ddpm.progress import download_on
 
@@ -57,6 +57,12 @@ def serving(content: bytes, *moods: str) -> Iterator[tuple[Server, Archive]]:
             """Answer as the mood is."""
             asked = self.headers.get("Range", "")
             answer(self, server, server.next(asked), asked)
+
+        def do_HEAD(self) -> None:
+            """Say how long the whole is."""
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.content)))
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -204,6 +210,24 @@ def test_the_command_fetches_from_the_address_that_it_is_given(
 
     assert (status, server.ranges) == (1, [""])
     assert f"is not EMNIST's archive: expected 561,753,746 bytes, got {len(content):,}" in capsys.readouterr().err
+
+
+def test_a_dry_run_asks_whether_the_archive_can_be_had(
+    content: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And fetches nothing of it."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    arguments = ["train", "--data", "emnist-mnist", "--data-dir", "new", "--dry-run", "--tracking-uri", "store"]
+    with serving(content, "whole") as (_, archive):
+        check_offer(Path("new"), archive)
+        status = main([*arguments, "--download", archive.url])
+    told = capsys.readouterr()
+
+    assert (status, Path("new").exists()) == (1, False)
+    assert "data     not there, 562 MB to fetch" in told.out
+    assert "is not EMNIST's archive: expected 561,753,746 bytes" in told.err
+    with pytest.raises(DataError, match=r"cannot be reached \(.*Connection refused\)"):
+        check_offer(Path("new"), archive)
 
 
 def test_away_from_a_terminal_progress_is_a_line_every_tenth() -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 from mlflow import MlflowClient
 
 from mlflow_ddpm.cli import main
 from mlflow_ddpm.ddpm.config import from_options
+from mlflow_ddpm.ddpm.learner import build_model
 from mlflow_ddpm.ddpm.output_dir import mark_published
+from mlflow_ddpm.ddpm.presets import PRESETS
 from mlflow_ddpm.ddpm.train import train
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL: dict[str, Any] = {"image_size": 8, "base_channels": 8, "batch_size": 400, "epochs": 1, "timesteps": 20}
 SMALL |= {"sample_steps": 2, "sample_every": 0, "judge_per_class": 0}
 
@@ -119,6 +123,18 @@ def test_a_run_to_go_on_with_is_told(capsys: pytest.CaptureFixture[str], monkeyp
     assert status == 0
     assert facts["output"] == "out, going on after epoch 0 of 0 to 2"
     assert facts["store"] == f"{uri}: experiment Default"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_readmes_table_of_presets_is_that_of_the_code(preset: str) -> None:
+    """Parameters, batch, epochs and learning rate on EMNIST."""
+    config = from_options({"preset": preset, "data": "emnist-byclass"}).resolve()
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_model(config, 62).parameters())
+    sizes = f"{parameters / 1e6:.1f} M | {config.train.batch_size} | {config.train.epochs} | {config.optim.lr:g} |"
+
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{preset}` |")]
+    assert row.endswith(sizes)
 
 
 MEASURE = """

@@ -6,10 +6,14 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow_ddpm.commands.common import AUTO, Commands, command
 from mlflow_ddpm.ddpm.config import Config, from_options, options
 from mlflow_ddpm.errors import MlflowDdpmError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.ddpm.emnist_fetch import Archive
 
 __all__ = ["add", "run"]
 
@@ -77,8 +81,7 @@ def run(args: argparse.Namespace) -> None:
         if first:
             _plan(args, config, directory)
         return
-    if args.download != NO:
-        _download(config, args.download, loud=first)
+    _fetch(config, _offer(args.download), loud=first)
     if not args.resume and is_same_finished_run(directory, config):
         if first:
             check_unpublished(directory)
@@ -94,8 +97,14 @@ def run(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
     from mlflow_ddpm.ddpm.dry_run import plan_training
 
-    where = {"tracking_uri": args.tracking_uri, "experiment_name": args.experiment_name}
-    plan = plan_training(config, directory, resume=args.resume, **where)
+    plan = plan_training(
+        config,
+        directory,
+        tracking_uri=args.tracking_uri,
+        experiment_name=args.experiment_name,
+        resume=args.resume,
+        offer=_offer(args.download),
+    )
     for subject, text in plan.facts:
         print(f"{subject:<9}{text}")
     for problem in plan.problems:
@@ -105,17 +114,24 @@ def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
         raise MlflowDdpmError(f"{count} problem{'s' * (count > 1)} in the way of this training; nothing was written")
 
 
-def _download(config: Config, wanted: str, *, loud: bool) -> None:
+def _offer(download: str) -> Archive | None:
+    """Return what ``--download`` means, None if nothing is to be fetched."""
+    from mlflow_ddpm.ddpm.emnist_fetch import EMNIST
+
+    if download == NO:
+        return None
+    return EMNIST if download == YES else EMNIST._replace(url=download)
+
+
+def _fetch(config: Config, archive: Archive | None, *, loud: bool) -> None:
     """Fetch the data set if it is not there; processes of one machine or disk take turns, and one of them fetches."""
-    from mlflow_ddpm.ddpm.emnist_fetch import EMNIST, fetch_archive
-    from mlflow_ddpm.ddpm.emnist_files import has_split
+    from mlflow_ddpm.ddpm.data import lacks_files
+    from mlflow_ddpm.ddpm.emnist_fetch import fetch_archive
     from mlflow_ddpm.progress import download_on
 
-    place, split = Path(config.data.dir), config.data.name.removeprefix("emnist-")
-    if config.data.name == "digits" or has_split(place, split):
-        return
-    with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
-        fetch_archive(place, EMNIST if wanted == YES else EMNIST._replace(url=wanted), progress=progress)
+    if archive and lacks_files(config.data):
+        with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
+            fetch_archive(Path(config.data.dir), archive, progress=progress)
 
 
 def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: bool) -> None:

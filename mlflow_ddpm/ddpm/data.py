@@ -6,6 +6,7 @@ Letters: N images of a set, B of a batch, H and W as stored, S the side that the
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.settings import DataConfig
 
-__all__ = ["Dataset", "LabelledImages", "load_dataset", "to_model_range", "to_pixels"]
+__all__ = ["Dataset", "LabelledImages", "lacks_files", "load_dataset", "to_model_range", "to_pixels"]
 
 _DEVICE_SHARE = 0.5  # of a device's free memory that the images may take; the rest is the model's
 
@@ -65,6 +66,13 @@ def load_dataset(config: DataConfig) -> Dataset:
     from mlflow_ddpm.ddpm.emnist import load_emnist
 
     return load_emnist(config.dir, config.name.removeprefix("emnist-"))
+
+
+def lacks_files(config: DataConfig) -> bool:
+    """Say whether the data set is one that is read from files, and some of them are missing."""
+    from mlflow_ddpm.ddpm.emnist_files import has_split
+
+    return config.name != "digits" and not has_split(Path(config.dir), config.name.removeprefix("emnist-"))
 
 
 def to_model_range(images: Tensor, image_size: int) -> Tensor:

@@ -18,8 +18,9 @@ from mlflow_ddpm import ranks
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.ddpm.checkpoint import load_newest
 from mlflow_ddpm.ddpm.config import Config
-from mlflow_ddpm.ddpm.data import Dataset, load_dataset
+from mlflow_ddpm.ddpm.data import Dataset, lacks_files, load_dataset
 from mlflow_ddpm.ddpm.distributed import choose_device
+from mlflow_ddpm.ddpm.emnist_fetch import Archive, check_offer
 from mlflow_ddpm.ddpm.memory import Memory, expect_memory, free_memory
 from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
 from mlflow_ddpm.ddpm.train import CHECKPOINTS, check_same_run
@@ -49,15 +50,25 @@ def plan_training(
     tracking_uri: str | None = None,
     experiment_name: str | None = None,
     resume: bool = False,
+    offer: Archive | None = None,
 ) -> Plan:
-    """Return the plan of a resolved configuration; in a torchrun job, that of each of its processes."""
+    """Return the plan of a resolved configuration; in a torchrun job, that of each of its processes.
+
+    With ``offer`` the data would be fetched from there if it were missing.
+    """
     plan = Plan([], [])
     dataset, device = None, torch.device("cpu")
     with _noting(plan):
         device = choose_device(config.train.device)
     with _noting(plan):
-        dataset = load_dataset(config.data)
-        plan.facts.append(("data", _tell_data(dataset, config)))
+        if offer and lacks_files(config.data):
+            plan.facts.append(
+                ("data", f"not there, {offer.size / 1e6:.0f} MB to fetch; what follows from it is not told")
+            )
+            check_offer(Path(config.data.dir), offer)
+        else:
+            dataset = load_dataset(config.data)
+            plan.facts.append(("data", _tell_data(dataset, config)))
     if dataset:
         _plan_size(plan, config, dataset, device, directory)
     plan.facts.append(("device", _tell_device(device, config)))

@@ -21,7 +21,7 @@ from mlflow_ddpm.ddpm.emnist_files import ARCHIVE_NAME
 from mlflow_ddpm.errors import DataError, UsageError
 from mlflow_ddpm.files import flush_directory
 
-__all__ = ["EMNIST", "Archive", "fetch_archive"]
+__all__ = ["EMNIST", "Archive", "check_offer", "fetch_archive"]
 
 Progress = Callable[[int, int], None]  # bytes that are there, bytes in all
 
@@ -79,9 +79,28 @@ def fetch_archive(
         raise DataError(f"cannot write to {folder}: {error.strerror or error}; check room and permissions") from None
 
 
+def check_offer(folder: Path, archive: Archive = EMNIST) -> None:
+    """Check that the archive can be had from its address, and that there is room for it. Nothing is written.
+
+    Raises:
+        DataError: the server cannot be reached, refuses, or has another file; or there is no room.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    _check_room(there, archive.size - _size(folder / f"{ARCHIVE_NAME}.part"))
+    request = urllib.request.Request(archive.url, method="HEAD")  # noqa: S310 - the user named it
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SEC) as answer:  # noqa: S310
+            _check_answer(answer, 0, archive)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise DataError(f"{archive.url} answers with HTTP status {error.code} ({error.reason})") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"{archive.url} cannot be reached ({getattr(error, 'reason', error)})") from None
+
+
 def _fetch(target: Path, archive: Archive, progress: Progress, sleep: Callable[[float], object]) -> None:
     part = target.with_name(target.name + ".part")
-    _check_room(part, archive)
+    _check_room(part.parent, archive.size - _size(part))
     failures, most = 0, _size(part)
     while _size(part) != archive.size:
         trouble = _try_once(part, archive, progress)
@@ -98,12 +117,10 @@ def _fetch(target: Path, archive: Archive, progress: Progress, sleep: Callable[[
     flush_directory(target.parent)
 
 
-def _check_room(part: Path, archive: Archive) -> None:
-    needed, free = archive.size - _size(part), shutil.disk_usage(part.parent).free
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError(
-            f"{part.parent} has {free:,} bytes free, the archive needs {needed:,}; make room, or choose another"
-        )
+        raise DataError(f"{folder} has {free:,} bytes free, the archive needs {needed:,}; make room, or choose another")
 
 
 def _try_once(part: Path, archive: Archive, progress: Progress) -> str:
