@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_ddpm.ddpm.ema import Ema
-from mlflow_ddpm.ddpm.model import UNet, _SelfAttention, _Stage, _Upsample
+from mlflow_ddpm.ddpm.model import UNet, _join, _SelfAttention, _Stage, _Upsample
 
 torch.set_num_threads(1)
 
@@ -97,6 +97,18 @@ def test_doubling_in_one_step_is_repeating_and_then_convolving() -> None:
 
     torch.testing.assert_close(doubles(x), expected)
     torch.testing.assert_close(*gradients)
+
+
+def test_joining_is_concatenation_with_gradients_that_lie_densely() -> None:
+    """Values and gradients to the last bit; the first gradient is one that a convolution takes without a copy."""
+    first, second = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 5, 4, 4, requires_grad=True)
+    expected, joined = torch.cat([first, second], dim=1), _join(first, second)
+    wanted, found = (torch.autograd.grad(y.sin().sum(), (first, second)) for y in (expected, joined))
+
+    assert torch.equal(joined, expected)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:

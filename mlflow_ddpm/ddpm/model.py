@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,29 @@ class _Upsample(nn.Conv2d):
         return doubled if self.bias is None else doubled.add_(self.bias[:, None, None])  # inside, its gradient is slow
 
 
+class _Join(torch.autograd.Function):
+    """Concatenates two maps by channel, (B, C, H, W) and (B, C', H, W) to (B, C + C', H, W).
+
+    The first one's gradient comes back as a map of its own and not as a slice of the joint one, which each of the two
+    convolutions before it would copy for itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.channels = first.shape[1]
+        return torch.cat([first, second], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = gradients[0].tensor_split((ctx.channels,), dim=1)
+        return first.contiguous(memory_format=torch.channels_last), second
+
+
+def _join(first: Tensor, second: Tensor) -> Tensor:
+    joined: Tensor = _Join.apply(first, second)  # type: ignore[no-untyped-call]
+    return joined
+
+
 class UNet(nn.Module):
     """Predicts, for noisy images of given classes, what :func:`mlflow_ddpm.ddpm.diffusion.target` defines.
 
@@ -217,8 +241,8 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = stage(h, embedded)
         for layer in self.up:
-            joined = isinstance(layer, _Stage)
-            h = layer(torch.cat([h, kept.pop()], dim=1), embedded) if joined else layer(h)  # or doubles H, W
+            joins = isinstance(layer, _Stage)  # a layer that is no stage doubles H, W
+            h = layer(_join(h, kept.pop()), embedded) if joins else layer(h)
         return nnf.pixel_shuffle(self.head(nnf.silu(self.norm(h))), self.patch_size)  # (B, C, H, W)
 
     def _check_shapes(self, x_t: Tensor, timestep: Tensor, labels: Tensor) -> None:
