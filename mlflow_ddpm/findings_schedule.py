@@ -112,4 +112,4 @@ def resumed(run: Evidence) -> Told | None:
     """A run of several lives."""
     if not run.resumed:
         return None
-    return Told("The run had been cut off there, and went on; what came before is one and the same run's.", run.resumed)
+    return Told("The training was cut off and went on from here, as the same run.", run.resumed)

@@ -21,11 +21,13 @@ __all__ = ["HIDDEN", "Redacted", "redact", "redacted", "without_credentials"]
 HIDDEN = "***"
 _KNOWN_LENGTH = 8  # a shorter value is not looked for elsewhere: it may be a word
 
+# Everything that repeats is bounded, or can begin at the start of a word alone: a long text takes time in proportion.
 _NAME = (
-    r"[\w\-]*(?:password|passwd|passphrase|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key|signature|"
-    r"credential)[\w\-]*|sig"
+    r"[\w\-]{0,40}?(?:password|passwd|passphrase|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key|signature|"
+    r"credential)[\w\-]{0,40}|sig"
 )
 _QUOTED = rf"(?P<before>(?<![\w\-])(?P<q>['\"]?)(?P<name>{_NAME})(?P=q)\s*[:=]\s*(?P<quote>['\"]))"
+_LOGIN = r"(?:[^/\s]{1,500}|[^/\s:@]{0,100}:(?!\d{1,5}/)[^\s'\"]{1,500})"
 _PEM_END = r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -41,27 +43,31 @@ _SHAPES: tuple[tuple[re.Pattern[str], Replacement], ...] = tuple(
     for pattern, flags, replacement in (
         (rf"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:{_PEM_END}|\Z)", re.DOTALL, HIDDEN),
         # scheme://user:password@ and scheme://token@; a password may hold "@" and, as SQLAlchemy reads it, "/"
-        (r"(?!ssh://git@)\b([A-Za-z][\w+.\-]*://)(?:[^/\s]+|[^/\s:@]*:(?!\d+/)[^\s'\"]+)@", 0, rf"\1{HIDDEN}@"),
+        (rf"(?!ssh://git@)\b([A-Za-z][\w+.\-]{{0,40}}://){_LOGIN}@", 0, rf"\1{HIDDEN}@"),
         # ?token=...&sig=..., the AccountKey=... of connection strings, --api-key=...
-        (rf"(?P<before>(?<![\w\-])-*(?P<name>{_NAME})\s?=\s?)(?!\s)[^&;\s,'\"]+", re.IGNORECASE, _if_secret),
+        (rf"(?P<before>(?<![\w\-])-{{0,2}}(?P<name>{_NAME})\s?=\s?)(?!\s)[^&;\s,'\"]+", re.IGNORECASE, _if_secret),
         # "password": "..." and password='...', as JSON, Python and shells write them
         (rf"{_QUOTED}(?:(?!(?P=quote)).)+", re.IGNORECASE, _if_secret),
         # --hf-token ... on a command line
         (rf"(?P<before>(?<!\S)--?(?P<name>{_NAME})\s+)(?!-)\S+", re.IGNORECASE, _if_secret),
-        (r"\b(Bearer\s+)(?=\S*\d)[\w.~+/\-]{8,}=*", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (r"\b(Bearer\s+)(?=\S{0,80}\d)[\w.~+/\-]{8,}=*", re.IGNORECASE, rf"\1{HIDDEN}"),
         (r"\b(Basic\s+)(?=\S+[A-Z\d=])[A-Za-z0-9+/]{8,}=*", 0, rf"\1{HIDDEN}"),
         # What issuers give out: Hugging Face, GitHub, GitLab, AWS, Slack, Google, OpenAI and its like, Stripe, npm,
         # PyPI, Databricks, DigitalOcean, SendGrid; JSON web tokens.
         (r"\b(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,}|\bhf_[a-z]{30,}", 0, HIDDEN),
-        (r"\b(?:gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl[a-z]{2,6}-(?=\D*\d)[\w\-]{16,})", 0, HIDDEN),
+        (
+            r"(?<![\w\-])(?:gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl[a-z]{2,6}-(?=\D{0,40}\d)[\w\-]{16,})",
+            0,
+            HIDDEN,
+        ),
         (r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b", 0, HIDDEN),
-        (r"\bxox[a-z]-[\w\-]{10,}", 0, HIDDEN),
-        (r"\bAIza[\w\-]{30,}|\bya29\.[\w\-]{16,}", 0, HIDDEN),
-        (r"\bsk-(?:[a-z]+\d*-)*(?=[A-Za-z]*\d)[A-Za-z0-9_]{16,}[\w\-]*", 0, HIDDEN),
+        (r"(?<![\w\-])xox[a-z]-[\w\-]{10,}", 0, HIDDEN),
+        (r"(?<![\w\-])(?:AIza[\w\-]{30,}|ya29\.[\w\-]{16,})", 0, HIDDEN),
+        (r"(?<![\w\-])sk-(?:[a-z]{1,10}\d{0,2}-){0,4}(?=[A-Za-z]*\d)[A-Za-z0-9_]{16,}[\w\-]*", 0, HIDDEN),
         (r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{10,}", 0, HIDDEN),
-        (r"\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w\-]{40,}|\bdapi[0-9a-f]{32}|\bdop_v1_[0-9a-f]{40,}", 0, HIDDEN),
-        (r"\bSG\.[\w\-]{16,}\.[\w\-]{16,}", 0, HIDDEN),
-        (r"\beyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)?", 0, HIDDEN),
+        (r"\bnpm_[A-Za-z0-9]{30,}|(?<![\w\-])pypi-[\w\-]{40,}|\bdapi[0-9a-f]{32}|\bdop_v1_[0-9a-f]{40,}", 0, HIDDEN),
+        (r"(?<![\w\-])SG\.[\w\-]{16,}\.[\w\-]{16,}", 0, HIDDEN),
+        (r"(?<![\w\-])eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)?", 0, HIDDEN),
     )
 )
 # One look that spares most texts the twenty of the shapes.

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 from sick_runs import sick_run
 
+from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.history import frame_from_rows
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.plots import PLOTS
@@ -212,6 +214,18 @@ def test_no_foreign_text_opens_a_tag_or_breaks_a_table(
         assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table.strip().split("\n")}) == 1
     page.text.encode()
     markdown.encode()
+
+
+def test_a_tracker_logs_the_page_beside_the_markdown(sqlite_uri: str) -> None:
+    """The same bytes as on disk, where MLflow's artifact viewer finds them."""
+    with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+        generate_report(tracker, save_dir="out")
+    logged = MlflowClient(sqlite_uri).download_artifacts(str(tracker.run_id), "metrics/training_report.html")
+
+    assert Path(logged).read_bytes() == Path("out/training_report.html").read_bytes()
 
 
 def test_the_manifest_lists_both_forms_without_a_checksum(tmp_path: Path) -> None:

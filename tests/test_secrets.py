@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_ddpm.ddpm.config import Config
+from mlflow_ddpm.environment import describe_environment
 from mlflow_ddpm.redaction import HIDDEN, redact, redacted, without_credentials
+from mlflow_ddpm.strictjson import plain
 
 
 def _words(text: str) -> list[str]:
@@ -104,6 +107,21 @@ def test_a_text_of_telling_shape_is_hidden_under_any_name(text: str) -> None:
 def test_an_ordinary_text_stays_as_it_is(text: str) -> None:
     """Addresses, names, checksums and sentences."""
     assert redact(text) == text
+
+
+def test_the_pipelines_own_settings_hide_nothing() -> None:
+    """Nor does what a run says of its machine."""
+    told = {"config": Config().as_dict(), "environment": describe_environment()}
+
+    assert redacted(told) == (plain(told), (), ())
+
+
+@pytest.mark.parametrize(
+    "part", ["password_", "token='", "x://", "x://a:b@", "sk-ab-", "glab-", "eyJ-", "'", "--", "a:"]
+)
+def test_a_long_text_is_read_in_one_go(part: str) -> None:
+    """A pattern that goes back and forth would take minutes here."""
+    assert redact(part * 20_000).count("=") <= 20_000
 
 
 def test_everything_below_a_telling_name_goes_but_switches_and_references() -> None:
