@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 from mlflow_ddpm.files import shown
-from mlflow_ddpm.history import open_store, read_history, rows_from_frame
+from mlflow_ddpm.findings import find_findings
+from mlflow_ddpm.history import open_store, read_description, read_history, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.model_files import MODEL_FOLDER, model_files
 from mlflow_ddpm.publish import Published
@@ -20,6 +21,7 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     """Return a few aligned lines for a terminal."""
     rows = rows_from_frame(read_history(published.output_dir))
     lines = [("result", _result(rows))] if rows else []
+    lines += _findings(rows, published.output_dir)
     lines.append(("report", shown(published.output_dir / "training_report.md")))
     lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
     for beside in sorted({path.parent for path in published.files} - {published.output_dir}):
@@ -51,6 +53,14 @@ def _result(rows: list[EpochMetrics]) -> str:
     if distance is not None and real is not None:
         parts.append(f"Fréchet distance {distance:.2f} (two halves of real images: {real:.2f})")
     return ", ".join(parts)
+
+
+def _findings(rows: list[EpochMetrics], directory: Path) -> list[tuple[str, str]]:
+    """Return a line for each finding; the report says more of it."""
+    told = read_description(directory)
+    resumed = told.run.get("resumed_at_epochs") or ()
+    found = find_findings(rows, environment=told.environment, resumed_at_epochs=resumed)
+    return [(finding.severity, f"{finding.title}, {finding.where}") for finding in found]
 
 
 def _run_lines(run_id: str, tracking_uri: str | None) -> list[tuple[str, str]]:

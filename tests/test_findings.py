@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sick_runs import CARD_MB, SICKNESSES, Run, healthy_run, sick_run
 
+from mlflow_ddpm.closing_words import closing_words
+from mlflow_ddpm.csvfile import render_csv
 from mlflow_ddpm.findings import RULES, SEVERITIES, Finding, find_findings
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.publish import Published
 
 NAN, INF = math.nan, math.inf
 FIELDS = [m.name for m in METRICS if m.name not in ("epoch", "nonfinite_batches")]
@@ -118,6 +122,14 @@ def test_memory_is_judged_by_the_card_that_the_environment_names() -> None:
     assert found(rows) == {}
     assert found(rows, gpu_memory_mb=24_000) == {}
     assert "7800 of the card's 8192 MiB (95%)" in found(rows, gpu_memory_mb=8192)["memory_near_limit"].sentence
+
+
+def test_the_command_line_closes_with_the_findings(tmp_path: Path) -> None:
+    """A line each, the gravest first; the report says more."""
+    (tmp_path / "training_metrics.csv").write_bytes(render_csv(sick_run("divergence", 3).rows))
+    lines = closing_words(Published(None, tmp_path, [], uploaded=False), None).splitlines()
+
+    assert lines[1].startswith("serious Divergence, epochs ")
 
 
 VALUES = st.none() | st.sampled_from([0.0, -1.0, NAN, INF, -INF, 5e-324, 1.7e308, -1.7e308]) | st.floats()
