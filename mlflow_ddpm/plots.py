@@ -12,7 +12,7 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -232,15 +232,20 @@ def generate_all_plots(
 def write_figures(history: pd.DataFrame, directory: Path, wanted: FigureSet) -> list[Path]:
     """Write the wanted files of all eleven plots, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for plot in PLOTS:
-        for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
-            figure = make_figure(plot.name, history, theme=wanted.theme, width=width)
-            stem = f"{plot.name}_double" if width == "double" else plot.name
-            written += [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
+    with look(wanted.theme):
+        written = [path for plot in PLOTS for path in _write_plot(plot, history, directory, wanted)]
     if {"pdf", "svg"} & set(wanted.formats):
         written += write_plot_data(history, (plot.name for plot in PLOTS), directory)
     return written
+
+
+def _write_plot(plot: Plot, history: pd.DataFrame, directory: Path, wanted: FigureSet) -> Iterator[Path]:
+    is_alone = len(plot.panels) == 1
+    for width in (wanted.widths or (None,)) if is_alone else (None,):
+        figure = make_figure(plot.name, history, theme=wanted.theme, width=width)
+        stem = f"{plot.name}_double" if width == "double" else plot.name
+        for fmt in wanted.formats:
+            yield write_figure(figure, directory / f"{stem}.{fmt}")
 
 
 def _listed(values: Sequence[str]) -> tuple[str, ...]:

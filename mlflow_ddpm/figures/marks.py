@@ -94,6 +94,8 @@ def bars(ax: Axes, of: Series, color: str, strength: float = 1.0) -> None:
 
 def _steps(ax: Axes, shape: tuple[Floats, float, Floats], color: str, alpha: float) -> None:
     """Draw bars of one width; the room between two of them is a step without a value."""
+    from matplotlib.patches import StepPatch
+
     x, width, height = shape
     first, last = ax.get_xlim()
     apart = ems(ax) * width / (last - first) > _BAR_EMS
@@ -104,7 +106,8 @@ def _steps(ax: Axes, shape: tuple[Floats, float, Floats], color: str, alpha: flo
         touching = np.flatnonzero(np.diff(x) < 1.5 * width)
         edges = np.delete(edges, 2 * touching + 1)
         heights = np.delete(heights, 2 * touching + 1)
-    ax.stairs(heights, edges, baseline=0, fill=True, color=color, alpha=alpha, linewidth=0, gid="bars")
+    # Not ax.stairs: it searches every edge for the limits, which are set already.
+    ax.add_artist(StepPatch(heights, edges, baseline=0, fill=True, color=color, alpha=alpha, linewidth=0, gid="bars"))
 
 
 def star(ax: Axes, epoch: float, value: float) -> None:
