@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from torchrun import SMALL, torchrun
 
-from mlflow_ddpm.cli import main
+from mlflow_ddpm.cli import build_parser
+from mlflow_ddpm.ddpm.config import from_options, options
+from mlflow_ddpm.ddpm.train import train
 from mlflow_ddpm.metrics import PIPELINE_METRICS
 
 # Starts the command as torchrun does by ``-m mlflow_ddpm``, then looks at what the process has loaded.
@@ -47,16 +49,19 @@ def script(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "batch_size"), [(2, 1499), (3, 499)])
+@pytest.mark.parametrize(("processes", "batch_size", "balance"), [(2, 1499, "none"), (3, 499, "classes")])
 def test_several_processes_follow_the_curve_of_one(
-    tmp_path: Path, sqlite_uri: str, script: str, processes: int, batch_size: int
+    tmp_path: Path, sqlite_uri: str, script: str, *, processes: int, batch_size: int, balance: str
 ) -> None:
     """Losses and gradient norms agree to 1e-4, with shares of 167 and 166 images, and of 1 and none in a last batch.
 
     Every image counts once an epoch, and samples per second are those of all ranks. One run; rank 0 alone loads MLflow.
     """
-    arguments = [*SMALL, "--epochs", "2", "--batch-size", str(batch_size), "--tracking-uri", sqlite_uri]
-    assert main([*arguments, "--output-dir", str(tmp_path / "one")]) == 0
+    arguments = [*SMALL, "--epochs", "2", "--batch-size", str(batch_size), "--balance", balance]
+    arguments += ["--tracking-uri", sqlite_uri]
+    args = build_parser().parse_args(arguments)
+    config = from_options({option.dest: getattr(args, option.dest) for option in options()})
+    train(config, output_dir=tmp_path / "one", tracking_uri=sqlite_uri)
     with torchrun(tmp_path, processes, script, *arguments, "--output-dir", str(tmp_path / "many")) as job:
         job.end()
     assert job.agent.returncode == 0, job.log[-2000:]
