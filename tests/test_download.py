@@ -64,10 +64,13 @@ def test_what_was_published_comes_back_from_a_server(server_uri: str) -> None:
     assert _hashes("made") == _hashes("got")
 
 
-def test_the_report_keeps_its_pngs_whatever_else_is_asked_for(
+def test_the_report_keeps_its_pngs_and_download_tells_what_it_fetched(
     sqlite_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``--format pdf`` adds a folder; every picture that the report embeds is there and can be shown."""
+    """``--format pdf`` adds a folder; every picture that the report embeds is there and can be shown.
+
+    ``download`` says how many files it brought, how large, of which kinds, and where they are.
+    """
     run_id = str(_record(sqlite_uri).run_id)
 
     assert main(["publish", run_id, "--output-dir", "made", "--theme", "paper", "--format", "pdf"]) == 0
@@ -78,6 +81,17 @@ def test_the_report_keeps_its_pngs_whatever_else_is_asked_for(
     assert {f"{name}.png" for name in NAMES} <= set(embedded)
     assert all(Path("made", link).exists() for link in embedded)
     assert Path("made/paper/loss_linear_double.pdf").exists()
+
+    assert main(["download", run_id, "got"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"\d+ files \(\d\.\d MiB\) of run {run_id} are in got", lines[0])
+    assert lines[1].startswith("  got: ")
+    assert "11 png" in lines[1]
+    assert "  got/paper: 12 csv, 21 pdf, 1 tex" in lines
+    assert _hashes("made") == _hashes("got")
+    with pytest.raises(UsageError, match=f"made holds run {run_id}, not {'0' * 32}"):
+        download_run("0" * 32, "made")
 
 
 def test_a_trackers_figures_for_a_paper_leave_its_pngs_alone(sqlite_uri: str) -> None:
@@ -95,32 +109,16 @@ def test_a_trackers_figures_for_a_paper_leave_its_pngs_alone(sqlite_uri: str) ->
     assert root == {"metrics/training_metrics.csv", "metrics/training_metrics.json"}
 
 
-def test_download_tells_what_it_fetched(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """How many files, how large, of which kinds, and where."""
-    run_id = str(_record(sqlite_uri).run_id)
-    publish_run(run_id, output_dir="made")
-
-    assert main(["download", run_id, "got"]) == 0
-
-    lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"\d+ files \(\d\.\d MiB\) of run {run_id} are in got", lines[0])
-    assert "11 png" in lines[1]
-
-
 def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
-    """Nothing published, no such run, a tracker's own directory, another run's directory."""
+    """Nothing published, no such run, a tracker's own directory, no such width."""
     run_id = str(_record(sqlite_uri).run_id)
     before = _hashes("out")
     with pytest.raises(HistoryError, match=f"nothing published; publish it with: mlflow-ddpm publish {run_id}"):
         download_run(run_id, "got")
     with pytest.raises(StoreError, match="0123456789abcdef0123456789abcdef"):
         download_run("0123456789abcdef0123456789abcdef", "got")
-    publish_run(run_id, output_dir="made")
     with pytest.raises(UsageError, match="out is the output directory of a training run"):
         download_run(run_id, "out")
-    other = MlflowClient().create_run("0").info.run_id
-    with pytest.raises(UsageError, match=f"made holds run {run_id}, not {other}"):
-        download_run(other, "made")
     with pytest.raises(UsageError, match="width must be one of single, double"):
         publish_run(run_id, output_dir="more", figures=FigureSet("paper", ("pdf",), ("triple",)))
 
