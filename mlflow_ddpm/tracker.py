@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from mlflow_ddpm import accumulate, probes, ranks
+from mlflow_ddpm import accumulate, epoch_statistics, probes, ranks
 from mlflow_ddpm.accumulate import BatchValues, Readings, Scalar
 from mlflow_ddpm.endings import Ending, Endings, ending_of
 from mlflow_ddpm.environment import describe_environment
@@ -201,7 +201,7 @@ class MetricsTracker:
             return None
         row = EpochMetrics(
             epoch=self._epoch,
-            **accumulate.statistics(readings)._asdict(),
+            **epoch_statistics.statistics(readings)._asdict(),
             **memory._asdict(),
             lr=readings.lr,
             samples_per_sec=rate(readings.samples, elapsed),
@@ -222,7 +222,7 @@ class MetricsTracker:
         """Read the epoch's batches, and let them speak for all ranks."""
         readings = batches.read()
         if self._reduce:
-            return accumulate.mean_over_ranks(readings)
+            return epoch_statistics.mean_over_ranks(readings)
         return readings if readings.samples is None else readings._replace(samples=readings.samples * self._world_size)
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
@@ -284,7 +284,7 @@ class MetricsTracker:
 
     def _warn_nonfinite(self, readings: Readings) -> None:
         self._warned_nonfinite = True
-        bad = accumulate.nonfinite_batches(readings)
+        bad = epoch_statistics.nonfinite_batches(readings)
         _log.warning(
             "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
             "are counted in nonfinite_batches and left out of the statistics, from here on without a word",

@@ -19,11 +19,12 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "jinja2", "numpy", "sklearn"
 
 # Imports point upwards in this list, at module level: a module may import those above it.
 ORDER = [
-    *("_version", "errors", "readable", "metrics", "summary", "strictjson", "ranks", "files", "markdown"),
+    *("_version", "errors", "readable", "metrics", "summary", "strictjson", "ranks", "files", "markdown", "png"),
     *("latex", "summary_files"),
     *("secret_names", "redaction", "description", "asking"),
     *(
         "accumulate",
+        "epoch_statistics",
         "probes",
         "stopwatch",
         "environment",
