@@ -114,4 +114,4 @@ def test_mlflow_run_leaves_every_measured_field_once_in_the_store_and_the_tree_a
     assert "sample_accuracy" in measured
     assert (run.info.status, run.data.params["epochs"], run.data.params["train.epochs"]) == ("FINISHED", "2", "2")
     tree = {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "metrics") if not f.is_dir}
-    assert len(tree) == 14
+    assert len(tree) == 15  # CSV, JSON, the report twice, eleven plots
