@@ -48,12 +48,13 @@ def draw_comparisons(runs: Runs, directory: Path, wanted: FigureSet) -> dict[str
         UsageError: no such theme, format or width.
     """
     written: dict[str, list[Path]] = {}
-    for plot in PLOTS:
-        for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
-            figure = make_comparison(plot.name, runs, theme=wanted.theme, width=width)
-            stem = f"{plot.name}_double" if width == "double" else plot.name
-            files = [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
-            written.setdefault(plot.name, []).extend(files)
+    with look(wanted.theme):  # once for all
+        for plot in PLOTS:
+            for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
+                figure = make_comparison(plot.name, runs, theme=wanted.theme, width=width)
+                stem = f"{plot.name}_double" if width == "double" else plot.name
+                files = [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
+                written.setdefault(plot.name, []).extend(files)
     return written
 
 
