@@ -18,7 +18,7 @@ from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
-from mlflow_ddpm.redaction import HIDDEN, redact, without_credentials
+from mlflow_ddpm.redaction import HIDDEN, redact, redacted, without_credentials
 from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
 from mlflow_ddpm.run_page import write_run_page
 from mlflow_ddpm.snapshot import JSON_NAME
@@ -239,7 +239,9 @@ class Recording:
         cursor = self._cursor
         ours = {"status": cursor.status, "start_time_ms": cursor.started_at_ms, "end_time_ms": cursor.ended_at_ms}
         ours["resumed_at_epochs"] = cursor.resumed_at_epochs
-        self.mirror.describe(run={**ours, **told}, config=self._about.config, environment=self._about.environment)
+        self.mirror.describe(
+            run=redacted({**ours, **told}).value, config=self._about.config, environment=self._about.environment
+        )
 
     def _open_store(self) -> RunStore:
         if not self._cursor.tags:

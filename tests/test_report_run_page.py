@@ -12,8 +12,9 @@ from sick_runs import Run, healthy_run, sick_run
 
 from mlflow_ddpm import MetricsTracker, publish_run
 from mlflow_ddpm.findings import find_findings
+from mlflow_ddpm.history import open_store
 from mlflow_ddpm.metrics import EpochMetrics
-from mlflow_ddpm.run_page import NOTE_MAX, result_tags, run_note
+from mlflow_ddpm.run_page import NOTE_MAX, result_tags, run_note, write_run_page
 from mlflow_ddpm.summary import summarise
 
 NOTE = "mlflow.note.content"
@@ -55,15 +56,30 @@ def test_a_run_that_ends_is_summed_up_and_can_be_searched_for(store_uri: str) ->
     assert found.info.run_id == run_id
 
 
-def test_publishing_says_where_plots_and_report_are(store_uri: str) -> None:
-    """The description that the run's end wrote makes way; publishing again changes nothing."""
+def sum_up(uri: str, run_id: str) -> None:
+    """Write the run page as publishing does, without drawing."""
+    store = open_store(run_id, uri)
+    write_run_page(store, store.read_rows(), environment={}, resumed_at_epochs=(), is_published=True)
+
+
+def test_publishing_says_where_plots_and_report_are(sqlite_uri: str) -> None:
+    """The description that the run's end wrote makes way."""
+    run_id = record(sqlite_uri)
+    publish_run(run_id, tracking_uri=sqlite_uri)
+    note = tags_of(sqlite_uri, run_id)[NOTE]
+
+    assert "open `metrics/training_report.html`" in note
+    assert "mlflow-ddpm publish" not in note
+
+
+def test_publishing_again_changes_nothing(store_uri: str) -> None:
+    """On every kind of store, what was written is known again to the letter."""
     run_id = record(store_uri)
-    publish_run(run_id, tracking_uri=store_uri)
+    sum_up(store_uri, run_id)
     first = tags_of(store_uri, run_id)
-    publish_run(run_id, tracking_uri=store_uri)
+    sum_up(store_uri, run_id)
 
     assert "open `metrics/training_report.html`" in first[NOTE]
-    assert "mlflow-ddpm publish" not in first[NOTE]
     assert tags_of(store_uri, run_id) == first
 
 
@@ -77,7 +93,7 @@ def test_a_users_own_description_is_never_overwritten(sqlite_uri: str, when: str
         run_id = record(sqlite_uri)
         client.set_tag(run_id, NOTE, tags_of(sqlite_uri, run_id)[NOTE] + "\nmy own words")
     before = tags_of(sqlite_uri, run_id)[NOTE]
-    publish_run(run_id, tracking_uri=sqlite_uri)
+    sum_up(sqlite_uri, run_id)
     after = tags_of(sqlite_uri, run_id)
 
     assert after[NOTE] == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_ddpm.ddpm.config import Config
@@ -172,6 +172,7 @@ def test_no_log_line_of_the_package_holds_a_credential(caplog: pytest.LogCapture
     assert caplog.messages == ["cannot reach http://***@host/"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)

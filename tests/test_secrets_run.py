@@ -11,7 +11,7 @@ import pytest
 from faults import front_of, points_in_store, points_on_disk
 from mlflow import MlflowClient
 
-from mlflow_ddpm import MetricsTracker, generate_all_plots, generate_report, publish_run
+from mlflow_ddpm import MetricsTracker, generate_report, publish_run
 from mlflow_ddpm.cursor import CURSOR_NAME
 from mlflow_ddpm.sync import sync_directory
 
@@ -100,13 +100,10 @@ def test_the_log_says_once_which_keys_were_hidden(sqlite_uri: str, caplog: pytes
     assert "max_tokens" not in line
 
 
-def test_plots_and_report_called_by_hand_hide_them_too(tmp_path: Path, sqlite_uri: str) -> None:
-    """The specification's own calls, with the config given to the report."""
+def test_a_report_made_by_hand_hides_them_too(tmp_path: Path, sqlite_uri: str) -> None:
+    """The specification's own call, with the config given to it."""
     tracker = record(sqlite_uri)
-    paths = generate_all_plots(tracker, save_dir=tmp_path / "hand")
-    generate_report(
-        tracker, config=CONFIG, save_dir=tmp_path / "hand", plot_paths=paths, environment={"HF_TOKEN": PLANTED["token"]}
-    )
+    generate_report(tracker, config=CONFIG, save_dir=tmp_path / "hand", environment={"HF_TOKEN": PLANTED["token"]})
 
     assert leaks("hand") == []
     assert '"max_tokens": 77' in (tmp_path / "hand" / "training_report.md").read_text()
