@@ -21,6 +21,12 @@ model, TRAINING_CONFIG, num_epochs = nn.Linear(4, 1), {"lr": 1e-2}, 2
 ema_model = torch.optim.swa_utils.AveragedModel(model)
 optimizer = torch.optim.SGD(model.parameters(), lr=TRAINING_CONFIG["lr"])
 dataloader = [torch.randn(8, 4) for _ in range(3)]
+from pathlib import Path
+from mlflow_ddpm.ddpm.config import Config
+from mlflow_ddpm.ddpm.export import save_model
+from mlflow_ddpm.ddpm.learner import build_model
+config = Config().resolve()
+save_model(Path("runs/digits"), build_model(config, 10), config, [str(digit) for digit in range(10)])
 def train_step(batch):
     optimizer.zero_grad()
     loss = model(batch).square().mean()
@@ -67,7 +73,7 @@ def test_the_two_commands_come_first_and_use_the_tested_versions() -> None:
 
 @pytest.mark.slow
 def test_every_python_block_runs_one_after_the_other(sqlite_uri: str) -> None:
-    """On a toy model, in a process of its own."""
+    """On a toy model and an untrained U-Net, in a process of its own."""
     code = TOY + "\n".join(_blocks("python"))
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

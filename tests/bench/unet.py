@@ -48,7 +48,8 @@ class _Batch(NamedTuple):
 def measure(effort: Effort) -> Iterator[Row]:
     """Yield the rows of point 4 of issue 6."""
     torch.set_num_threads(1)
-    yield from _beside_diffusers(effort, base=effort.of(32, 16), batch=effort.of(64, 2))
+    for batch in (effort.of(64, 2), effort.of(128, 3)):
+        yield from _beside_diffusers(effort, base=effort.of(32, 16), batch=batch)
     yield from _levers(effort, base=effort.of(32, 16), batch=effort.of(32, 2))
     yield from _on_gpu(effort)
 
@@ -154,7 +155,7 @@ def _rate(
     effort: Effort, what: str, ours: Step, beside: Step, *, least: float | None = None, on_gpu: bool = False
 ) -> Row:
     """Return a row whose ratio is how many of our steps fit into one of the other's."""
-    pair = compare(ours, beside, repeats=effort.of(11, 1), clock=_cuda_clock if on_gpu else time.thread_time)
+    pair = compare(ours, beside, repeats=effort.of(7, 1), clock=_cuda_clock if on_gpu else time.thread_time)
     limit = None if least is None else at_least(least, 1 / pair.ratio)
     return Row(
         _POINT, what, f"{seconds(pair.subject)} a step", f"{seconds(pair.baseline)} a step", 1 / pair.ratio, limit
