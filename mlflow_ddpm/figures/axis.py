@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["columns", "ems", "epoch_axis", "linear_axis", "log_axis", "spike_limit"]
+__all__ = ["columns", "ems", "epoch_axis", "epoch_ticks", "linear_axis", "log_axis", "spike_limit"]
 
 _LEAST = 4  # the epochs that the axes have room for, so that one or two do not fill them
 _FLAT = 1e-3  # a series that varies by less than this part of its size is drawn as the constant it is
@@ -48,15 +48,21 @@ def epoch_axis(ax: Axes, history: pd.DataFrame) -> None:
     first, last = epoch[0], epoch[-1]
     pad = max(0.6, 0.015 * (last - first), (_LEAST - (last - first)) / 2)
     ax.set_xlim(first - pad, last + pad)
-    room = ems(ax) / max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)
-    step = _round_step(max(1.0, (last - first) / max(1.0, room)))
-    ticks = np.arange(math.ceil(first / step), math.floor(last / step) + 1) * step
-    ax.set_xticks(ticks if len(ticks) else [first])
-    ax.set_xticklabels([f"{tick:,.0f}" for tick in ax.get_xticks()])
+    epoch_ticks(ax, first, last)
     ax.set_xlabel(axis_label("epoch"))
     for resumed in history.attrs.get(RESUMED, ()):
         thin, color = rcParams["lines.linewidth"] / 2, rcParams["axes.labelcolor"]
         ax.axvline(resumed - 0.5, color=color, linestyle=":", linewidth=thin, zorder=0.9, gid="resumed")
+
+
+def epoch_ticks(ax: Axes, first: float, last: float) -> None:
+    """Tick whole epochs at round numbers, as many as the axes' present limits leave room for."""
+    left, right = ax.get_xlim()
+    room = ems(ax) * min(1.0, (last - first) / (right - left) + 0.05) / max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)
+    step = _round_step(max(1.0, (last - first) / max(1.0, room)))
+    ticks = np.arange(math.ceil(first / step), math.floor(last / step) + 1) * step
+    ax.set_xticks(ticks if len(ticks) else [first])
+    ax.set_xticklabels([f"{tick:,.0f}" for tick in ax.get_xticks()])
 
 
 def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, keep: float = math.nan) -> None:

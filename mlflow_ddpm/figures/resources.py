@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.figures.axis import epoch_axis, linear_axis
+from mlflow_ddpm.figures.axis import epoch_axis, epoch_ticks, linear_axis
 from mlflow_ddpm.figures.marks import BARS, bars, broken, gathered, line, missing, offscale, resumed
 from mlflow_ddpm.figures.series import Series, rate_name, series
 from mlflow_ddpm.figures.words import Note, duration, end_labels, note, nothing_to_draw, number
@@ -58,6 +58,7 @@ def gpu_memory(ax: Axes, history: pd.DataFrame) -> None:
         if len(of.finite)
     ]
     end_labels(ax, float(peak.epoch[-1]), ends)
+    epoch_ticks(ax, float(peak.epoch[0]), float(peak.epoch[-1]))
     note(
         ax,
         [
