@@ -131,16 +131,20 @@ def at_publishing(_: Path) -> Trigger:
     return lambda out: (out / "loss_log.png").exists()
 
 
-def triggers(rng: random.Random, out: Path, training_sec: float) -> Iterator[Trigger | None]:
-    """Yield how each life of a run ends: killed at random times, in checkpoints, after rows, and at last by itself."""
-    kinds: list[Callable[[], Trigger]] = [
-        lambda: after(rng.uniform(0.0, training_sec / 3)),
-        lambda: at_checkpoint(out),
-        lambda: at_row(out),
-    ] * 2
-    rng.shuffle(kinds)
-    for kind in kinds:
-        yield kind()
+def triggers(rng: random.Random, out: Path, training_sec: float, hit: set[str]) -> Iterator[Trigger | None]:
+    """Yield how each life of a run ends: at a random time, in a checkpoint, after a row, at last by itself.
+
+    A moment that was missed is tried once more; ``hit`` names those that were not.
+    """
+    moments: list[tuple[str, Callable[[], Trigger]]] = [
+        ("by time", lambda: after(rng.uniform(0.0, training_sec / 3))),
+        ("in_a_checkpoint", lambda: at_checkpoint(out)),
+        ("between_row_and_checkpoint", lambda: at_row(out)),
+    ]
+    rng.shuffle(moments)
+    for name, trigger in moments * 2:
+        if name not in hit:
+            yield trigger()
     yield at_publishing(out)
     yield None
 
@@ -175,15 +179,23 @@ def files(place: Path) -> dict[str, bytes]:
 
 def run_killed(place: Path, rng: random.Random, training_sec: float, found: dict[str, int], *, first: bool) -> None:
     """Let one run die as often as :func:`triggers` says, and count where the kills fell."""
-    out = place / "out"
-    for number, trigger in enumerate(triggers(rng, out, training_sec)):
+    out, hit = place / "out", set[str]()
+    for number, trigger in enumerate(triggers(rng, out, training_sec, hit)):
         if not live(place, trigger, whole_process=first and number == 0):
             break
-        checkpoints = entries(out / "checkpoints")
         found["kills"] += 1
-        found["in_a_checkpoint"] += any(path.suffix == ".tmp" for path in checkpoints)
-        found["between_row_and_checkpoint"] += size(out / "training_metrics.csv") - 2 > newest(out)
-        found["while_publishing"] += (out / "loss_log.png").exists()
+        hit |= {"by time"} | _moments(out)
+    for name in hit & found.keys():
+        found[name] += 1
+
+
+def _moments(out: Path) -> set[str]:
+    """Name the moments in which a life was killed that left these files."""
+    unfinished = any(path.suffix == ".tmp" for path in entries(out / "checkpoints"))
+    ahead = size(out / "training_metrics.csv") - 2 > newest(out)
+    publishing = (out / "loss_log.png").exists()
+    told = {"in_a_checkpoint": unfinished, "between_row_and_checkpoint": ahead, "while_publishing": publishing}
+    return {name for name, seen in told.items() if seen}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-RUNS = int(os.environ.get("MLFLOW_DDPM_TEST_KILLED_RUNS", "1"))  # each dies up to seven times, in about 20 s
+RUNS = int(os.environ.get("MLFLOW_DDPM_TEST_KILLED_RUNS", "1"))  # each dies three to seven times
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_a_training_killed_again_and_again_ends_as_if_nothing_had_happened() -> 
     assert {"models_differ": 0, "rows_differ": 0, "files_differ": 0, "store_differs": 0} == {
         key: found[key] for key in ("models_differ", "rows_differ", "files_differ", "store_differs")
     }
-    assert found["kills"] >= 5 * RUNS
+    assert found["kills"] >= 3 * RUNS
     assert found["in_a_checkpoint"] >= RUNS
     assert found["between_row_and_checkpoint"] >= RUNS
     assert found["while_publishing"] >= RUNS

@@ -49,20 +49,18 @@ def script(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "batch_size", "balance"), [(2, 1499, "none"), (3, 499, "classes")])
-def test_several_processes_follow_the_curve_of_one(
-    tmp_path: Path, sqlite_uri: str, script: str, *, processes: int, batch_size: int, balance: str
-) -> None:
-    """Losses and gradient norms agree to 1e-4, with shares of 167 and 166 images, and of 1 and none in a last batch.
+def test_three_processes_follow_the_curve_of_one(tmp_path: Path, sqlite_uri: str, script: str) -> None:
+    """Losses and gradient norms agree to 1e-4, with shares of 500 and 499 images, and of 1 and none in a last batch.
 
-    Every image counts once an epoch, and samples per second are those of all ranks. One run; rank 0 alone loads MLflow.
+    An epoch has as many images as one process would draw, classes balanced alike, and samples per second are those of
+    all ranks. One run; rank 0 alone loads MLflow.
     """
-    arguments = [*SMALL, "--epochs", "2", "--batch-size", str(batch_size), "--balance", balance]
+    arguments = [*SMALL, "--epochs", "2", "--batch-size", "1499", "--balance", "classes"]
     arguments += ["--tracking-uri", sqlite_uri]
     args = build_parser().parse_args(arguments)
     config = from_options({option.dest: getattr(args, option.dest) for option in options()})
     train(config, output_dir=tmp_path / "one", tracking_uri=sqlite_uri)
-    with torchrun(tmp_path, processes, script, *arguments, "--output-dir", str(tmp_path / "many")) as job:
+    with torchrun(tmp_path, 3, script, *arguments, "--output-dir", str(tmp_path / "many")) as job:
         job.end()
     assert job.agent.returncode == 0, job.log[-2000:]
     one, many = rows(tmp_path / "one"), rows(tmp_path / "many")
@@ -77,15 +75,12 @@ def test_several_processes_follow_the_curve_of_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_when_a_rank_dies_the_job_ends_and_the_run_says_failed(
-    tmp_path: Path, sqlite_uri: str, signum: signal.Signals
-) -> None:
-    """Killed, or by an exception of its own: torchrun ends, in seconds, and the run names the rank."""
+def test_when_a_rank_dies_the_job_ends_and_the_run_says_failed(tmp_path: Path, sqlite_uri: str) -> None:
+    """Killed: torchrun ends, in seconds, and the run names the rank."""
     command = [*SMALL, *FAR, "--tracking-uri", sqlite_uri, "--output-dir", str(tmp_path / "out")]
-    with torchrun(tmp_path, 3, "-m", "mlflow_ddpm", *command) as job:
+    with torchrun(tmp_path, 2, "-m", "mlflow_ddpm", *command) as job:
         job.wait_for_rows(tmp_path / "out" / "training_metrics.csv", 1)
-        os.kill(job.pid_of(1), signum)
+        os.kill(job.pid_of(1), signal.SIGKILL)
         seconds = job.end()
 
     assert job.agent.returncode != 0
@@ -115,7 +110,7 @@ def test_when_rank_0_is_killed_the_same_command_goes_on_as_the_same_run(
     tmp_path: Path, sqlite_uri: str, script: str
 ) -> None:
     """It could tell nobody, so the run says RUNNING until then; every epoch is there once at the end."""
-    command = [*SMALL, "--epochs", "12", "--batch-size", "300", "--tracking-uri", sqlite_uri]
+    command = [*SMALL, "--epochs", "6", "--batch-size", "300", "--tracking-uri", sqlite_uri]
     command += ["--output-dir", str(tmp_path / "out")]
     with torchrun(tmp_path, 2, script, *command) as job:
         job.wait_for_rows(tmp_path / "out" / "training_metrics.csv", 2)
@@ -127,4 +122,4 @@ def test_when_rank_0_is_killed_the_same_command_goes_on_as_the_same_run(
 
     assert job.agent.returncode == 0, job.log[-2000:]
     assert told(tmp_path / "mlflow.db") == [("FINISHED", None)]
-    assert [row["epoch"] for row in rows(tmp_path / "out")] == [str(epoch) for epoch in range(12)]
+    assert [row["epoch"] for row in rows(tmp_path / "out")] == [str(epoch) for epoch in range(6)]
