@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from mlflow_ddpm._version import __version__
 
 if TYPE_CHECKING:
-    from mlflow_ddpm.compare import compare_runs
+    from mlflow_ddpm.compare.runs import compare_runs
     from mlflow_ddpm.ddpm.load import load_model
     from mlflow_ddpm.download import download_run
     from mlflow_ddpm.history import read_history
@@ -54,7 +54,7 @@ _HOME = {
     "EpochMetrics": "metrics",
     "FigureSet": "plots",
     "MetricsTracker": "tracker",
-    "compare_runs": "compare",
+    "compare_runs": "compare.runs",
     "compute_grad_norm": "probes",
     "download_run": "download",
     "generate_all_plots": "plots",

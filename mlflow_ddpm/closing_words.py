@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from mlflow_ddpm.files import shown
-from mlflow_ddpm.findings import find_findings
+from mlflow_ddpm.findings.rules import find_findings
 from mlflow_ddpm.history import open_store, read_description, read_history, rows_from_frame
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.model_files import MODEL_FOLDER, model_files

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from mlflow_ddpm.findings import RULES, Finding, find_findings
+from mlflow_ddpm.findings.rules import RULES, Finding, find_findings
 from mlflow_ddpm.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, axis_label, metric
 from mlflow_ddpm.readable import NOT_MEASURED, format_epochs, format_number

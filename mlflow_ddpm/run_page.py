@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from mlflow_ddpm.evidence import epochs_in_words
-from mlflow_ddpm.findings import RULES, Finding, find_findings
+from mlflow_ddpm.findings.evidence import epochs_in_words
+from mlflow_ddpm.findings.rules import RULES, Finding, find_findings
 from mlflow_ddpm.markdown import Markdown, Table, code, escape, table
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.readable import format_duration, format_number

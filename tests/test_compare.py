@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker, compare_runs
 from mlflow_ddpm.cli import main
-from mlflow_ddpm.compare_page import render_page
-from mlflow_ddpm.compare_source import ComparedRun, read_runs
-from mlflow_ddpm.compare_tables import hyperparameters_table, summary_table
+from mlflow_ddpm.compare.page import render_page
+from mlflow_ddpm.compare.source import ComparedRun, read_runs
+from mlflow_ddpm.compare.tables import hyperparameters_table, summary_table
 from mlflow_ddpm.csvfile import render_csv
 from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.history import frame_from_rows, rows_from_frame

@@ -26,7 +26,7 @@ from histories import (
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from mlflow_ddpm.compare_figures import COMPARISON_CAPTIONS, make_comparison
+from mlflow_ddpm.compare.figures import COMPARISON_CAPTIONS, make_comparison
 from mlflow_ddpm.figures.overlay import OVERLAYS
 from mlflow_ddpm.figures.run_lines import MOST_RUNS
 from mlflow_ddpm.history import RESUMED, frame_from_rows, numbers

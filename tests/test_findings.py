@@ -17,7 +17,7 @@ from sick_runs import CARD_MB, SICKNESSES, Run, healthy_run, sick_run
 
 from mlflow_ddpm.closing_words import closing_words
 from mlflow_ddpm.csvfile import render_csv
-from mlflow_ddpm.findings import RULES, SEVERITIES, Finding, find_findings
+from mlflow_ddpm.findings.rules import RULES, SEVERITIES, Finding, find_findings
 from mlflow_ddpm.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.publish import Published
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from mlflow_ddpm.findings import RULES
+from mlflow_ddpm.findings.rules import RULES
 from mlflow_ddpm.metrics import METRICS, PIPELINE_METRICS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from sick_runs import Run, healthy_run, sick_run
 
 from mlflow_ddpm import MetricsTracker, publish_run
-from mlflow_ddpm.findings import find_findings
+from mlflow_ddpm.findings.rules import find_findings
 from mlflow_ddpm.history import open_store
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.run_page import NOTE_MAX, result_tags, run_note, write_run_page

@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.compare import compare_runs
+    from mlflow_ddpm.compare.runs import compare_runs
     from mlflow_ddpm.files import shown
     from mlflow_ddpm.history import rows_from_frame
     from mlflow_ddpm.readable import format_number

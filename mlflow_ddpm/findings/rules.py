@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlflow_ddpm import findings_learning as learning
-from mlflow_ddpm import findings_machine as machine
-from mlflow_ddpm import findings_schedule as schedule
-from mlflow_ddpm.evidence import Evidence, Told
+from mlflow_ddpm.findings import learning, machine, schedule
+from mlflow_ddpm.findings.evidence import Evidence, Told
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.readable import format_epochs
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.evidence import Evidence, Told, short
-from mlflow_ddpm.levels import Block, blocks, level, noise
+from mlflow_ddpm.findings.evidence import Evidence, Told, short
+from mlflow_ddpm.findings.levels import Block, blocks, level, noise
 from mlflow_ddpm.metrics import metric
 
 __all__ = ["memory_creep", "memory_near_limit", "throughput_drop"]
 
-# The thresholds; findings.RULES says each in words.
+# The thresholds; rules.RULES says each in words.
 SLOWER, SLOWER_SIGMAS = 0.3, 5
 CREEP, CREEP_MIB, CREEP_EPOCHS = 0.05, 64, 20
 _CREEP_STEADY, _CREEP_STEP = 0.8, 0.4  # share of rising blocks, at least; share of the largest step, at most

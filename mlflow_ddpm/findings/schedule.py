@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
-from mlflow_ddpm.levels import Points, level
+from mlflow_ddpm.findings.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
+from mlflow_ddpm.findings.levels import Points, level
 
 __all__ = ["ema_idle", "ema_lagging", "lr_anomaly", "resumed"]
 
-# The thresholds; findings.RULES says each in words.
+# The thresholds; rules.RULES says each in words.
 LAGGING = 1.6
 IDLE_EPOCHS = 3
 LR_JUMP, LR_FALL = 3.0, 10.5  # a step schedule divides by 10

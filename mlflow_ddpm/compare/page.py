@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.compare_figures import COMPARISON_CAPTIONS
-from mlflow_ddpm.compare_source import ComparedRun
-from mlflow_ddpm.compare_tables import BEST_MARK, ComparedTable, best_of_all
+from mlflow_ddpm.compare.figures import COMPARISON_CAPTIONS
+from mlflow_ddpm.compare.source import ComparedRun
+from mlflow_ddpm.compare.tables import BEST_MARK, ComparedTable, best_of_all
 from mlflow_ddpm.history import RESUMED
 from mlflow_ddpm.markdown import Markdown, escape, picture, table
 from mlflow_ddpm.plots import PLOTS

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlflow_ddpm.compare_source import ComparedRun
+from mlflow_ddpm.compare.source import ComparedRun
 from mlflow_ddpm.history import rows_from_frame
 from mlflow_ddpm.latex import booktabs
 from mlflow_ddpm.markdown import Code, Table

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.compare_figures import draw_comparisons
-from mlflow_ddpm.compare_page import render_page
-from mlflow_ddpm.compare_source import ComparedRun, read_runs
-from mlflow_ddpm.compare_tables import ComparedTable, hyperparameters_table, summary_table
+from mlflow_ddpm.compare.figures import draw_comparisons
+from mlflow_ddpm.compare.page import render_page
+from mlflow_ddpm.compare.source import ComparedRun, read_runs
+from mlflow_ddpm.compare.tables import ComparedTable, hyperparameters_table, summary_table
 from mlflow_ddpm.csvfile import CSV_NAME
 from mlflow_ddpm.errors import HistoryError, UsageError
 from mlflow_ddpm.figures.run_lines import MOST_RUNS

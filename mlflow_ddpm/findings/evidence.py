@@ -1,4 +1,4 @@
-"""What the rules of :mod:`mlflow_ddpm.findings` look at, and the form in which they tell what they see."""
+"""What the rules of :mod:`mlflow_ddpm.findings.rules` look at, and the form in which they tell what they see."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mlflow_ddpm.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
-from mlflow_ddpm.levels import blocks, level, noise, outliers, sliding_medians
+from mlflow_ddpm.findings.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
+from mlflow_ddpm.findings.levels import blocks, level, noise, outliers, sliding_medians
 
 __all__ = [
     "divergence",
@@ -17,7 +17,7 @@ __all__ = [
     "plateau",
 ]
 
-# The thresholds; findings.RULES says each in words.
+# The thresholds; rules.RULES says each in words.
 SIGMAS = 8  # standard deviations of the noise that a rise must stand out by, besides its own factor
 SPIKE, BATCH_SPIKE = 1.5, 5.0
 DIVERGED = 1.5
