@@ -82,6 +82,7 @@ def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
     assert Path("runs/digits/training_dashboard.png").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The error names the option, and the option works."""
     assert main(["train", "--output-dir", "out", *SMALL]) == 0
@@ -94,6 +95,7 @@ def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys:
     assert [0, 1, 2] == [p.step for p in MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "lr")]
 
 
+@pytest.mark.slow
 def test_a_second_training_gets_a_directory_of_its_own(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is overwritten unasked."""
     assert [main(["train", *SMALL]), main(["train", *SMALL])] == [0, 0]
