@@ -80,10 +80,7 @@ class _Series:
             return
         import torch
 
-        folded = torch.stack(values)  # (n,) on the values' device: queued, not waited for
-        if folded.is_complex():
-            raise UsageError(f"a batch's value must be a real number, got a tensor of {folded.dtype}")
-        self._folded.append(folded)
+        self._folded.append(torch.stack(values))  # (n,) on the values' device: queued, not waited for
 
     def parts(self) -> list[Any]:
         self.fold()
@@ -145,8 +142,10 @@ def scalar(name: str, value: Any) -> Any:
     """Return ``value`` as a float, or as a detached 0-d tensor where it is a tensor."""
     if hasattr(value, "detach"):
         value = value.detach() if value.requires_grad else value  # else the batch's whole graph would live on
-        if not value.ndim:
+        if not value.ndim and not value.is_complex():
             return value
+        if value.is_complex():
+            raise UsageError(f"{name} must be a real number, got a tensor of {value.dtype}")
         if value.numel() != 1:
             raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; reduce it first")
         return value.reshape(())
@@ -165,14 +164,8 @@ def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
         UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
     """
     check_extra_names(extra)
-    return {name: _real(f"the extra metric {name!r}", v) for name, v in extra.items() if v is not None}
-
-
-def _real(name: str, value: Any) -> float:
-    try:
-        return float(scalar(name, value)) + 0.0  # no -0.0: sqlite would drop its sign
-    except RuntimeError as error:  # torch makes no float of a complex number
-        raise UsageError(f"{name} must be a real number, got {value!r}") from error
+    measured = {name: scalar(f"the extra metric {name!r}", v) for name, v in extra.items() if v is not None}
+    return {name: float(value) + 0.0 for name, value in measured.items()}  # no -0.0: sqlite would drop its sign
 
 
 def _whole(name: str, value: Any) -> int:

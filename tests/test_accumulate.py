@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlflow_ddpm.accumulate import BatchValues, extra_values
+from mlflow_ddpm.accumulate import BatchValues
 from mlflow_ddpm.epoch_statistics import nonfinite_batches, statistics
 from mlflow_ddpm.errors import UsageError
 
@@ -170,11 +170,3 @@ def test_a_million_batches_stay_small() -> None:
 
     assert len(values._loss.tail) < 1024
     assert folded <= 8 * 50_000
-
-
-def test_complex_numbers_are_refused_with_their_kind() -> None:
-    """A batch's when the epoch is read, an extra metric's at once."""
-    with pytest.raises(UsageError, match=r"real number, got a tensor of torch\.complex64"):
-        _read([torch.tensor(1j), torch.tensor(2j)])
-    with pytest.raises(UsageError, match="'phase' must be a real number"):
-        extra_values({"phase": torch.tensor(1j)})
