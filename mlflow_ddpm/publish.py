@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.csvfile import CSV_NAME, render_csv
+from mlflow_ddpm.csvfile import CSV_NAME, read_csv, render_csv
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
 from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
-from mlflow_ddpm.metrics import keep_last_written
+from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.pictures import SAMPLES
 from mlflow_ddpm.plots import FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.redaction import redacted
@@ -61,7 +62,8 @@ def publish_run(
     Raises:
         HistoryError: the run has no epochs.
         StoreError: the store is away or has no such run.
-        UsageError: ``output_dir`` belongs to another run, or there are no such figures.
+        UsageError: ``output_dir`` belongs to another run, has epochs that the store has not got, or is being written
+            by a live process; or there are no such figures.
     """
     run_id = run_id.removeprefix("runs:/").rstrip("/")
     directory = Path(output_dir or f"metrics-{run_id[:8]}")
@@ -76,6 +78,7 @@ def publish_run(
             raise
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
         return render_mirror(directory, figures)
+    _check_nothing_is_lost(directory, snapshot.rows)
     files = render_run(snapshot, directory, figures)
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
@@ -183,3 +186,21 @@ def check_owner(directory: Path, run_id: str) -> None:
         owner = read_snapshot(directory / JSON_NAME).run.get("run_id")
     if owner not in (None, run_id):
         raise UsageError(f"{shown(directory)} holds run {owner}, not {run_id}; choose another output directory")
+
+
+def _check_nothing_is_lost(directory: Path, rows: Sequence[EpochMetrics]) -> None:
+    """Refuse to write the store's rows over a mirror that has later ones, or is about to.
+
+    Raises:
+        UsageError: it has.
+    """
+    if directory.is_dir() and is_held(directory):
+        raise UsageError(f"{shown(directory)} is being written by a live process; choose another output directory")
+    mirrored = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
+    newest = max(row.logged_at_ms for row in rows)
+    waiting = sum(row.logged_at_ms > newest for row in mirrored)
+    if waiting:
+        raise UsageError(
+            f"{shown(directory)} has {waiting} epochs that MLflow has not got; send them with "
+            f"`mlflow-ddpm sync {shown(directory)}`, or choose another output directory"
+        )

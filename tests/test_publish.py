@@ -128,6 +128,25 @@ def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
     assert before == _hashes("out")
 
 
+def test_epochs_that_the_store_has_not_got_are_not_written_over(sqlite_uri: str) -> None:
+    """Neither while the run goes on, nor after its store was away at the end."""
+    with _record(sqlite_uri) as tracker:
+        tracker.flush()
+        with pytest.raises(UsageError, match="out is being written by a live process"):
+            publish_run(str(tracker.run_id), output_dir="out")
+    table = Path("out/training_metrics.csv")
+    head, *_, last = table.read_text(encoding="utf-8").splitlines()
+    cells = dict(zip(head.split(","), last.split(","), strict=True))
+    later = {**cells, "epoch": "3", "logged_at_ms": str(int(cells["logged_at_ms"]) + 1)}
+    with table.open("a", encoding="utf-8") as file:
+        file.write(",".join(later.values()) + "\n")
+    before = _hashes("out")
+
+    with pytest.raises(UsageError, match="out has 1 epochs that MLflow has not got; send them with `mlflow-ddpm sync"):
+        publish_run(str(tracker.run_id), output_dir="out")
+    assert before == _hashes("out")
+
+
 @pytest.mark.slow
 def test_a_real_server_keeps_everything_and_gives_it_back(server_uri: str) -> None:
     """Metrics to the last bit, params, tags, pictures and the tree, over HTTP; twice published is the same."""
