@@ -19,6 +19,7 @@ from mlflow_ddpm.latex import booktabs
 from mlflow_ddpm.markdown import Table
 from mlflow_ddpm.metrics import EpochMetrics, metric
 from mlflow_ddpm.readable import format_duration, format_number
+from mlflow_ddpm.report_summary import key_extras
 from mlflow_ddpm.summary import summarise
 
 __all__ = ["SUMMARY_NAME", "Result", "results", "write_summary"]
@@ -48,7 +49,7 @@ def results(rows: Sequence[EpochMetrics]) -> list[Result]:
         _median_throughput(rows),
         _gpu_peak(rows),
         Result("nonfinite_batches", "Non-finite batches", of.nonfinite_batches if counted else None),
-        *(_last(rows, name) for name in sorted({name for row in rows for name in row.extra})),
+        *(_last(rows, name) for name in key_extras(rows)),
     ]
 
 
@@ -79,10 +80,11 @@ def _gpu_peak(rows: Sequence[EpochMetrics]) -> Result:
 
 
 def _last(rows: Sequence[EpochMetrics], name: str) -> Result:
-    """Return the last finite value of a metric of the training loop's own."""
+    """Return the last finite value of an extra metric."""
+    about = metric(name)
     points = _finite((row.epoch, row.extra.get(name)) for row in rows)
     epoch, value = points[-1] if points else (None, None)
-    return Result(name, f"{name}, last", value, "", epoch)
+    return Result(name, f"{about.label}, last", value, about.unit, epoch)
 
 
 def _finite(points: Iterable[tuple[int, float | None]]) -> list[tuple[int, float]]:

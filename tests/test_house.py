@@ -20,7 +20,7 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "jinja2", "numpy", "sklearn"
 # Imports point upwards in this list, at module level: a module may import those above it.
 ORDER = [
     *("_version", "errors", "readable", "metrics", "summary", "strictjson", "ranks", "files", "markdown", "png"),
-    *("latex", "summary_files"),
+    "latex",
     *("secret_names", "redaction", "description", "asking"),
     *(
         "accumulate",
@@ -37,7 +37,7 @@ ORDER = [
         "sqlite_init",
         "store",
     ),
-    *("report_readings", "report_summary", "findings", "run_page"),
+    *("report_readings", "report_summary", "summary_files", "findings", "run_page"),
     *("run_choice", "reach", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "canvas", "plot_data", "plots"),
     *("report_card", "report_files", "report_context", "report_html"),
