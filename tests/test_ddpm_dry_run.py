@@ -14,10 +14,11 @@ import torch
 from conftest import ROOT
 from mlflow import MlflowClient
 
+from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli import main
 from mlflow_ddpm.ddpm.config import from_options
 from mlflow_ddpm.ddpm.learner import build_model
-from mlflow_ddpm.ddpm.output_dir import mark_published
+from mlflow_ddpm.ddpm.output_dir import is_same_finished_run, mark_published
 from mlflow_ddpm.ddpm.presets import PRESETS
 from mlflow_ddpm.ddpm.train import train
 
@@ -110,6 +111,15 @@ def test_what_would_stop_a_training_stops_its_plan(
     assert status == 1
     assert len(problems) == 1
     assert says in problems[0]
+
+
+@pytest.mark.parametrize(("config", "same"), [({"data": "a text"}, False), (None, True)])
+def test_a_finished_run_of_the_same_settings_is_recognised(sqlite_uri: str, config: Any, same: bool) -> None:  # noqa: FBT001
+    """Also if one of them reads as a credential, which the run's JSON hides; anybody's config may lie there."""
+    ours = from_options(SMALL | {"data_dir": "/data/token=a1b2c3d4/emnist"})
+    MetricsTracker("out", config=config or ours.as_dict(), tracking_uri=sqlite_uri).close()
+
+    assert is_same_finished_run(Path("out"), ours) is same
 
 
 def test_a_run_to_go_on_with_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from mlflow_ddpm.ddpm.config import Config
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.mirror import is_held
+from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
-from mlflow_ddpm.strictjson import plain
+from mlflow_ddpm.strictjson import flatten
 
 __all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
 
@@ -83,5 +84,6 @@ def _status(directory: Path) -> str | None:
 def _has_settings(directory: Path, config: Config) -> bool:
     if _status(directory) is None or not (directory / JSON_NAME).exists():
         return False
-    told = read_snapshot(directory / JSON_NAME).config
-    return all(told.get(group, {}).get(k) == v for group, s in plain(config.as_dict()).items() for k, v in s.items())
+    told = flatten(read_snapshot(directory / JSON_NAME).config)
+    settings = flatten(redacted(config.as_dict()).value)  # as a run's JSON has them
+    return settings.items() <= told.items()
