@@ -197,8 +197,9 @@ def test_no_room_is_said_before_anything_is_fetched(tmp_path: Path, content: byt
 
 def test_an_address_must_be_one(tmp_path: Path) -> None:
     """Files are named with --data-dir."""
-    with pytest.raises(UsageError, match=r"expected an address such as https://.*/gzip.zip, got 'here'"):
-        fetch_archive(tmp_path, Archive("here", 1, ""))
+    for ask in (fetch_archive, check_offer):  # a dry run
+        with pytest.raises(UsageError, match=r"expected an address such as https://.*/gzip.zip, got 'here'"):
+            ask(tmp_path, Archive("here", 1, ""))
 
 
 def test_the_command_fetches_from_the_address_that_it_is_given(

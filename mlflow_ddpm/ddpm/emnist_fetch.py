@@ -66,8 +66,7 @@ def fetch_archive(
     """
     from filelock import FileLock
 
-    if not archive.url.startswith(("http://", "https://")):
-        raise UsageError(f"expected an address such as {EMNIST.url}, got {archive.url!r}")
+    _check_address(archive)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{ARCHIVE_NAME}.lock"):
@@ -83,8 +82,10 @@ def check_offer(folder: Path, archive: Archive = EMNIST) -> None:
     """Check that the archive can be had from its address, and that there is room for it. Nothing is written.
 
     Raises:
+        UsageError: the address is none.
         DataError: the server cannot be reached, refuses, or has another file; or there is no room.
     """
+    _check_address(archive)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     _check_room(there, archive.size - _size(folder / f"{ARCHIVE_NAME}.part"))
     request = urllib.request.Request(archive.url, method="HEAD")  # noqa: S310 - the user named it
@@ -96,6 +97,11 @@ def check_offer(folder: Path, archive: Archive = EMNIST) -> None:
         raise DataError(f"{archive.url} answers with HTTP status {error.code} ({error.reason})") from None
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{archive.url} cannot be reached ({getattr(error, 'reason', error)})") from None
+
+
+def _check_address(archive: Archive) -> None:
+    if not archive.url.startswith(("http://", "https://")):
+        raise UsageError(f"expected an address such as {EMNIST.url}, got {archive.url!r}")
 
 
 def _fetch(target: Path, archive: Archive, progress: Progress, sleep: Callable[[float], object]) -> None:
