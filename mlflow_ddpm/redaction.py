@@ -109,6 +109,10 @@ def redacted(values: object, known: tuple[str, ...] = ()) -> Redacted:
     """
     search = _Search(known)
     value = search.clean(plain(values), "")
+    if search.known:  # what stands under a telling name may stand under others, too: in a command line, say
+        again = _Search(tuple(secret for secret in search.known if not secret.isalpha()))  # a word means itself
+        value = again.clean(value, "")
+        search.names |= again.names
     return Redacted(value, tuple(search.names), tuple(search.known))
 
 

@@ -152,9 +152,12 @@ def test_a_value_of_the_environments_secrets_is_hidden_wherever_it_stands(monkey
 
 
 def test_a_known_secret_is_found_in_other_texts() -> None:
-    """What was hidden in the config is looked for in tags and error messages."""
-    known = redacted({"password": "correct-horse"}).known
+    """What was hidden in the config is looked for in the rest of it, in tags and in error messages; a word is not."""
+    config = {"command": "login correct-horse", "password": "correct-horse", "secret": "disabled", "mode": "disabled"}
+    value, names, known = redacted(config)
 
+    assert value == {"command": "login ***", "password": "***", "secret": "***", "mode": "disabled"}
+    assert set(names) == {"command", "password", "secret"}
     assert redact("login failed for correct-horse", known) == "login failed for ***"
 
 
