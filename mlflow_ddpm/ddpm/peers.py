@@ -40,8 +40,8 @@ def watch_peers(procs: Processes, end_run: EndRun) -> Iterator[None]:
     if procs.world_size == 1:
         yield
         return
-    peers = dict(enumerate(procs.gather((socket.gethostname(), os.getpid()))))
-    here = {rank: pid for rank, (host, pid) in peers.items() if host == socket.gethostname() and rank != procs.rank}
+    peers = dict(enumerate(procs.gather((_machine(), os.getpid()))))
+    here = {rank: pid for rank, (machine, pid) in peers.items() if machine == _machine() and rank != procs.rank}
     if not procs.is_first:
         yield
         procs.gather(None)  # the first process comes last: until then whoever is gone has died
@@ -56,6 +56,13 @@ def watch_peers(procs: Processes, end_run: EndRun) -> Iterator[None]:
             if lost:
                 raise _peer_lost(lost) from error
             raise
+
+
+def _machine() -> tuple[str, str]:
+    """Return what two processes share that see each other's ids; containers of one host may bear its name, both."""
+    with contextlib.suppress(OSError):
+        return socket.gethostname(), str(Path("/proc/self/ns/pid").readlink())
+    return socket.gethostname(), ""
 
 
 def _wait_for_loss(here: dict[int, int], error: BaseException) -> list[int]:
@@ -142,5 +149,7 @@ class _Listener:
         time.sleep(_GRACE_SEC)
         if self._ending.acquire(blocking=False):
             gone = [rank for rank in lost if not _exists(self._peers[rank])] or lost
-            self._end_run(_peer_lost(gone) if gone else None)
-            os._exit(1 if gone else 128 + signal.SIGTERM)
+            try:
+                self._end_run(_peer_lost(gone) if gone else None)
+            finally:  # a full disk is no reason to wait for the dead
+                os._exit(1 if gone else 128 + signal.SIGTERM)
