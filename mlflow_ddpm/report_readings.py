@@ -70,7 +70,7 @@ def _loss_log(points: Points, _rows: Rows) -> str:
         return f"The lowest loss, {_at(best)}, has no place on a logarithmic axis."
     if best == first:
         return f"No epoch is below the first, {_at(first)}."
-    middle = math.sqrt(first[1] * best[1])
+    middle = max(math.sqrt(first[1]) * math.sqrt(best[1]), best[1])  # the product of two may be 0 or infinite
     half = next(epoch for epoch, loss in points if loss <= middle)
     times = format_number(float(f"{first[1] / best[1]:.3g}"))
     return f"The loss falls {times}-fold to its lowest, epoch {best[0]}; half of that, on this axis, by epoch {half}."

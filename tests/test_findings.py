@@ -124,6 +124,15 @@ def test_memory_is_judged_by_the_card_that_the_environment_names() -> None:
     assert "7800 of the card's 8192 MiB (95%)" in found(rows, gpu_memory_mb=8192)["memory_near_limit"].sentence
 
 
+def test_a_machine_that_comes_to_a_stand_has_slowed_down_by_all() -> None:
+    """Also where most epochs before it were at a stand."""
+    speeds = [1.0, *[0.0] * 5, *[0.0, 0.0, 10.0, 10.0, 10.0] * 2, *[0.0] * 5]
+    told = found([EpochMetrics(epoch=epoch, samples_per_sec=speed) for epoch, speed in enumerate(speeds)])
+
+    assert told["throughput_drop"].epochs == (16, 17, 18, 19, 20)
+    assert "from 10 to 0 samples/s, by 100%" in told["throughput_drop"].sentence
+
+
 def test_the_command_line_closes_with_the_findings(tmp_path: Path) -> None:
     """A line each, the gravest first; the report says more."""
     (tmp_path / "training_metrics.csv").write_bytes(render_csv(sick_run("divergence", 3).rows))

@@ -29,7 +29,7 @@ def throughput_drop(run: Evidence) -> Told | None:
     if not slow:
         return None
     first = cut.index(slow[0])
-    before = level([p for block in cut[:first] for p in block.points])
+    before = _usual(cut[:first])
     worst = min(block.level for block in slow)
     epochs = [e for block in slow for e, value in block.points if value < (1 - SLOWER / 2) * before]
     return Told(
@@ -40,9 +40,13 @@ def throughput_drop(run: Evidence) -> Told | None:
 
 
 def _is_slow(block: Block, before: list[Block], wobble: float) -> bool:
-    usual = level([(0, b.level) for b in before])
+    usual = _usual(before)
     doubt = SLOWER_SIGMAS * 1.2533 * wobble / len(block.points) ** 0.5  # of a median
-    return bool(usual - block.level > max(SLOWER * usual, doubt))
+    return usual > 0 and usual - block.level > max(SLOWER * usual, doubt)
+
+
+def _usual(before: list[Block]) -> float:
+    return level([(0, block.level) for block in before])
 
 
 def memory_creep(run: Evidence) -> Told | None:
