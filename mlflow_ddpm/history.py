@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv
+from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreError
 from mlflow_ddpm.files import shown
 from mlflow_ddpm.metrics import METRICS, EpochMetrics, keep_last_written
+from mlflow_ddpm.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.run_choice import absolute_uri
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
 from mlflow_ddpm.sqlite_init import first_use_alone
@@ -39,6 +41,7 @@ __all__ = [
     "read_description",
     "read_history",
     "rows_from_frame",
+    "store_of",
 ]
 
 RESUMED = "resumed_at_epochs"  # in a frame's attrs
@@ -129,6 +132,21 @@ def open_store(run_id: str, tracking_uri: str | None = None) -> RunStore:
     import mlflow
 
     return RunStore(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
+
+
+def store_of(cursor: Cursor, tracking_uri: str | None = None) -> str:
+    """Return the tracking URI of an output directory's run: the one asked for, else the one that it was delivered to.
+
+    The latter bears no credentials on disk; those of MLflow's settings are taken if they are for this store.
+    """
+    import mlflow
+
+    if tracking_uri:
+        return absolute_uri(tracking_uri)
+    known, configured = cursor.tracking_uri, absolute_uri(mlflow.get_tracking_uri())
+    if HIDDEN not in known:
+        return known or configured
+    return configured if redact(configured) == known else without_credentials(known)
 
 
 def _find_by_name(source: str | Path, tracking_uri: str | None) -> Snapshot:

@@ -15,11 +15,12 @@ from mlflow_ddpm.description import Description
 from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import MirrorError, RunMissingError, UsageError
 from mlflow_ddpm.files import replace_file, shown
+from mlflow_ddpm.history import store_of
 from mlflow_ddpm.metrics import EpochMetrics
 from mlflow_ddpm.mirror import Mirror
 from mlflow_ddpm.pictures import encode_png, picture_of, picture_path, pictures_on_disk
-from mlflow_ddpm.redaction import HIDDEN, redact, redacted, without_credentials
-from mlflow_ddpm.run_choice import RunWish, absolute_uri, context_tags, find_wish, open_run
+from mlflow_ddpm.redaction import redact, redacted
+from mlflow_ddpm.run_choice import RunWish, context_tags, find_wish, open_run
 from mlflow_ddpm.run_page import write_run_page
 from mlflow_ddpm.snapshot import JSON_NAME
 from mlflow_ddpm.store import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, RunStore
@@ -175,9 +176,7 @@ class Recording:
                 f"{where} holds run {before.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
                 "choose another output_dir, or the run that is there"
             )
-        uri = (
-            absolute_uri(wish.tracking_uri) if wish.tracking_uri else _recall(before.tracking_uri, wanted.tracking_uri)
-        )
+        uri = store_of(before, wish.tracking_uri)
         before.tracking_uri = redact(uri)
         self._about.compare_config(self.mirror.previous_config)
         found = RunWish(uri, before.run_id or wanted.run_id, before.run_name, before.experiment_name, before.run_key)
@@ -275,13 +274,6 @@ class Recording:
             resumed_at_epochs=self._cursor.resumed_at_epochs,
             is_published=False,
         )
-
-
-def _recall(known: str, configured: str) -> str:
-    """Return the store that a cursor names: with the credentials of MLflow's settings if they are for this store."""
-    if HIDDEN not in known:
-        return known or configured
-    return configured if redact(configured) == known else without_credentials(known)
 
 
 def unix_ms() -> int:

@@ -13,7 +13,9 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker, publish_run
+from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
+from mlflow_ddpm.history import store_of
 
 TREE = {
     *(
@@ -145,6 +147,17 @@ def test_epochs_that_the_store_has_not_got_are_not_written_over(sqlite_uri: str)
     with pytest.raises(UsageError, match="out has 1 epochs that MLflow has not got; send them with `mlflow-ddpm sync"):
         publish_run(str(tracker.run_id), output_dir="out")
     assert before == _hashes("out")
+
+
+def test_a_runs_store_need_not_be_named_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the credentials of MLflow's settings if they are for that store, which has none on disk."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@configured")
+
+    assert store_of(Cursor(tracking_uri="http://known")) == "http://known"
+    assert store_of(Cursor(tracking_uri="http://known"), "http://asked") == "http://asked"
+    assert store_of(Cursor(tracking_uri="http://***@configured")) == "http://u:p@configured"
+    assert store_of(Cursor(tracking_uri="http://***@known")) == "http://known"
+    assert store_of(Cursor()) == "http://u:p@configured"
 
 
 @pytest.mark.slow

@@ -86,12 +86,13 @@ def run(args: argparse.Namespace) -> None:
         if first:
             check_unpublished(directory)
             _sync(directory, args.tracking_uri)
-            _publish(directory, args.tracking_uri)
+            _publish(directory, _store_of(directory, args.tracking_uri))
         return
     _train(args, config, directory, first=first)
     if first:
-        _publish(directory, args.tracking_uri)
-        _log_model(config, directory, args.tracking_uri)
+        store = _store_of(directory, args.tracking_uri)
+        _publish(directory, store)
+        _log_model(config, directory, store)
 
 
 def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
@@ -157,6 +158,15 @@ def _sync(directory: Path, tracking_uri: str | None) -> None:
 
     with contextlib.suppress(StoreUnavailableError):
         sync_directory(directory, tracking_uri=tracking_uri)
+
+
+def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
+    """Return the store that the run went to, which a command that goes on with it need not name again."""
+    from mlflow_ddpm.cursor import Cursor
+    from mlflow_ddpm.history import store_of
+
+    cursor = Cursor.load(directory)
+    return store_of(cursor, tracking_uri) if cursor else tracking_uri
 
 
 def _publish(directory: Path, tracking_uri: str | None) -> None:
