@@ -168,6 +168,10 @@ def test_one_flipped_bit_in_the_weights_is_found(copy: Path) -> None:
         ({"format_version": None}, "no description of an mlflow_ddpm model"),
         ({"architecture": {"classes": 3, "image_size": 8}}, "describes no model that this version can build"),
         ({"architecture": {"classes": 3, "width": 8}}, "describes no model that this version can build"),
+        (
+            {"architecture": {"classes": 3, "image_size": 8, "channel_mults": []}},
+            "describes no model that this version can build",
+        ),
         ({"diffusion": {"timesteps": 0, "prediction": "v"}}, "timesteps must be >= 2"),
         ({"sample": {"sampler": "euler"}}, "sampler must be one of ddim, ancestral"),
         ({"diffusion": {}}, "describes no model that this version can build"),

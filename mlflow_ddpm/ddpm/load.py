@@ -25,7 +25,7 @@ __all__ = ["load_model"]
 _RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
 # What a description raises that was edited into one of no model.
-_NO_MODEL = (ArithmeticError, ConfigError, KeyError, RuntimeError, TypeError, ValueError)
+_NO_MODEL = (ArithmeticError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def load_model(
