@@ -16,6 +16,7 @@ from mlflow_ddpm.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+_Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"  # of one parameter: live, shadow
 _Scratch: TypeAlias = "dict[tuple[torch.dtype, torch.device], torch.Tensor]"
 
 __all__ = ["CudaMemory", "compute_grad_norm", "ema_distance", "read_cuda_memory", "reset_cuda_peak", "synchronize"]
@@ -157,7 +158,7 @@ def _bare(name: str) -> str:
 
 def _squares(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield squared distances, 0-d, that cover every parameter once; they are queued and not waited for."""
-    small: list[tuple[torch.Tensor, torch.Tensor]] = []
+    small: list[_Pair] = []
     elements = 0
     scratch: _Scratch = {}
     largest = max((p.numel() for p in live.values()), default=0)
@@ -169,23 +170,21 @@ def _squares(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor
         small.append((p, shadow[name]))
         elements += count
         if elements > _GROUP:
-            yield _square_of_group(small)
+            yield from _squares_of_group(small, scratch, largest)
             small, elements = [], 0
     if small:
-        yield _square_of_group(small)
+        yield from _squares_of_group(small, scratch, largest)
 
 
-def _square_of_group(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def _squares_of_group(pairs: Sequence[_Pair], scratch: _Scratch, largest: int) -> list[torch.Tensor]:
     import torch
+    from torch._utils import _flatten_dense_tensors
 
     live, shadow = zip(*pairs, strict=True)
     if {t.dtype for t in chain(live, shadow)} != {torch.float32} or len({t.device for t in chain(live, shadow)}) > 1:
-        live, shadow = zip(*(_aligned(p, q) for p, q in pairs), strict=True)
-    # One call for all, as in the Ema's update.
-    norms: Sequence[torch.Tensor] = torch._foreach_norm(torch._foreach_sub(live, shadow))  # noqa: SLF001
-    if len({norm.dtype for norm in norms}) > 1 or len({norm.device for norm in norms}) > 1:
-        norms = [norm.to(norms[0].device, torch.float64) for norm in norms]
-    return torch.stack(list(norms)).square().sum()
+        return [square for p, q in pairs for square in _squares_of_parts(p, q, scratch, largest)]
+    difference = _flatten_dense_tensors(live).sub_(_flatten_dense_tensors(shadow))
+    return [difference.dot(difference)]
 
 
 def _squares_of_parts(p: torch.Tensor, q: torch.Tensor, scratch: _Scratch, largest: int) -> list[torch.Tensor]:

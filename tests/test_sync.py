@@ -59,6 +59,25 @@ def test_a_run_that_failed_far_from_any_store_is_delivered_as_it_was(store_uri: 
     assert len(_images(store_uri, run.info.run_id)) == 1
 
 
+def test_a_run_that_a_kill_left_half_made_in_a_file_store_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a store writes the run's tags one by one; ours may not be among those that were in time."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
+    started = json.loads(Path("out/training_metrics.json").read_bytes())["run"]["start_time_ms"]
+    half = MlflowClient(uri).create_run("0", start_time=started)
+    (tmp_path / "mlruns" / "0" / half.info.run_id / "tags" / "mlflow.runName").unlink()
+
+    sync_directory(Path("out"), tracking_uri=uri)
+
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert (run.info.run_id, run.info.status) == (half.info.run_id, "FINISHED")
+    assert run.data.tags["mlflow.runName"] == half.info.run_name
+    assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
+
+
 def test_a_directory_that_lost_its_cursor_goes_on_with_its_run_and_doubles_nothing(store_uri: str) -> None:
     """Hidden files get lost in copying; the JSON names the run, and the store is asked what it has."""
     first = play("out", epochs=3, tracking_uri=store_uri, close_sec=20)
