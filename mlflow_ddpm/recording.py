@@ -13,7 +13,7 @@ from mlflow_ddpm.cursor import CURSOR_NAME, Cursor
 from mlflow_ddpm.delivery import Artifact, Courier, Parcel, Tags
 from mlflow_ddpm.description import Description
 from mlflow_ddpm.endings import Ending
-from mlflow_ddpm.errors import MirrorError, RunMissingError, UsageError
+from mlflow_ddpm.errors import MirrorError, RunMissingError, StoreUnavailableError, UsageError
 from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.history import store_of
 from mlflow_ddpm.metrics import EpochMetrics
@@ -266,14 +266,19 @@ class Recording:
             store.log_file(self.mirror.directory / JSON_NAME, ARTIFACT_FOLDER)
 
     def _conclude(self, store: RunStore) -> None:
-        """Sum the run up on its page; publishing says more."""
-        write_run_page(
-            store,
-            list(self.mirror.rows),
-            environment=self._about.environment,
-            resumed_at_epochs=self._cursor.resumed_at_epochs,
-            is_published=False,
-        )
+        """Sum the run up on its page; publishing says more. A page that cannot be written keeps no run from ending."""
+        try:
+            write_run_page(
+                store,
+                list(self.mirror.rows),
+                environment=self._about.environment,
+                resumed_at_epochs=self._cursor.resumed_at_epochs,
+                is_published=False,
+            )
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a server with limits of its own, or a rule that breaks on a history
+            _log.warning("the run's page in MLflow does not sum it up (%s: %s)", type(error).__name__, error)
 
 
 def unix_ms() -> int:

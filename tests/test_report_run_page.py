@@ -101,6 +101,18 @@ def test_a_users_own_description_is_never_overwritten(sqlite_uri: str, when: str
     assert after["mlflow_ddpm.epochs"] == "3"
 
 
+def test_a_page_that_the_store_refuses_keeps_no_run_from_ending(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Servers have limits of their own."""
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    monkeypatch.setattr("mlflow.utils.validation.MAX_TAG_VAL_LENGTH", 300)
+    run_id = record(sqlite_uri)
+
+    assert MlflowClient(sqlite_uri).get_run(run_id).info.status == "FINISHED"
+    assert "the run's page in MLflow does not sum it up (StoreRefusedError: " in caplog.text
+
+
 def test_a_resumed_run_is_summed_up_anew(sqlite_uri: str) -> None:
     """Epochs, findings and description follow the run."""
     run_id = record(sqlite_uri)
