@@ -82,10 +82,10 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     return (tmp_path / "mlruns").as_uri()
 
 
-@pytest.fixture
-def server_uri(tmp_path: Path, empty_database: Path) -> Iterator[str]:
-    """A real ``mlflow server`` on loopback, over sqlite."""
-    with mlflow_server(tmp_path, empty_database) as url:
+@pytest.fixture(scope="session")
+def server_uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+    """A real ``mlflow server`` on loopback, over sqlite; one for all tests."""
+    with mlflow_server(tmp_path_factory.mktemp("server"), empty_database) as url:
         yield url
 
 

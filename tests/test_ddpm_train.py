@@ -306,15 +306,3 @@ def test_the_runs_parameters_have_dotted_names(tmp_path: Path, monkeypatch: pyte
 
     assert (params["optim.lr"], params["train.epochs"], params["data.train_images"]) == ("0.002", "1", "1500")
     assert params["model.parameters"] == str(result.parameters)
-
-
-@pytest.mark.slow
-def test_the_default_run_draws_digits_that_are_named_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At least 95 % of 200 samples at guidance 2, by a classifier that knows 98 % of real ones."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    result = train(Config(), output_dir=tmp_path / "out", tracking_uri=(tmp_path / "store").as_uri())
-
-    assert result.judgement is not None
-    assert result.judgement.sample_accuracy >= 0.95
-    assert result.judgement.sample_accuracy_g1 >= 0.90
-    assert result.judgement.judge_accuracy >= 0.98

@@ -55,16 +55,6 @@ def test_what_was_published_comes_back_byte_for_byte(store_uri: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_published_comes_back_from_a_server(server_uri: str) -> None:
-    """Over HTTP as well."""
-    run_id = str(_record(server_uri).run_id)
-    publish_run(run_id, output_dir="made", tracking_uri=server_uri, figures=PAPER)
-
-    download_run(run_id, "got", tracking_uri=server_uri)
-
-    assert _hashes("made") == _hashes("got")
-
-
 def test_the_report_keeps_its_pngs_and_download_tells_what_it_fetched(
     sqlite_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

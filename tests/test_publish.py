@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_ddpm import MetricsTracker, publish_run
+from mlflow_ddpm import MetricsTracker, download_run, publish_run
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.history import store_of
@@ -162,11 +162,12 @@ def test_a_runs_store_need_not_be_named_again(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_real_server_keeps_everything_and_gives_it_back(server_uri: str) -> None:
-    """Metrics to the last bit, params, tags, pictures and the tree, over HTTP; twice published is the same."""
+    """Metrics, params, tags, pictures and the tree, over HTTP; published twice or downloaded it is the same."""
     with _record(server_uri) as tracker:
         pass
     first = publish_run(str(tracker.run_id), output_dir="out", tracking_uri=server_uri)
     second = publish_run(str(tracker.run_id), output_dir="elsewhere", tracking_uri=server_uri)
+    download_run(str(tracker.run_id), "fetched", tracking_uri=server_uri)
 
     client = MlflowClient(server_uri)
     run = client.get_run(str(tracker.run_id))
@@ -175,4 +176,4 @@ def test_a_real_server_keeps_everything_and_gives_it_back(server_uri: str) -> No
     assert run.data.params["optim.betas"] == "[0.9, 0.99]"
     assert logged == TREE
     assert client.list_artifacts(run.info.run_id, "images")
-    assert _hashes(str(first.output_dir)) == _hashes(str(second.output_dir))
+    assert _hashes(str(first.output_dir)) == _hashes(str(second.output_dir)) == _hashes("fetched")

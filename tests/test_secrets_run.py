@@ -139,7 +139,8 @@ def test_a_run_whose_uri_had_a_password_is_sent_by_sync(server_uri: str, monkeyp
     with front_of(server_uri, "right-token") as front:
         front.become("token")
         address = front.url.removeprefix("http://")
-        with MetricsTracker("out", tracking_uri=f"http://me:{PLANTED['uri']}@{address}") as tracker:
+        uri = f"http://me:{PLANTED['uri']}@{address}"
+        with MetricsTracker("out", tracking_uri=uri, experiment_name="guarded") as tracker:
             tracker.start_epoch(0)
             tracker.log_batch(1.0)
             tracker.end_epoch()
@@ -149,6 +150,9 @@ def test_a_run_whose_uri_had_a_password_is_sent_by_sync(server_uri: str, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right-token")
         sync_directory(Path("out"), timeout=20)
 
-    (run,) = MlflowClient(server_uri).search_runs(["0"])
+    client = MlflowClient(server_uri)
+    experiment = client.get_experiment_by_name("guarded")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
     assert leaks("out") == []
     assert points_on_disk("out") == points_in_store(server_uri, run.info.run_id)

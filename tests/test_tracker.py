@@ -468,6 +468,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_losses_are_means_and_samples_sums_over_ranks_if_asked(sqlite_uri: str, tmp_path: Path) -> None:
     """One collective at the end of the epoch; rank 0 alone writes."""
     command = [sys.executable, "-c", RANK_PROGRAM]
