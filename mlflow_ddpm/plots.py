@@ -184,6 +184,13 @@ class FigureSet(NamedTuple):
     formats: Sequence[str] = ("png",)
     widths: Sequence[str] = ()
 
+    @classmethod
+    def of(cls, theme: str, formats: Sequence[str], widths: Sequence[str]) -> FigureSet:
+        """Return a set without repeats, and checked; one string is one value. Raises as :meth:`check`."""
+        wanted = cls(theme, _listed(formats), _listed(widths))
+        wanted.check()
+        return wanted
+
     def check(self) -> None:
         """Refuse what is not offered.
 
@@ -218,8 +225,7 @@ def generate_all_plots(
         UsageError: no such theme, format or width.
         HistoryError: there is no history to read.
     """
-    wanted = FigureSet(theme, _listed(formats), _listed(widths))
-    wanted.check()
+    wanted = FigureSet.of(theme, formats, widths)
     if is_on_another_rank(source):
         return {}
     written = write_figures(read_history(source), Path(save_dir), wanted)

@@ -114,11 +114,6 @@ class MetricsTracker:
         return self._recording.tracking_uri if self._recording else self._run[1]
 
     @property
-    def is_recording(self) -> bool:
-        """Whether this process writes: False on ranks other than 0 and after :meth:`close`."""
-        return self._recording is not None
-
-    @property
     def next_epoch(self) -> int:
         """The first epoch without a row: 0 in a fresh directory, and on other ranks."""
         rows = self._recording.mirror.rows if self._recording else []

@@ -160,3 +160,13 @@ def test_no_history_is_too_strange(seed: int, values: list[float | None], epochs
 
     for finding in find_findings(rows, environment={"gpu_memory_mb": 8000}, resumed_at_epochs=resumed):
         assert set(finding.epochs) <= {row.epoch for row in rows}
+
+
+def test_more_epochs_after_a_schedule_that_had_run_out_are_no_anomaly() -> None:
+    """`train --resume --epochs N` stretches the cosine: the rate rises from next to nothing."""
+    rates = [1e-3, 5e-4, 1e-8, 8e-4, 4e-4, 1e-8]
+    rows = [EpochMetrics(epoch=epoch, loss_mean=1.0, lr=lr) for epoch, lr in enumerate(rates)]
+
+    found = find_findings(rows, environment={}, resumed_at_epochs=[3])
+
+    assert [finding.rule for finding in found] == ["resumed"]

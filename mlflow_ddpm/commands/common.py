@@ -1,11 +1,14 @@
-"""What every command's parser has: a description, an example, and the tracking store."""
+"""What commands' parsers share: a description, an example, the tracking store, and which figures to make."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["AUTO", "Commands", "command"]
+if TYPE_CHECKING:
+    from mlflow_ddpm.plots import FigureSet
+
+__all__ = ["AUTO", "Commands", "add_figure_options", "command", "figures_wanted"]
 
 AUTO = "auto"  # the default of an option that the command works out for itself
 
@@ -31,3 +34,30 @@ def command(
     if store is not None:
         parser.add_argument("--tracking-uri", metavar="URI", help=f"tracking store (default: {store})")
     return parser
+
+
+def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:
+    """Add ``--theme``, ``--format`` and ``--width``; the command says in words what the first two are for."""
+    parser.add_argument("--theme", choices=("dark", "paper"), default="dark", help=f"{theme} (default: dark)")
+    parser.add_argument("--format", default=AUTO, metavar="LIST", help=formats)
+    parser.add_argument(
+        "--width",
+        default=AUTO,
+        metavar="LIST",
+        help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
+        "ones end in _double (default: auto: single,double)",
+    )
+
+
+def figures_wanted(args: argparse.Namespace) -> FigureSet:
+    """Return what the options of :func:`add_figure_options` ask for."""
+    from mlflow_ddpm.plots import FigureSet
+
+    paper = args.theme == "paper"
+    formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
+    widths = ("single,double" if paper else "") if args.width == AUTO else args.width
+    return FigureSet(args.theme, _parts(formats), _parts(widths))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

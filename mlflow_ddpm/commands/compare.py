@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mlflow_ddpm.commands.common import AUTO, Commands, command
+from mlflow_ddpm.commands.common import Commands, add_figure_options, command, figures_wanted
 
 __all__ = ["add", "run"]
 
@@ -27,22 +27,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--output-dir", default="comparison", metavar="DIR", help="the files are made here (default: %(default)s)"
     )
-    parser.add_argument(
-        "--theme", choices=("dark", "paper"), default="dark", help="look of the plots (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--format",
-        default=AUTO,
-        metavar="LIST",
-        help="files of the plots: png, pdf, svg, or several joined by commas (default: auto: png for dark, pdf,svg for "
-        "paper)",
-    )
-    parser.add_argument(
-        "--width",
-        default=AUTO,
-        metavar="LIST",
-        help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
-        "ones end in _double (default: auto: single,double)",
+    add_figure_options(
+        parser,
+        theme="look of the plots",
+        formats="files of the plots: png, pdf, svg, or several joined by commas (default: auto: png for dark, pdf,svg "
+        "for paper)",
     )
     parser.set_defaults(run=run)
 
@@ -55,13 +44,13 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.readable import format_number
     from mlflow_ddpm.summary import summarise
 
-    paper = args.theme == "paper"
+    theme, formats, widths = figures_wanted(args)
     made = compare_runs(
         args.runs,
         save_dir=args.output_dir,
-        theme=args.theme,
-        formats=_parts(args.format, "pdf,svg" if paper else "png"),
-        widths=_parts(args.width, "single,double" if paper else ""),
+        theme=theme,
+        formats=formats,
+        widths=widths,
         tracking_uri=args.tracking_uri,
     )
     for one in made.runs:
@@ -69,8 +58,3 @@ def run(args: argparse.Namespace) -> None:
         best = f"best loss {format_number(of.best_loss)} at epoch {of.best_epoch}"
         print(f"{one.name}: {of.epochs} epochs, {best if of.best_loss is not None else 'no finite loss'}")
     print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables beside it")
-
-
-def _parts(text: str, default: str) -> tuple[str, ...]:
-    text = default if text == AUTO else text
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mlflow_ddpm.commands.common import AUTO, Commands, command
+from mlflow_ddpm.commands.common import AUTO, Commands, add_figure_options, command, figures_wanted
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -28,25 +28,12 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="the files are made here, too (default: auto: metrics-<first 8 letters of RUN_ID>)",
     )
-    parser.add_argument(
-        "--theme",
-        choices=("dark", "paper"),
-        default="dark",
-        help="look of further figures, put into a folder of that name; the report's own are dark PNGs (default: dark)",
-    )
-    parser.add_argument(
-        "--format",
-        default=AUTO,
-        metavar="LIST",
-        help="their files: png, pdf, svg, or several joined by commas; beside pdf and svg lie the data of each figure "
-        "as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further figures for dark)",
-    )
-    parser.add_argument(
-        "--width",
-        default=AUTO,
-        metavar="LIST",
-        help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
-        "ones end in _double (default: auto: single,double)",
+    add_figure_options(
+        parser,
+        theme="look of further figures, put into a folder of that name; the report's own are dark PNGs",
+        formats="their files: png, pdf, svg, or several joined by commas; beside pdf and svg lie the data of each "
+        "figure as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further figures for "
+        "dark)",
     )
     parser.set_defaults(run=run)
 
@@ -65,12 +52,5 @@ def _figures(args: argparse.Namespace) -> FigureSet | None:
     """Return which figures are wanted beside those of the report."""
     from mlflow_ddpm.plots import FigureSet
 
-    paper = args.theme == "paper"
-    formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
-    widths = ("single,double" if paper else "") if args.width == AUTO else args.width
-    wanted = FigureSet(args.theme, _parts(formats), _parts(widths))
+    wanted = figures_wanted(args)
     return None if wanted == FigureSet("dark", ("png",), ()) else wanted
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -66,8 +66,7 @@ def compare_runs(
         HistoryError: a source has no history to read, or no run has an epoch yet.
         StoreError: the store is away or has no such run.
     """
-    wanted = FigureSet(theme, _listed(formats), _listed(widths))
-    wanted.check()
+    wanted = FigureSet.of(theme, formats, widths)
     directory = Path(save_dir)
     _check_sources(sources)
     _check_directory(directory)
@@ -81,10 +80,6 @@ def compare_runs(
     page = directory / PAGE_NAME
     replace_file(page, render_page(runs, summary, settings, plots).encode())
     return Comparison(runs, directory, [page, *tables, *(path for paths in plots.values() for path in paths)])
-
-
-def _listed(values: Sequence[str]) -> tuple[str, ...]:
-    return (values,) if isinstance(values, str) else tuple(dict.fromkeys(values))
 
 
 def _check_sources(sources: Sequence[HistorySource]) -> None:

@@ -143,12 +143,11 @@ RULES = (
         "warning",
         f"a learning rate below 0 or not finite, 0 in {schedule.LR_ZERO_EPOCHS} epochs in a row, {schedule.LR_JUMP:g} "
         f"times its earlier peak after it had come down, or at a resume {schedule.LR_JUMP:g} times higher or "
-        f"{schedule.LR_FALL:g} times lower than before",
+        f"{schedule.LR_FALL:g} times lower than before, a schedule that had fallen below {schedule.LR_RAN_OUT:.1%} of "
+        "its peak left out",
         schedule.lr_anomaly,
     ),
-    Rule(
-        "resumed", "Resumed", "note", "any epoch at which the run went on after it had been cut off", schedule.resumed
-    ),
+    Rule("resumed", "Resumed", "note", "any epoch at which the run went on after it had stopped", schedule.resumed),
 )
 
 

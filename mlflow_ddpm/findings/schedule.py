@@ -13,6 +13,7 @@ __all__ = ["ema_idle", "ema_lagging", "lr_anomaly", "resumed"]
 LAGGING = 1.6
 IDLE_EPOCHS = 3
 LR_JUMP, LR_FALL = 3.0, 10.5  # a step schedule divides by 10
+LR_RAN_OUT = 1e-3  # of its peak: a schedule at its end, which more epochs stretch
 LR_ZERO_EPOCHS = 3
 
 
@@ -80,8 +81,11 @@ def _zero(points: Points) -> list[int]:
 
 
 def _jump_at_resume(points: Points, resumes: list[int]) -> Told | None:
+    peak = 0.0
     for (_, before), (epoch, after) in pairwise(points):
-        if epoch in resumes and before > 0 and after > 0 and (after > LR_JUMP * before or before > LR_FALL * after):
+        peak = max(peak, before)
+        rises = after > LR_JUMP * before > LR_JUMP * LR_RAN_OUT * peak
+        if epoch in resumes and before > 0 and after > 0 and (rises or before > LR_FALL * after):
             return Told(
                 f"The learning rate jumps from {short(before)} to {short(after)} where the run was resumed, at epoch "
                 f"{epoch}: was the scheduler's state restored?",
@@ -112,4 +116,4 @@ def resumed(run: Evidence) -> Told | None:
     """A run of several lives."""
     if not run.resumed:
         return None
-    return Told("The training was cut off and went on from here, as the same run.", run.resumed)
+    return Told("The training had stopped, and went on from here as the same run.", run.resumed)
