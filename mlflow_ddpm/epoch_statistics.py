@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.accumulate import Readings
@@ -35,22 +34,49 @@ def nonfinite_batches(readings: Readings) -> list[int]:
 
 def statistics(readings: Readings) -> Statistics:
     """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
-    losses, norms = _finite(readings.losses), _finite(readings.grad_norms)
-    all_finite = len(losses) == len(readings.losses) and len(norms) == len(readings.grad_norms)
-    mean, std, least, most, median = _spread(losses) if losses else (_no_number(readings.losses),) * 5
+    loss = _spread(readings.losses)
+    norms, norm = _mean(readings.grad_norms)
+    all_finite = loss.finite == len(readings.losses) and norms == len(readings.grad_norms)
     return Statistics(
-        loss_mean=mean,
-        loss_std=std,
-        loss_min=least,
-        loss_max=most,
-        loss_median=median,
-        grad_norm=_sum(norms) / len(norms) if norms else _no_number(readings.grad_norms),
+        loss_mean=loss.mean,
+        loss_std=loss.std,
+        loss_min=loss.least,
+        loss_max=loss.most,
+        loss_median=loss.median,
+        grad_norm=norm,
         nonfinite_batches=0 if all_finite else len(nonfinite_batches(readings)),
     )
 
 
-def _finite(values: Sequence[float]) -> list[float]:
-    return list(filter(math.isfinite, values))
+class _Spread(NamedTuple):
+    finite: int  # how many values are
+    mean: float | None
+    std: float | None
+    least: float | None
+    most: float | None
+    median: float | None
+
+
+def _mean(values: Sequence[float]) -> tuple[int, float | None]:
+    """Return how many values are finite, and their mean."""
+    finite = sum(map(math.isfinite, values))
+    return finite, _sum(filter(math.isfinite, values)) / finite if finite else _no_number(values)
+
+
+def _spread(values: Sequence[float]) -> _Spread:
+    """Return mean, population standard deviation, extremes and median of the finite values.
+
+    Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute. One
+    list is made, for the median; of a million batches it is the largest thing in memory.
+    """
+    ordered = sorted(filter(math.isfinite, values))
+    finite = len(ordered)
+    if not finite:
+        return _Spread(0, *(_no_number(values),) * 5)
+    mean = _sum(ordered) / finite
+    variance = _sum((value - mean) * (value - mean) for value in ordered) / finite
+    median = (ordered[(finite - 1) // 2] + ordered[finite // 2]) / 2
+    return _Spread(finite, mean, math.sqrt(variance), ordered[0], ordered[-1], median)
 
 
 def _no_number(values: Sequence[float]) -> float | None:
@@ -58,26 +84,12 @@ def _no_number(values: Sequence[float]) -> float | None:
     return math.nan if values else None
 
 
-def _spread(values: list[float]) -> tuple[float, float, float, float, float]:
-    """Return mean, population standard deviation, extremes and median of finite values. Sorts them.
-
-    Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute.
-    """
-    count = len(values)
-    values.sort()
-    mean = _sum(values) / count
-    deviations = [value - mean for value in values]
-    variance = _sum(list(map(operator.mul, deviations, deviations))) / count
-    median = (values[(count - 1) // 2] + values[count // 2]) / 2
-    return mean, math.sqrt(variance), values[0], values[-1], median
-
-
-def _sum(values: Sequence[float]) -> float:
+def _sum(values: Iterable[float]) -> float:
     """Return the sum, rounded once; infinite where float64 ends."""
     try:
         return math.fsum(values)
     except OverflowError:
-        return sum(values)
+        return math.inf
 
 
 def mean_over_ranks(readings: Readings) -> Readings:
