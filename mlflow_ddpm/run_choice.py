@@ -101,7 +101,8 @@ def _half_made(mlflow: Any, wish: RunWish, experiment_id: str, started_at_ms: in
     if not wish.tracking_uri.startswith("file:"):
         return None
     for run in mlflow.search_runs([experiment_id], f"attributes.start_time = {started_at_ms}"):
-        if not run.data.tags.get(_NAME_TAG) and run.info.status == "RUNNING" and not run.data.metrics:
+        tagged = run.data.tags  # none: killed so early that the run's folders may be missing, and MLflow cannot use it
+        if tagged and not tagged.get(_NAME_TAG) and run.info.status == "RUNNING" and not run.data.metrics:
             for key, value in tags.items():
                 mlflow.set_tag(run.info.run_id, key, value)
             if run.info.run_name:

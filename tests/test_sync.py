@@ -67,7 +67,7 @@ def test_a_run_that_a_kill_left_half_made_in_a_file_store_is_finished(
     uri = (tmp_path / "mlruns").as_uri()
     play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
     started = json.loads(Path("out/training_metrics.json").read_bytes())["run"]["start_time_ms"]
-    half = MlflowClient(uri).create_run("0", start_time=started)
+    half = MlflowClient(uri).create_run("0", start_time=started, tags={"mlflow.user": "me"})
     (tmp_path / "mlruns" / "0" / half.info.run_id / "tags" / "mlflow.runName").unlink()
 
     sync_directory(Path("out"), tracking_uri=uri)
