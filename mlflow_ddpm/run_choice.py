@@ -26,7 +26,6 @@ class RunWish(NamedTuple):
 
 
 RUN_KEY = "mlflow_ddpm.run_key"
-_NAME_TAG = "mlflow.runName"
 
 
 def find_wish(wish: RunWish | None = None, *, tracking_uri: str | None = None) -> RunWish:
@@ -77,11 +76,9 @@ def _create_run(wish: RunWish, *, started_at_ms: int, tags: Mapping[str, str]) -
     with asking(wish.tracking_uri), first_use_alone(wish.tracking_uri):
         mlflow = client(wish.tracking_uri)
         experiment_id = _experiment_id(mlflow, wish.experiment_name)
-        tags = {**tags, **({RUN_KEY: wish.run_key} if wish.run_key else {})}
-        run = (
-            _find_by_key(mlflow, experiment_id, wish.run_key)
-            or _half_made(mlflow, wish, experiment_id, started_at_ms, tags)
-            or mlflow.create_run(experiment_id, start_time=started_at_ms, tags=tags, run_name=wish.run_name)
+        key = {RUN_KEY: wish.run_key} if wish.run_key else {}  # first: file stores write tags one by one, until a kill
+        run = _find_by_key(mlflow, experiment_id, wish.run_key) or mlflow.create_run(
+            experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=wish.run_name
         )
     if not run.info.run_id:
         raise StoreUnavailableError(f"{redact(wish.tracking_uri)} answered, but not as MLflow does; is it its URI?")
@@ -91,24 +88,6 @@ def _create_run(wish: RunWish, *, started_at_ms: int, tags: Mapping[str, str]) -
 def _find_by_key(mlflow: Any, experiment_id: str, run_key: str) -> Any:
     found = mlflow.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'", max_results=1) if run_key else []
     return found[0] if found else None
-
-
-def _half_made(mlflow: Any, wish: RunWish, experiment_id: str, started_at_ms: int, tags: Mapping[str, str]) -> Any:
-    """Return the run that an earlier try was making in a file store when it was killed, with all its tags.
-
-    Such a store writes a run file by file, the tag with its name last. None if there is no such run.
-    """
-    if not wish.tracking_uri.startswith("file:"):
-        return None
-    for run in mlflow.search_runs([experiment_id], f"attributes.start_time = {started_at_ms}"):
-        tagged = run.data.tags  # none: killed so early that the run's folders may be missing, and MLflow cannot use it
-        if tagged and not tagged.get(_NAME_TAG) and run.info.status == "RUNNING" and not run.data.metrics:
-            for key, value in tags.items():
-                mlflow.set_tag(run.info.run_id, key, value)
-            if run.info.run_name:
-                mlflow.set_tag(run.info.run_id, _NAME_TAG, run.info.run_name)
-            return run
-    return None
 
 
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from faults import play, points_in_store, points_on_disk
 from mlflow import MlflowClient
+from mlflow.store.tracking.file_store import FileStore
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli import main
-from mlflow_ddpm.cursor import CURSOR_NAME
+from mlflow_ddpm.cursor import CURSOR_NAME, Cursor
 from mlflow_ddpm.endings import Ending
 from mlflow_ddpm.errors import UsageError
 from mlflow_ddpm.history import open_store
+from mlflow_ddpm.run_choice import RunWish, open_run
 from mlflow_ddpm.status import status_of
 from mlflow_ddpm.sync import sync_directory
 
@@ -59,22 +62,31 @@ def test_a_run_that_failed_far_from_any_store_is_delivered_as_it_was(store_uri: 
     assert len(_images(store_uri, run.info.run_id)) == 1
 
 
-def test_a_run_that_a_kill_left_half_made_in_a_file_store_is_finished(
+def test_a_run_that_a_kill_left_half_made_in_a_file_store_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a store writes the run's tags one by one; ours may not be among those that were in time."""
+    """Such a store writes a run's tags one by one; the one by which we find the run comes first."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "mlruns").as_uri()
     play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
-    started = json.loads(Path("out/training_metrics.json").read_bytes())["run"]["start_time_ms"]
-    half = MlflowClient(uri).create_run("0", start_time=started, tags={"mlflow.user": "me"})
-    (tmp_path / "mlruns" / "0" / half.info.run_id / "tags" / "mlflow.runName").unlink()
+    key = Cursor.load(Path("out")).run_key  # type: ignore[union-attr]
+    written: list[str] = []
 
+    def killed_after_one_tag(self: FileStore, run_id: str, tag: Any) -> None:
+        if written:
+            raise SystemExit
+        set_tag(self, run_id, tag)
+        written.append(run_id)
+
+    set_tag = FileStore.set_tag
+    with monkeypatch.context() as first_life:
+        first_life.setattr(FileStore, "set_tag", killed_after_one_tag)
+        with pytest.raises(SystemExit):
+            open_run(RunWish(uri, run_key=key), started_at_ms=1, tags={"mlflow.user": "me", "team": "blue"})
     sync_directory(Path("out"), tracking_uri=uri)
 
     (run,) = MlflowClient(uri).search_runs(["0"])
-    assert (run.info.run_id, run.info.status) == (half.info.run_id, "FINISHED")
-    assert run.data.tags["mlflow.runName"] == half.info.run_name
+    assert (run.info.run_id, run.info.status) == (written[0], "FINISHED")
     assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
 
 
