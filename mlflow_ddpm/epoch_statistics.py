@@ -28,7 +28,9 @@ class Statistics(NamedTuple):
 def nonfinite_batches(readings: Readings) -> list[int]:
     """Return which batches, from 0, had a loss or a gradient norm that was not finite."""
     bad = {batch for batch, loss in enumerate(readings.losses) if not math.isfinite(loss)}
-    bad |= {at for at, n in zip(readings.grad_norm_at, readings.grad_norms, strict=True) if not math.isfinite(n)}
+    without = set(readings.without_norm)
+    normed = (batch for batch in range(len(readings.losses)) if batch not in without)
+    bad |= {batch for batch, norm in zip(normed, readings.grad_norms, strict=True) if not math.isfinite(norm)}
     return sorted(bad)
 
 
