@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.asking import asking
 from mlflow_ddpm.errors import StoreUnavailableError
 from mlflow_ddpm.redaction import redact
 from mlflow_ddpm.sqlite_init import first_use_alone
-from mlflow_ddpm.store import RunStore, asking, clean_tags, client
+from mlflow_ddpm.store import RunStore, clean_tags, client
 
 __all__ = ["RUN_KEY", "RunWish", "absolute_uri", "context_tags", "find_wish", "open_run"]
 

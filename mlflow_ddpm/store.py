@@ -25,7 +25,6 @@ __all__ = [
     "RESUMED_TAG",
     "Held",
     "RunStore",
-    "asking",
     "clean_tags",
     "client",
 ]

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlflow_ddpm.asking import asking
 from mlflow_ddpm.ddpm.load import load_model
 from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.history import open_store
-from mlflow_ddpm.store import asking
 
 __all__ = ["log_mlflow_model"]
 
