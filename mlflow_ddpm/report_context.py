@@ -20,7 +20,8 @@ from mlflow_ddpm.readable import NOT_MEASURED, format_epochs, format_number
 from mlflow_ddpm.report_card import Result, data_set_name, front_matter
 from mlflow_ddpm.report_files import OutputFile
 from mlflow_ddpm.report_readings import finite_points, read_plot, value_of
-from mlflow_ddpm.report_summary import key_extras, summary_table
+from mlflow_ddpm.report_summary import summary_table
+from mlflow_ddpm.results import extra_results
 from mlflow_ddpm.strictjson import dumps, flatten
 from mlflow_ddpm.summary import Summary, summarise
 
@@ -97,7 +98,7 @@ def build_context(
         front_matter=front_matter(name=run_name or "DDPM", config=config, results=_results(rows, summary)),
         title=f"Training report: {run_name}" if run_name else "Training report",
         lead=_lead(summary, data_set_name(config)),
-        summary=summary_table(rows, summary),
+        summary=summary_table(rows),
         findings=find_findings(rows, environment=environment, resumed_at_epochs=_resumes(run)),
         rules=len(RULES),
         dashboard=read.pop("training_dashboard", None),
@@ -157,10 +158,11 @@ def _results(rows: Sequence[EpochMetrics], summary: Summary) -> list[Result]:
     if summary.best_loss is not None and losses:
         results.append(("loss", f"Training loss, lowest epoch mean (epoch {summary.best_epoch})", summary.best_loss))
         results.append(("loss", f"Training loss, last epoch mean (epoch {losses[-1][0]})", losses[-1][1]))
-    for name in key_extras(rows):
-        points = finite_points(rows, name)
-        if points:
-            results.append((name, f"{metric(name).label} (epoch {points[-1][0]})", points[-1][1]))
+    results.extend(
+        (of.name, f"{metric(of.name).label} (epoch {of.epoch})", of.value)
+        for of in extra_results(rows)
+        if of.value is not None
+    )
     return results
 
 

@@ -71,7 +71,7 @@ def run_note(
 
     The page folds it after some lines, so that what matters comes first: the result, findings, where the rest is.
     """
-    whole = summary_table(rows, summary)
+    whole = summary_table(rows)
     head = [_lead(summary), *_findings(findings), _where(run_id, is_published=is_published)]
     for lines in (len(whole.rows), 40, 20, 10, 7):  # a run with hundreds of extras shows the first of them
         note = "\n\n".join([*head, _table(whole, lines)])

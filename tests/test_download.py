@@ -17,7 +17,6 @@ from mlflow_ddpm.download import download_run
 from mlflow_ddpm.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.plots import PLOTS, FigureSet
 from mlflow_ddpm.report_summary import summary_table
-from mlflow_ddpm.summary import summarise
 from mlflow_ddpm.summary_files import write_summary
 
 PAPER = FigureSet("paper", ("pdf",))
@@ -129,7 +128,7 @@ def test_the_summary_for_a_paper_says_what_the_reports_table_says(sqlite_uri: st
     rows[-1] = dataclasses.replace(rows[-1], extra={**rows[-1].extra, **judged})
     table, tex = write_summary(rows, Path())
     lines = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    report = summary_table(rows, summarise(rows))
+    report = summary_table(rows)
 
     assert [line["label"] for line in lines] == [row[0] for row in report.rows]
     assert {line["name"]: line["value"] for line in lines}["best_loss"] == "0.5"

@@ -37,7 +37,7 @@ ORDER = [
         "sqlite_init",
         "store",
     ),
-    *("report_readings", "report_summary", "summary_files", "findings", "run_page"),
+    *("report_readings", "results", "report_summary", "summary_files", "findings", "run_page"),
     *("run_choice", "reach", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "canvas", "plot_data", "plots"),
     *("report_card", "report_files", "report_context", "report_html"),

@@ -16,7 +16,7 @@ from mlflow_ddpm.history import rows_from_frame
 from mlflow_ddpm.latex import booktabs
 from mlflow_ddpm.markdown import Code, Table
 from mlflow_ddpm.readable import NOT_MEASURED, format_duration, format_number
-from mlflow_ddpm.summary_files import Result, results
+from mlflow_ddpm.results import Result, results
 
 __all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "hyperparameters_table", "summary_table"]
 
