@@ -15,7 +15,7 @@ from mlflow_ddpm.asking import asking
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, UsageError
 from mlflow_ddpm.files import replace_file, shown
-from mlflow_ddpm.history import open_store
+from mlflow_ddpm.history import open_store, run_id_of
 from mlflow_ddpm.publish import check_owner
 from mlflow_ddpm.report_files import REPORT_NAME
 from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
@@ -45,7 +45,7 @@ def download_run(run_id: str, directory: str | Path, *, tracking_uri: str | None
         UsageError: the directory is a tracker's own, or holds another run's files.
         OSError: the disk is full or read-only.
     """
-    run_id, directory = run_id.removeprefix("runs:/").rstrip("/"), Path(directory)
+    run_id, directory = run_id_of(run_id) or run_id, Path(directory)
     if Cursor.load(directory) is not None:
         raise UsageError(f"{shown(directory)} is the output directory of a training run; choose another one")
     check_owner(directory, run_id)

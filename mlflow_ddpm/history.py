@@ -41,12 +41,13 @@ __all__ = [
     "read_description",
     "read_history",
     "rows_from_frame",
+    "run_id_of",
     "store_of",
 ]
 
 RESUMED = "resumed_at_epochs"  # in a frame's attrs
 _log = logging.getLogger("mlflow_ddpm")
-_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")  # MLflow's own are 32 hexadecimal digits
+_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/*")  # MLflow's own are 32 hexadecimal digits
 
 
 @runtime_checkable
@@ -127,6 +128,12 @@ def read_description(source: HistorySource) -> Snapshot:
     return read_snapshot(path) if path and path.is_file() else Snapshot({}, {}, {}, [])
 
 
+def run_id_of(source: str | Path) -> str | None:
+    """Return the run that a name means, plain or as ``runs:/<id>``; None if it is no run's."""
+    name = None if isinstance(source, Path) else _RUN_ID.fullmatch(source)
+    return name["id"] if name else None
+
+
 def open_store(run_id: str, tracking_uri: str | None = None) -> RunStore:
     """Return a run's store by id; the store is MLflow's configured one unless named."""
     import mlflow
@@ -157,10 +164,10 @@ def _find_by_name(source: str | Path, tracking_uri: str | None) -> Snapshot:
             raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {source}, found neither; is it the output_dir?")
     if path.is_file():
         return read_snapshot(path) if path.suffix == ".json" else _find_by_csv(path)
-    name = _RUN_ID.fullmatch(str(source))
-    if isinstance(source, Path) or name is None:
+    run_id = run_id_of(source)
+    if run_id is None:
         raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
-    return _find_by_store(open_store(name["id"], tracking_uri))
+    return _find_by_store(open_store(run_id, tracking_uri))
 
 
 def _find_by_csv(path: Path) -> Snapshot:

@@ -16,7 +16,7 @@ from mlflow_ddpm.csvfile import CSV_NAME, read_csv, render_csv
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
 from mlflow_ddpm.files import replace_file, shown
-from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame
+from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame, run_id_of
 from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.pictures import SAMPLES
@@ -65,7 +65,7 @@ def publish_run(
         UsageError: ``output_dir`` belongs to another run, has epochs that the store has not got, or is being written
             by a live process; or there are no such figures.
     """
-    run_id = run_id.removeprefix("runs:/").rstrip("/")
+    run_id = run_id_of(run_id) or run_id
     directory = Path(output_dir or f"metrics-{run_id[:8]}")
     if figures:
         figures.check()

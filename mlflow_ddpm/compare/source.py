@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_ddpm.csvfile import CSV_NAME
 from mlflow_ddpm.errors import MirrorError, UsageError
-from mlflow_ddpm.history import HistorySource, open_store, read_description, read_history
+from mlflow_ddpm.history import HistorySource, open_store, read_description, read_history, run_id_of
 from mlflow_ddpm.markdown import one_line
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
@@ -67,7 +67,7 @@ def _describe(source: HistorySource, tracking_uri: str | None) -> Snapshot:
     path = Path(source)
     if path.is_file():
         return _read_json(path if path.suffix == ".json" else path.with_name(JSON_NAME))
-    store = open_store(str(source).removeprefix("runs:/").rstrip("/"), tracking_uri)
+    store = open_store(run_id_of(source) or str(source), tracking_uri)
     with first_use_alone(store.tracking_uri), tempfile.TemporaryDirectory() as temporary:
         logged = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", Path(temporary))
         told = _read_json(logged) if logged else _NOTHING

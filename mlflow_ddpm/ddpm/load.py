@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from mlflow_ddpm.ddpm.model import UNet
 from mlflow_ddpm.ddpm.trained import TrainedModel
 from mlflow_ddpm.errors import ConfigError, ModelError
 from mlflow_ddpm.files import shown
-from mlflow_ddpm.history import open_store
+from mlflow_ddpm.history import open_store, run_id_of
 from mlflow_ddpm.model_files import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.sqlite_init import first_use_alone
 
 __all__ = ["load_model"]
 
-_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/?")
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
 # What a description raises that was edited into one of no model.
 _NO_MODEL = (ArithmeticError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
@@ -46,13 +44,13 @@ def load_model(
     path = Path(source)
     if path.is_dir():
         return _load(_folder_of(path), torch.device(device))
-    named = _RUN_ID.fullmatch(str(source))
-    if named is None or isinstance(source, Path):
+    run_id = run_id_of(source)
+    if run_id is None:
         raise ModelError(
             f"no such directory: {source}; expected a run's output directory, a model's folder or a run id"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        return _load(_fetch(named["id"], tracking_uri, Path(temporary)), torch.device(device))
+        return _load(_fetch(run_id, tracking_uri, Path(temporary)), torch.device(device))
 
 
 def _folder_of(directory: Path) -> Path:
