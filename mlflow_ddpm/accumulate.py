@@ -120,7 +120,7 @@ class BatchValues:
         if grad_norm is not None and type(grad_norm) is not float:
             grad_norm = scalar("grad_norm", grad_norm)
         if lr is not None and type(lr) is not float:
-            lr = scalar("lr", lr)
+            lr = _own(scalar("lr", lr))
         if type(batch_size) is not int or batch_size < 0:
             batch_size = _size(batch_size)
         # Everything is checked: from here on nothing is refused, so no half of a batch is counted.
@@ -161,6 +161,11 @@ def scalar(name: str, value: Any) -> Any:
     except AttributeError:
         return _number(name, value)
     return _one_element(name, value)
+
+
+def _own(value: Any) -> Any:
+    """Return a copy of a tensor: schedulers change the tensor that an optimizer's learning rate may be in place."""
+    return value if type(value) is float else value.clone()
 
 
 def _one_element(name: str, tensor: Any) -> Any:

@@ -143,10 +143,11 @@ class MetricsTracker:
         """Note one batch, in microseconds; tensors stay on their device, unread, until the epoch ends.
 
         Args:
-            loss: the batch's loss, a number or a 0-d tensor on any device. Do not change it in place afterwards.
-            lr: the learning rate of this step.
+            loss: the batch's loss, a number or a 0-d tensor on any device. Do not change it in place afterwards, and
+                pass a clone of what a replayed CUDA graph writes anew each time.
+            lr: the learning rate of this step; of a tensor, its value now.
             grad_norm: the global L2 norm of the gradients before clipping: what ``clip_grad_norm_`` returns, or
-                :func:`compute_grad_norm`.
+                :func:`compute_grad_norm`; as with ``loss``, not to be changed afterwards.
             batch_size: samples in this rank's batch; throughput in samples is measured if every batch tells it.
 
         Raises:

@@ -170,3 +170,20 @@ def test_a_million_batches_stay_small() -> None:
 
     assert len(values._loss.tail) < 1024
     assert folded <= 8 * 50_000
+
+
+def test_a_learning_rate_tensor_counts_as_it_was_when_it_was_logged() -> None:
+    """PyTorch's schedulers change an optimizer's learning rate in place where it is a tensor."""
+    lr = torch.tensor(0.1)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight], lr=lr, capturable=False, foreach=False)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    values = BatchValues()
+
+    values.add(1.0, optimizer.param_groups[0]["lr"], None, None)
+    weight.sum().backward()
+    optimizer.step()
+    scheduler.step()
+
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
+    assert values.read().lr == pytest.approx(0.1)
