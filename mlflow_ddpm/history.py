@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
@@ -23,7 +24,7 @@ from mlflow_ddpm.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.run_choice import absolute_uri
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
 from mlflow_ddpm.sqlite_init import first_use_alone
-from mlflow_ddpm.store import RunStore
+from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RESUMED",
     "HistorySource",
+    "fetch_description",
     "frame_from_rows",
     "is_on_another_rank",
     "log_made",
@@ -126,6 +128,22 @@ def read_description(source: HistorySource) -> Snapshot:
     directory = source.output_dir if isinstance(source, Recorded) else source
     path = Path(directory) / JSON_NAME if isinstance(directory, str | Path) else None
     return read_snapshot(path) if path and path.is_file() else Snapshot({}, {}, {}, [])
+
+
+def fetch_description(store: RunStore) -> Snapshot:
+    """Return what a store knows of a run beside its epochs.
+
+    The JSON that the tracker logged has the config with its types, and the environment; where it has none, or is not
+    there, the run's params are the config.
+    """
+    info, told = store.info(), Snapshot({}, {}, {}, [])
+    with tempfile.TemporaryDirectory() as temporary:
+        path = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", Path(temporary))
+        try:
+            told = read_snapshot(path) if path else told
+        except MirrorError as error:
+            _log.warning("%s; taking the config from the run's params", error)
+    return Snapshot(info, told.config or store.params(), told.environment, [])
 
 
 def run_id_of(source: str | Path) -> str | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlflow_ddpm.csvfile import CSV_NAME, read_csv, render_csv
 from mlflow_ddpm.cursor import Cursor
-from mlflow_ddpm.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
+from mlflow_ddpm.errors import HistoryError, StoreUnavailableError, UsageError
 from mlflow_ddpm.files import replace_file, shown
-from mlflow_ddpm.history import frame_from_rows, open_store, rows_from_frame, run_id_of
+from mlflow_ddpm.history import fetch_description, frame_from_rows, open_store, rows_from_frame, run_id_of
 from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.pictures import SAMPLES
@@ -142,28 +142,14 @@ def _without_credentials(told: Snapshot) -> Snapshot:
 
 def _fetch(store: RunStore, directory: Path) -> Snapshot:
     """Bring everything that the report needs from the store; sample pictures are put into ``directory``."""
-    info = store.info()
+    told = fetch_description(store)
     rows = keep_last_written(store.read_rows())
     if not rows:
         raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
-    with tempfile.TemporaryDirectory() as temporary:
-        told = _fetch_snapshot(store, Path(temporary))
-    config: Mapping[str, Any] = told.config if told else store.params()
-    environment = told.environment if told else {}
     for artifact in store.list_files(f"{ARTIFACT_FOLDER}/{SAMPLES}"):
         if not (directory / SAMPLES / Path(artifact).name).exists():
             _fetch_sample(store, artifact, directory)
-    return Snapshot(info, config, environment, rows)
-
-
-def _fetch_snapshot(store: RunStore, into: Path) -> Snapshot | None:
-    """Return the JSON that the tracker logged when the run began: the config with its types, and the environment."""
-    path = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", into)
-    try:
-        return read_snapshot(path) if path else None
-    except MirrorError as error:
-        _log.warning("%s; taking the config from the run's params", error)
-        return None
+    return told._replace(rows=rows)
 
 
 def _fetch_sample(store: RunStore, artifact: str, directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_ddpm.csvfile import CSV_NAME
 from mlflow_ddpm.errors import MirrorError, UsageError
-from mlflow_ddpm.history import HistorySource, open_store, read_description, read_history, run_id_of
+from mlflow_ddpm.history import HistorySource, fetch_description, open_store, read_description, read_history, run_id_of
 from mlflow_ddpm.markdown import one_line
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.snapshot import JSON_NAME, Snapshot, read_snapshot
 from mlflow_ddpm.sqlite_init import first_use_alone
-from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
 from mlflow_ddpm.strictjson import flatten
 
 if TYPE_CHECKING:
@@ -68,13 +66,8 @@ def _describe(source: HistorySource, tracking_uri: str | None) -> Snapshot:
     if path.is_file():
         return _read_json(path if path.suffix == ".json" else path.with_name(JSON_NAME))
     store = open_store(run_id_of(source) or str(source), tracking_uri)
-    with first_use_alone(store.tracking_uri), tempfile.TemporaryDirectory() as temporary:
-        logged = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", Path(temporary))
-        told = _read_json(logged) if logged else _NOTHING
-        return Snapshot(store.info(), told.config or _params(store), {}, [])
-
-
-_NOTHING = Snapshot({}, {}, {}, [])
+    with first_use_alone(store.tracking_uri):
+        return fetch_description(store)
 
 
 def _read_json(path: Path) -> Snapshot:
@@ -82,11 +75,7 @@ def _read_json(path: Path) -> Snapshot:
     try:
         return read_snapshot(path)
     except (MirrorError, OSError):
-        return _NOTHING
-
-
-def _params(store: RunStore) -> Mapping[str, Any]:
-    return store.params()
+        return Snapshot({}, {}, {}, [])
 
 
 def _place(source: HistorySource) -> object:
