@@ -274,7 +274,7 @@ def test_the_ema_distance_takes_no_second_copy_of_the_model() -> None:
         sys.executable,
         str(Path(__file__).parent / "bench" / "norms.py"),
         "208",
-    ]  # base channels: 29 M parameters
+    ]  # channels: 29 M parameters
     for _ in range(4):
         told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
         peak, largest = map(float, told.split())
