@@ -270,11 +270,7 @@ def test_a_bf16_model_and_its_float32_average_are_compared_in_float32(size: int)
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process's peak memory")
 def test_the_ema_distance_takes_no_second_copy_of_the_model() -> None:
     """Resident memory rises by less than the largest parameter, in each of some processes: heaps differ by chance."""
-    command = [
-        sys.executable,
-        str(Path(__file__).parent / "bench" / "norms.py"),
-        "208",
-    ]  # channels: 29 M parameters
+    command = [sys.executable, str(Path(__file__).parent / "bench" / "norms.py"), "208"]  # channels: 29 M parameters
     for _ in range(4):
         told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
         peak, largest = map(float, told.split())
