@@ -28,6 +28,7 @@ from mlflow_ddpm.report_card import yaml_header
 from mlflow_ddpm.report_context import Figure, ReportContext, build_context
 from mlflow_ddpm.report_files import HTML_NAME, REPORT_NAME, output_files, pictures, relative_link, sample_files
 from mlflow_ddpm.report_html import render_html
+from mlflow_ddpm.report_templates import load_template
 from mlflow_ddpm.strictjson import as_config
 
 if TYPE_CHECKING:
@@ -96,22 +97,12 @@ def generate_report(
 
 def render_markdown(context: ReportContext) -> str:
     """Return the report's text."""
-    return _environment().get_template("report.md.j2").render(report=context)
+    return _template().render(report=context)
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(  # noqa: S701 - HTML's escaping is not Markdown's; finalize does ours
-        loader=jinja2.PackageLoader("mlflow_ddpm"),
-        undefined=jinja2.StrictUndefined,
-        finalize=_insert,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+def _template() -> jinja2.Template:
+    filters: dict[str, Any] = {
         "yaml_header": yaml_header,
         "table": table,
         "listed": _listed,
@@ -119,7 +110,7 @@ def _environment() -> jinja2.Environment:
         "code": code,
         "picture": lambda figure: picture(figure.link, figure.title),
     }
-    return environment
+    return load_template("report.md.j2", _insert, filters)
 
 
 def _insert(value: object) -> Markdown:

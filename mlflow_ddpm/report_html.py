@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_ddpm.markdown import Code, Prose, one_line, safe_json
 from mlflow_ddpm.report_context import ReportContext
+from mlflow_ddpm.report_templates import load_template
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,29 +25,18 @@ __all__ = ["render_html"]
 
 def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) -> str:
     """Return the page's text; ``read_picture`` returns the content of a picture by its link."""
-    page = _environment().get_template("report.html.j2")
-    return page.render(report=context, read_picture=read_picture)
+    return _template().render(report=context, read_picture=read_picture)
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _template() -> jinja2.Template:
     import jinja2
 
     @jinja2.pass_context
     def data_uri(context: jinja2.runtime.Context, link: str) -> Markup:
         return _data_uri(link, context["read_picture"](link))
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlflow_ddpm"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        finalize=_insert,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"data_uri": data_uri, "json_text": _json_text}
-    return environment
+    return load_template("report.html.j2", _insert, {"data_uri": data_uri, "json_text": _json_text})
 
 
 def _insert(value: object) -> Markup:

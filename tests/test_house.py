@@ -40,7 +40,7 @@ ORDER = [
     *("report_readings", "results", "report_summary", "summary_files", "findings", "run_page"),
     *("run_choice", "reach", "delivery", "history", "endings", "recording", "tracker"),
     *("figures", "canvas", "plot_data", "plots"),
-    *("report_card", "report_files", "report_context", "report_html"),
+    *("report_card", "report_files", "report_context", "report_templates", "report_html"),
     *(
         "terminal_table",
         "report",
