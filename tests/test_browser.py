@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, browser, missing_program
-from conftest import mlflow_server
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -39,17 +38,9 @@ def window(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A real server on loopback as `mlflow server` makes it, less the workers for jobs that nobody here starts."""
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    with mlflow_server(tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-def run_id(server: str) -> str:
+def run_id(server_uri: str) -> str:
     """A tracked and published run, with pictures of samples."""
-    with MetricsTracker("out", tracking_uri=server, run_name=NAME, config=SETTINGS) as tracker:
+    with MetricsTracker("out", tracking_uri=server_uri, run_name=NAME, config=SETTINGS) as tracker:
         for epoch in range(EPOCHS):
             tracker.start_epoch(epoch)
             for batch in range(4):
@@ -58,17 +49,17 @@ def run_id(server: str) -> str:
             tracker.end_epoch(extra={"sample_accuracy": epoch / EPOCHS})
             pixels = np.linspace(0, 20 * epoch, 84 * 84).astype(np.uint8).reshape(84, 84)
             tracker.log_image("samples", pixels, epoch=epoch)
-    publish_run(str(tracker.run_id), output_dir="out", tracking_uri=server)
+    publish_run(str(tracker.run_id), output_dir="out", tracking_uri=server_uri)
     return str(tracker.run_id)
 
 
 def test_a_person_sees_run_page_charts_description_report_and_pictures(
-    server: str, run_id: str, window: Browser, tmp_path: Path
+    server_uri: str, run_id: str, window: Browser, tmp_path: Path
 ) -> None:
     """Page by page, as one would click through them."""
-    page = f"{server}/#/experiments/0/runs/{run_id}"
+    page = f"{server_uri}/#/experiments/0/runs/{run_id}"
     pictures = Path(os.environ.get("SCREENSHOTS_DIR", tmp_path / "screenshots"))
-    tags = MlflowClient(server).get_run(run_id).data.tags
+    tags = MlflowClient(server_uri).get_run(run_id).data.tags
 
     with _screenshot(window, pictures / "run_page.png"):
         _check_overview(window, page, tags["mlflow.note.content"])

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import mlflow_server
 from faults import Front, front_of, play, points_in_store, points_on_disk
 from mlflow import MlflowClient
 
@@ -31,15 +30,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds instead of ten for each request, so that a test of thirty outages ends."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
-    """One real server for all tests here; each has an experiment of its own."""
-    with mlflow_server(tmp_path_factory.mktemp("server"), empty_database) as url:
-        client = MlflowClient(url)
-        client.create_run(client.create_experiment("warm up"))  # the first requests of a server take seconds
-        yield url
 
 
 def _outages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -71,12 +61,12 @@ def test_a_store_that_fails_from_the_start_delays_nothing_and_gets_all_later(
 @pytest.mark.parametrize("moment", ["start", "middle", "close"])
 @pytest.mark.parametrize("fault", [*FAULTS, *DELETED])
 def test_whatever_fails_whenever_nothing_is_lost_after_sync(
-    fault: str | int, moment: str, server: str, caplog: pytest.LogCaptureFixture
+    fault: str | int, moment: str, server_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The training thread goes on, one warning per outage, close keeps to its time, and sync makes store equal disk."""
-    name, client = f"{fault} at {moment}", MlflowClient(server)
+    name, client = f"{fault} at {moment}", MlflowClient(server_uri)
     experiment = client.create_experiment(name)
-    with front_of(server) as front, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
+    with front_of(server_uri) as front, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
         break_it, mend_it = _breaker(fault, front, client, experiment)
         if moment == "start":
             break_it()
@@ -94,7 +84,7 @@ def test_whatever_fails_whenever_nothing_is_lost_after_sync(
 
     runs = client.search_runs([experiment])
     lost = sum(map(len, points_on_disk("out").values())) - sum(
-        map(len, points_in_store(server, runs[0].info.run_id).values())
+        map(len, points_in_store(server_uri, runs[0].info.run_id).values())
     )
     print(
         f"{name}: construction {played.construction_sec:.2f} s, largest stall {1e3 * played.stall_sec:.1f} ms, "
@@ -102,7 +92,7 @@ def test_whatever_fails_whenever_nothing_is_lost_after_sync(
     )
     assert len(runs) == 1
     assert runs[0].info.status == "FINISHED"
-    assert points_on_disk("out") == points_in_store(server, runs[0].info.run_id)
+    assert points_on_disk("out") == points_in_store(server_uri, runs[0].info.run_id)
     assert len(outages) <= 1, outages
     assert any("`mlflow-ddpm sync out` sends it" in record.getMessage() for record in caplog.records)
     assert played.construction_sec < 10
@@ -162,15 +152,15 @@ print(played.construction_sec, played.stall_sec, played.close_sec, time.time())
 
 @pytest.mark.slow
 def test_a_store_that_flaps_gets_every_row_once(
-    server: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server_uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Moods change every few milliseconds, seeded; answers get lost after the store has acted on them, too."""
     monkeypatch.setattr("mlflow_ddpm.delivery._PAUSES_SEC", (0.02,))  # as many tries as a long run has
     monkeypatch.setattr("mlflow_ddpm.delivery._REST_SEC_MAX", 0.0)
     rng, stop = random.Random(4), threading.Event()  # noqa: S311 - a test's dice
     moods: list[str | int] = ["pass", "pass", "cut", 503, "hang", "refuse", "garbage", 429]
-    experiment = MlflowClient(server).create_experiment("flapping")
-    with front_of(server) as front, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
+    experiment = MlflowClient(server_uri).create_experiment("flapping")
+    with front_of(server_uri) as front, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
 
         def flap() -> None:
             while not stop.wait(rng.uniform(0.02, 0.3)):
@@ -185,30 +175,30 @@ def test_a_store_that_flaps_gets_every_row_once(
         requests = front.requests
         sync_directory(Path("out"), timeout=60)
 
-    (run,) = MlflowClient(server).search_runs([experiment])
+    (run,) = MlflowClient(server_uri).search_runs([experiment])
     print(f"flapping: {requests} requests, {len(_outages(caplog))} outages, stall {1e3 * played.stall_sec:.1f} ms")
-    assert points_on_disk("out") == points_in_store(server, run.info.run_id)
+    assert points_on_disk("out") == points_in_store(server_uri, run.info.run_id)
     assert played.stall_sec < STALL_SEC
 
 
 @pytest.mark.slow
 def test_a_server_behind_a_token_works_and_the_token_is_nowhere(
-    server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither in a file of the output directory nor in a line of the log, with the right token or a wrong one."""
     token = "s3cr3t-t0k3n-of-a-test"  # noqa: S105 - it opens nothing
-    experiment = MlflowClient(server).create_experiment("token")
-    with front_of(server, token) as front, caplog.at_level(logging.DEBUG):
+    experiment = MlflowClient(server_uri).create_experiment("token")
+    with front_of(server_uri, token) as front, caplog.at_level(logging.DEBUG):
         front.become("token")
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token + "-wrong")
         play("refused", tracking_uri=front.url, experiment_name="token", close_sec=0.5)
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
         played = play("out", tracking_uri=front.url, experiment_name="token", config={"a": 1}, close_sec=10)
 
-    (run,) = MlflowClient(server).search_runs([experiment])
+    (run,) = MlflowClient(server_uri).search_runs([experiment])
     files = [path for where in ("out", "refused") for path in Path(where).rglob("*") if path.is_file()]
     assert played.tracker.run_id == run.info.run_id
-    assert points_on_disk("out") == points_in_store(server, run.info.run_id)
+    assert points_on_disk("out") == points_in_store(server_uri, run.info.run_id)
     assert [] == [path for path in files if token.encode() in path.read_bytes()]
     assert token not in caplog.text
 
