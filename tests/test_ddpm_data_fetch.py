@@ -35,8 +35,11 @@ class Server:
     """What a server does and what it was asked: one word an answer, the last one for ever.
 
     whole: answer as asked. cut: break off in the middle of what is left. ignore: send all, whatever range was asked.
-    A number: that HTTP status. page: a page of HTML, as a moved address gives. wrong: bytes of another file.
+    A number: that HTTP status. page: a page of HTML, as a moved address gives. wrong: bytes of another file. wait: send
+    the head alone, and wait until the client has gone. ``head`` is the status of every answer to HEAD.
     """
+
+    head = 200
 
     def __init__(self, content: bytes, moods: list[str]) -> None:
         self.content, self.moods, self.ranges = content, moods, list[str]()
@@ -60,7 +63,7 @@ def serving(content: bytes, *moods: str) -> Iterator[tuple[Server, Archive]]:
 
         def do_HEAD(self) -> None:
             """Say how long the whole is."""
-            self.send_response(200)
+            self.send_response(server.head)
             self.send_header("Content-Length", str(len(server.content)))
             self.end_headers()
 
@@ -90,6 +93,10 @@ def answer(request: BaseHTTPRequestHandler, server: Server, mood: str, asked: st
     if start:
         request.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
     request.end_headers()
+    if mood == "wait":
+        request.wfile.flush()
+        request.rfile.read(1)
+        return
     request.wfile.write(body[: len(body) // 2] if mood == "cut" else body)
 
 
@@ -229,6 +236,20 @@ def test_a_dry_run_asks_whether_the_archive_can_be_had(
     assert "is not EMNIST's archive: expected 561,753,746 bytes" in told.err
     with pytest.raises(DataError, match=r"cannot be reached \(.*Connection refused\)"):
         check_offer(Path("new"), archive)
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_an_address_that_will_not_be_asked_without_its_file_is_asked_for_it(content: bytes, status: int) -> None:
+    """And the answer is closed before any of the file has come: this server would never send it."""
+    with serving(content, "wait", "wait", "404") as (server, archive):
+        server.head = status
+        check_offer(Path("new"), archive)
+        with pytest.raises(DataError, match="is not EMNIST's archive: expected 1 bytes"):
+            check_offer(Path("new"), archive._replace(size=1))
+        with pytest.raises(DataError, match="answers with HTTP status 404"):
+            check_offer(Path("new"), archive)
+
+    assert server.ranges == ["", "", ""]
 
 
 def test_away_from_a_terminal_progress_is_a_line_every_tenth() -> None:

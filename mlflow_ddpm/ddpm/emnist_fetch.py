@@ -88,15 +88,24 @@ def check_offer(folder: Path, archive: Archive = EMNIST) -> None:
     _check_address(archive)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     _check_room(there, archive.size - _size(folder / f"{ARCHIVE_NAME}.part"))
-    request = urllib.request.Request(archive.url, method="HEAD")  # noqa: S310 - the user named it
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SEC) as answer:  # noqa: S310
+        with _ask(archive) as answer:
             _check_answer(answer, 0, archive)
     except urllib.error.HTTPError as error:
         error.close()
         raise DataError(f"{archive.url} answers with HTTP status {error.code} ({error.reason})") from None
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{archive.url} cannot be reached ({getattr(error, 'reason', error)})") from None
+
+
+def _ask(archive: Archive) -> http.client.HTTPResponse:
+    """Return the answer to HEAD, or, of a server that refuses it, to GET; closed unread it has fetched nothing."""
+    head, get = (urllib.request.Request(archive.url, method=method) for method in ("HEAD", "GET"))  # noqa: S310 - the user named it
+    try:
+        return urllib.request.urlopen(head, timeout=_TIMEOUT_SEC)  # type: ignore[no-any-return] # noqa: S310
+    except urllib.error.HTTPError as error:
+        error.close()
+        return urllib.request.urlopen(get, timeout=_TIMEOUT_SEC)  # type: ignore[no-any-return] # noqa: S310
 
 
 def _check_address(archive: Archive) -> None:
