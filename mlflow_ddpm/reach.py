@@ -25,7 +25,7 @@ def check_store(*, tracking_uri: str | None = None, experiment_name: str | None 
     """
     wish = find_wish(RunWish(tracking_uri or "", experiment_name=experiment_name))
     uri, where = wish.tracking_uri, redact(wish.tracking_uri)
-    if uri.startswith("sqlite:////") and not _is_database(Path(uri.removeprefix("sqlite:///"))):
+    if uri.startswith("sqlite:////") and not _is_database(_path_of(uri)):
         return f"{where}, which will be made"  # to open it would make it
     with asking(uri), first_use_alone(uri):
         mlflow = client(uri)
@@ -42,6 +42,10 @@ def check_store(*, tracking_uri: str | None = None, experiment_name: str | None 
             f"{found.experiment_id}`, or name another with --experiment-name"
         )
     return f"{where}: experiment {found.name}"
+
+
+def _path_of(sqlite_uri: str) -> Path:
+    return Path(sqlite_uri.removeprefix("sqlite:///").partition("?")[0])  # "?timeout=5" is for the driver
 
 
 def _is_database(path: Path) -> bool:

@@ -63,6 +63,15 @@ def test_the_plan_says_what_the_training_will_be(
     assert "dir data  balance none" in facts["settings"]
 
 
+def test_a_databases_file_is_told_from_its_options(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is there is opened, one that is not would be made."""
+    MlflowClient(sqlite_uri).get_experiment("0")
+    there, new = f"{sqlite_uri}?timeout=5", f"sqlite:///{Path.cwd()}/new.db?timeout=5"
+
+    assert plan(capsys, *flags(SMALL), "--tracking-uri", there)[1]["store"] == f"{there}: experiment Default"
+    assert plan(capsys, *flags(SMALL), "--tracking-uri", new)[1]["store"] == f"{new}, which will be made"
+
+
 def test_every_problem_gets_a_line_of_its_own(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Data, device, output directory and store at once; one line at the end, and the status of a failure."""
     MlflowClient(sqlite_uri).delete_experiment(MlflowClient(sqlite_uri).create_experiment("gone"))
