@@ -175,6 +175,27 @@ def test_the_run_page_has_a_model_that_loads_without_pickle(
     assert json.loads((tmp_path / "out/model/config.json").read_text())["trained_on"] == "digits"
 
 
+@pytest.mark.slow
+def test_a_kill_while_the_model_is_logged_is_made_up_for_by_the_same_command(sqlite_uri: str) -> None:
+    """The closing words are out by then; once the model is there, too, the run is done with."""
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in (TINY | {"channel_mults": "1"}).items()]
+    command = [sys.executable, "-u", "-m", "mlflow_ddpm", "train", "--output-dir", "out", *options]
+    command += ["--tracking-uri", sqlite_uri]
+    client = MlflowClient(sqlite_uri)
+
+    def ready() -> list[str]:
+        return [model.name for model in client.search_logged_models(["0"]) if model.status == "READY"]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as killed:
+        next(line for line in killed.stdout or () if line.startswith("open "))
+        killed.kill()
+    before = ready()
+    codes = [subprocess.run(command, check=False, capture_output=True, timeout=300).returncode for _ in range(2)]
+
+    assert (before, ready()) == ([], ["unet"])
+    assert codes == [0, 2]  # the second finds nothing left to do
+
+
 def test_a_library_call_returns_a_model_that_can_be_used(tmp_path: Path, sqlite_uri: str) -> None:
     """``train`` and then ``load_model``, without a word of MLflow in between."""
     train(from_options(TINY), output_dir=tmp_path / "run", tracking_uri=sqlite_uri)

@@ -72,7 +72,12 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from mlflow_ddpm import ranks
-    from mlflow_ddpm.ddpm.output_dir import check_unpublished, choose_output_dir, is_same_finished_run
+    from mlflow_ddpm.ddpm.output_dir import (
+        check_unpublished,
+        choose_output_dir,
+        is_same_finished_run,
+        mark_published,
+    )
 
     config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
@@ -86,13 +91,13 @@ def run(args: argparse.Namespace) -> None:
         if first:
             check_unpublished(directory)
             _sync(directory, args.tracking_uri)
-            _publish(directory, _store_of(directory, args.tracking_uri))
-        return
-    _train(args, config, directory, first=first)
+    else:
+        _train(args, config, directory, first=first)
     if first:
         store = _store_of(directory, args.tracking_uri)
         _publish(directory, store)
         _log_model(config, directory, store)
+        mark_published(directory)  # last: whatever a kill keeps from being made, the same command makes
 
 
 def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
@@ -172,12 +177,10 @@ def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
 def _publish(directory: Path, tracking_uri: str | None) -> None:
     from mlflow_ddpm.closing_words import closing_words
     from mlflow_ddpm.cursor import Cursor
-    from mlflow_ddpm.ddpm.output_dir import mark_published
     from mlflow_ddpm.publish import publish_or_render
 
     cursor = Cursor.load(directory)
     published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
-    mark_published(directory)
     print(closing_words(published, tracking_uri))
 
 
