@@ -12,7 +12,7 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -190,6 +190,14 @@ class FigureSet(NamedTuple):
         wanted = cls(theme, _listed(formats), _listed(widths))
         wanted.check()
         return wanted
+
+    @classmethod
+    def among(cls, theme: str, names: Collection[str]) -> FigureSet | None:
+        """Return the set that files of these names belong to; None if no figure is among them."""
+        stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
+        formats = tuple(fmt for fmt in FORMATS if any(f"{stem}.{fmt}" in names for stem in stems.values()))
+        widths = tuple(width for width, stem in stems.items() if any(f"{stem}.{fmt}" in names for fmt in formats))
+        return cls(theme, formats, widths if theme == "paper" else ()) if formats else None
 
     def check(self) -> None:
         """Refuse what is not offered.

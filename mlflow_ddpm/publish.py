@@ -20,7 +20,7 @@ from mlflow_ddpm.history import fetch_description, frame_from_rows, open_store, 
 from mlflow_ddpm.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.mirror import is_held
 from mlflow_ddpm.pictures import SAMPLES
-from mlflow_ddpm.plots import FigureSet, generate_all_plots, write_figures
+from mlflow_ddpm.plots import THEMES, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.redaction import redacted
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.report_files import HTML_NAME
@@ -57,7 +57,8 @@ def publish_run(
         output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's
             own output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
-        figures: further files of the plots, which are put into a folder named for their theme.
+        figures: further files of the plots, which are put into a folder named for their theme. Those that the run has
+            from an earlier time are made anew in any case: it may have more epochs by now.
 
     Raises:
         HistoryError: the run has no epochs.
@@ -79,7 +80,8 @@ def publish_run(
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
         return render_mirror(directory, figures)
     _check_nothing_is_lost(directory, snapshot.rows)
-    files = render_run(snapshot, directory, figures)
+    there = _further_figures(store)
+    files = render_run(snapshot, directory, [*there, figures] if figures and figures not in there else there)
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     resumed = snapshot.run.get("resumed_at_epochs") or ()
@@ -103,12 +105,12 @@ def render_mirror(directory: Path, figures: FigureSet | None = None) -> Publishe
     path = directory / JSON_NAME
     told = read_snapshot(path) if path.exists() else Snapshot({}, {}, {}, [])
     rows = rows_from_frame(read_history(directory))
-    files = render_run(told._replace(rows=rows), directory, figures)
+    files = render_run(told._replace(rows=rows), directory, [figures] if figures else [])
     return Published(told.run.get("run_id"), directory, files, uploaded=False)
 
 
-def render_run(snapshot: Snapshot, directory: Path, figures: FigureSet | None = None) -> list[Path]:
-    """Write the specified tree into ``directory``, and further figures into a folder of it, and return the files.
+def render_run(snapshot: Snapshot, directory: Path, figures: Sequence[FigureSet] = ()) -> list[Path]:
+    """Write the specified tree into ``directory``, and further figures into folders of it, and return the files.
 
     The same content gives the same bytes.
     """
@@ -130,7 +132,7 @@ def render_run(snapshot: Snapshot, directory: Path, figures: FigureSet | None = 
         run=snapshot.run,
         environment=snapshot.environment,
     )
-    further = write_figures(frame, directory / figures.theme, figures) if figures else []
+    further = dict.fromkeys(path for one in figures for path in write_figures(frame, directory / one.theme, one))
     return [table, document, report, report.with_name(HTML_NAME), *plots.values(), *further]
 
 
@@ -150,6 +152,12 @@ def _fetch(store: RunStore, directory: Path) -> Snapshot:
         if not (directory / SAMPLES / Path(artifact).name).exists():
             _fetch_sample(store, artifact, directory)
     return told._replace(rows=rows)
+
+
+def _further_figures(store: RunStore) -> list[FigureSet]:
+    """Return which figures the run has beside those of the report."""
+    names = {theme: {Path(file).name for file in store.list_files(f"{ARTIFACT_FOLDER}/{theme}")} for theme in THEMES}
+    return [found for theme in THEMES if (found := FigureSet.among(theme, names[theme]))]
 
 
 def _fetch_sample(store: RunStore, artifact: str, directory: Path) -> None:

@@ -84,6 +84,27 @@ def test_the_report_keeps_its_pngs_and_download_tells_what_it_fetched(
         download_run("0" * 32, "made")
 
 
+@pytest.mark.slow
+def test_figures_for_a_paper_are_made_anew_when_a_run_with_more_epochs_is_published(sqlite_uri: str) -> None:
+    """In the formats and widths that they had; a run that has none gets none."""
+    run_id = str(_record(sqlite_uri).run_id)
+    first = publish_run(run_id, output_dir="made", figures=FigureSet("paper", ("svg",), ("single", "double")))
+    with MetricsTracker("out", resume=True) as tracker:
+        tracker.start_epoch(2)
+        tracker.log_batch(0.1)
+        tracker.end_epoch()
+
+    second = publish_run(run_id, output_dir="again")
+    third = publish_run(run_id, output_dir="third", figures=PAPER)
+    download_run(run_id, "got")
+
+    names = [[path.relative_to(made.output_dir) for path in made.files] for made in (first, second)]
+    assert names[0] == names[1]
+    assert Path("again/paper/loss_linear.csv").read_text(encoding="utf-8").splitlines()[-1].startswith("2,0.1,")
+    assert len(third.files) == len(set(third.files)) == len(second.files) + len(NAMES)
+    assert _hashes("third") == _hashes("got")
+
+
 def test_a_trackers_figures_for_a_paper_leave_its_pngs_alone(sqlite_uri: str) -> None:
     """Files in a folder of the output directory are logged under that folder."""
     with MetricsTracker("out") as tracker:
