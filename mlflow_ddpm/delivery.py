@@ -215,20 +215,23 @@ class Courier:
                 self._changed.notify_all()
         while self._waiting and not self._stopped:
             self._deliver_next(self.store)
-        is_over = self._training_ended and not self._waiting and not self._stopped
-        if is_over and not self._cursor.ended:
-            if self._cursor.final_tags:
-                self.store.set_tags(self._cursor.final_tags)
-            self._conclude(self.store)
-            for name in (CSV_NAME, JSON_NAME):
-                if (self._directory / name).exists():
-                    self.store.log_file(self._directory / name, ARTIFACT_FOLDER)
-            for path in model_files(self._directory):
-                self.store.log_file(path, MODEL_FOLDER)
-            if self._cursor.owned:
-                self.store.finish(self._cursor.status, self._cursor.ended_at_ms)
-            self._cursor.ended = True
-            self.save_cursor()
+        if self._training_ended and not (self._waiting or self._stopped or self._cursor.ended):
+            self._finish_run(self.store)
+
+    def _finish_run(self, store: RunStore) -> None:
+        """Log what comes after the last row, and end the run if it is ours."""
+        if self._cursor.final_tags:
+            store.set_tags(self._cursor.final_tags)
+        self._conclude(store)
+        for name in (CSV_NAME, JSON_NAME):
+            if (self._directory / name).exists():
+                store.log_file(self._directory / name, ARTIFACT_FOLDER)
+        for path in model_files(self._directory):
+            store.log_file(path, MODEL_FOLDER)
+        if self._cursor.owned:
+            store.finish(self._cursor.status, self._cursor.ended_at_ms)
+        self._cursor.ended = True
+        self.save_cursor()
 
     def _deliver_next(self, store: RunStore) -> None:
         first, count = self._waiting[0], 1
@@ -289,10 +292,9 @@ class Courier:
         """Say so, once an outage."""
         if not self._told and not self._stopped:
             self._told = True
+            where = shown(self._directory)
             _log.warning(
                 "%s. Training goes on; what MLflow lacks waits in %s and is sent when the store takes it; after the "
                 "run, `mlflow-ddpm sync %s` sends it",
-                what,
-                shown(self._directory),
-                shown(self._directory),
+                *(what, where, where),
             )
