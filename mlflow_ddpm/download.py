@@ -6,19 +6,17 @@ place, and each file takes its name at once, so that no reader finds half of one
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.asking import asking
 from mlflow_ddpm.cursor import Cursor
 from mlflow_ddpm.errors import HistoryError, UsageError
 from mlflow_ddpm.files import replace_file, shown
 from mlflow_ddpm.history import open_store, run_id_of
 from mlflow_ddpm.publish import check_owner
 from mlflow_ddpm.report_files import REPORT_NAME
-from mlflow_ddpm.store import ARTIFACT_FOLDER, RunStore
+from mlflow_ddpm.store import ARTIFACT_FOLDER
 
 __all__ = ["Downloaded", "download_run"]
 
@@ -55,19 +53,10 @@ def download_run(run_id: str, directory: str | Path, *, tracking_uri: str | None
         raise HistoryError(f"run {run_id} has nothing published; publish it with: mlflow-ddpm publish {run_id}")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".download-") as temporary:
-        tree = _fetch_tree(store, Path(temporary))
+        tree = store.fetch(ARTIFACT_FOLDER, Path(temporary))
         fetched = sorted(path for path in tree.rglob("*") if path.is_file())
         files = [_put(path, directory / path.relative_to(tree)) for path in fetched]
     return Downloaded(run_id, directory, files)
-
-
-def _fetch_tree(store: RunStore, into: Path) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for dozens of small files
-    with asking(store.tracking_uri):
-        where = {"run_id": store.run_id, "tracking_uri": store.tracking_uri, "dst_path": str(into)}
-        return Path(download_artifacts(artifact_path=ARTIFACT_FOLDER, **where))
 
 
 def _put(fetched: Path, path: Path) -> Path:

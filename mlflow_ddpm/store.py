@@ -146,10 +146,12 @@ class RunStore:
 
     def fetch_file(self, artifact: str, into: Path) -> Path | None:
         """Download one artifact; None if the run has none of that path."""
+        return self.fetch(artifact, into) if artifact in self.list_files(artifact.rpartition("/")[0]) else None
+
+    def fetch(self, artifact: str, into: Path) -> Path:
+        """Download an artifact, or a folder of them, that is there."""
         from mlflow.artifacts import download_artifacts
 
-        if artifact not in self.list_files(artifact.rpartition("/")[0]):
-            return None
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
         with asking(self.tracking_uri):
             where = {"run_id": self.run_id, "tracking_uri": self.tracking_uri, "dst_path": str(into)}
