@@ -28,8 +28,10 @@ class Statistics(NamedTuple):
 def nonfinite_batches(readings: Readings) -> list[int]:
     """Return which batches, from 0, had a loss or a gradient norm that was not finite."""
     bad = {batch for batch, loss in enumerate(readings.losses) if not math.isfinite(loss)}
-    without = set(readings.without_norm)
-    normed = (batch for batch in range(len(readings.losses)) if batch not in without)
+    lacks = bytearray(len(readings.losses))
+    for batch in readings.without_norm:
+        lacks[batch] = True
+    normed = (batch for batch, is_without in enumerate(lacks) if not is_without)
     bad |= {batch for batch, norm in zip(normed, readings.grad_norms, strict=True) if not math.isfinite(norm)}
     return sorted(bad)
 

@@ -12,7 +12,7 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -192,12 +192,23 @@ class FigureSet(NamedTuple):
         return wanted
 
     @classmethod
-    def among(cls, theme: str, names: Collection[str]) -> FigureSet | None:
-        """Return the set that files of these names belong to; None if no figure is among them."""
+    def among(cls, theme: str, names: Collection[str]) -> list[FigureSet]:
+        """Return the sets that files of these names belong to, one a width: each may have formats of its own."""
         stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
-        formats = tuple(fmt for fmt in FORMATS if any(f"{stem}.{fmt}" in names for stem in stems.values()))
-        widths = tuple(width for width, stem in stems.items() if any(f"{stem}.{fmt}" in names for fmt in formats))
-        return cls(theme, formats, widths if theme == "paper" else ()) if formats else None
+        formats = {width: tuple(f for f in FORMATS if f"{stem}.{f}" in names) for width, stem in stems.items()}
+        return [cls(theme, of, (width,) if theme == "paper" else ()) for width, of in formats.items() if of]
+
+    @classmethod
+    def united(cls, sets: Iterable[FigureSet]) -> list[FigureSet]:
+        """Return sets of the same figures, of which none is in two."""
+        formats: dict[tuple[str, str], set[str]] = {}
+        for one in sets:
+            for width in one.widths or ("single",):
+                formats.setdefault((one.theme, width), set()).update(one.formats)
+        widths: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for (theme, width), of in sorted(formats.items()):
+            widths.setdefault((theme, tuple(sorted(of))), []).append(width)
+        return [cls(theme, of, tuple(every) if theme == "paper" else ()) for (theme, of), every in widths.items()]
 
     def check(self) -> None:
         """Refuse what is not offered.

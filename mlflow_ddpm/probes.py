@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mlflow_ddpm.errors import UsageError
@@ -22,9 +22,10 @@ __all__ = ["CudaMemory", "compute_grad_norm", "ema_distance", "read_cuda_memory"
 
 _MIB = 2**20
 # Elements compared at a time, which bounds the scratch memory. On a CPU so few stay in the cache, and keep the error of
-# torch's float32 norm below 1e-6, which is 2e-5 at a million elements; elsewhere each part costs kernel launches.
+# torch's float32 norm, 2e-5 at a million elements, below 1e-6 for differences as training makes them (1e-5 if all are
+# equal); elsewhere each part costs kernel launches.
 _PART_CPU, _PART = 2**16, 2**24
-_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
+_DTYPE, _DEVICE, _NUMEL = attrgetter("dtype"), attrgetter("device"), methodcaller("numel")
 _MANY = 8  # names shown when two models do not match
 
 
@@ -113,16 +114,16 @@ def ema_distance(model: torch.nn.Module, ema_model: torch.nn.Module | Mapping[st
     _check_match(live, shadow)
     if not live:
         return 0.0
-    tensors = [*live.values(), *shadow.values()]
+    tensors = [*live.values(), *map(shadow.__getitem__, live)]
     dtypes = set(map(_DTYPE, tensors))
     wide = reduce(torch.promote_types, dtypes, torch.float32)
     # Asked once for all: asking each pair would cost a third of its distance.
     alike = dtypes == {wide} and len(set(map(_DEVICE, tensors))) == 1
-    with torch.no_grad():
-        pairs = list(_parts(live, shadow))
-        # Room for all results beforehand: a small one left between the large ones' scratch would split the heap.
-        distances = tensors[0].new_empty(len(pairs), dtype=wide)
-        for (p, q), slot in zip(pairs, distances.unbind(), strict=True):
+    with torch.inference_mode():
+        # Room for all results, or more, beforehand: a small one left between large scratches would split the heap.
+        room = len(live) + sum(map(_NUMEL, live.values())) // _PART_CPU
+        distances = tensors[0].new_zeros(room, dtype=wide.to_real())
+        for (p, q), slot in zip(_parts(live, shadow), distances.unbind(), strict=False):
             if alike:
                 torch.linalg.vector_norm(p - q, out=slot)
             else:
@@ -167,7 +168,10 @@ def _bare(name: str) -> str:
 
 
 def _parts(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[_Pair]:
-    """Yield views, live and shadow, that cover each element once, none larger than what is compared at a time."""
+    """Yield views, live and shadow, that cover each element once, none larger than what is compared at a time.
+
+    What does not lie flat is copied, one parameter after the other.
+    """
     for name, whole in live.items():
         p, q = whole, shadow[name]
         if p.numel() <= _PART_CPU:

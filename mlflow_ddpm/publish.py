@@ -80,8 +80,8 @@ def publish_run(
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
         return render_mirror(directory, figures)
     _check_nothing_is_lost(directory, snapshot.rows)
-    there = _further_figures(store)
-    files = render_run(snapshot, directory, [*there, figures] if figures and figures not in there else there)
+    further = [*_further_figures(store), *([figures] if figures else [])]
+    files = render_run(snapshot, directory, FigureSet.united(further))
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     resumed = snapshot.run.get("resumed_at_epochs") or ()
@@ -156,8 +156,8 @@ def _fetch(store: RunStore, directory: Path) -> Snapshot:
 
 def _further_figures(store: RunStore) -> list[FigureSet]:
     """Return which figures the run has beside those of the report."""
-    names = {theme: {Path(file).name for file in store.list_files(f"{ARTIFACT_FOLDER}/{theme}")} for theme in THEMES}
-    return [found for theme in THEMES if (found := FigureSet.among(theme, names[theme]))]
+    files = {theme: store.list_files(f"{ARTIFACT_FOLDER}/{theme}") for theme in THEMES}
+    return [found for theme in THEMES for found in FigureSet.among(theme, {Path(file).name for file in files[theme]})]
 
 
 def _fetch_sample(store: RunStore, artifact: str, directory: Path) -> None:

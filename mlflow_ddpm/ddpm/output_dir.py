@@ -18,7 +18,8 @@ from mlflow_ddpm.strictjson import flatten
 
 __all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
 
-_PUBLISHED = ".published"  # holds the id of the run whose plots and report were made, and uploaded if MLflow was there
+# Holds the id of the run whose plots, report and model were made, and uploaded if MLflow was there.
+_PUBLISHED = ".published"
 
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
