@@ -177,3 +177,18 @@ def test_a_real_server_keeps_everything_and_gives_it_back(server_uri: str) -> No
     assert logged == TREE
     assert client.list_artifacts(run.info.run_id, "images")
     assert _hashes(str(first.output_dir)) == _hashes(str(second.output_dir)) == _hashes("fetched")
+
+
+@pytest.mark.parametrize("described", [{}, CONFIG], ids=["JSON without config", "JSON with config"])
+def test_params_are_the_config_of_a_run_whose_tracker_was_given_none(sqlite_uri: str, described: object) -> None:
+    """Another program may have logged them; a config of the tracker's own has its types, and counts alone."""
+    with MetricsTracker("out", tracking_uri=sqlite_uri, config=described) as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+    MlflowClient(sqlite_uri).log_param(str(tracker.run_id), "warmup", 500)
+
+    publish_run(str(tracker.run_id), output_dir="made")
+
+    told = json.loads(Path("made/training_metrics.json").read_text(encoding="utf-8"))["config"]
+    assert told == (json.loads(json.dumps(CONFIG)) if described else {"warmup": "500"})
