@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty.db"
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            MlflowClient(f"sqlite:///{path}.part").search_experiments()
+            with chdir(path.parent):  # where it lies when it is made, MLflow puts the default experiment's artifacts
+                MlflowClient(f"sqlite:///{path}.part").search_experiments()
             Path(f"{path}.part").rename(path)
     return path
 

@@ -134,6 +134,8 @@ def _check_html_report(window: Browser, url: str) -> None:
     text = window.wait_for(NAME, "Best loss", *(plot.title for plot in PLOTS))
     window.wait_until_true(f"document.images.length >= {len(PLOTS)}")
     window.wait_until_true("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    # Some frames later it is painted, too, and the screenshot shows it.
+    window.wait_until_true("(window.frames_seen ??= 0, requestAnimationFrame(() => frames_seen++), frames_seen > 3)")
     window.leave_frame()
 
     assert "undefined" not in text
