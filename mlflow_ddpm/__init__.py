@@ -21,24 +21,50 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mlflow_ddpm._version import __version__
+from mlflow_ddpm.core.version import __version__
 
 if TYPE_CHECKING:
-    from mlflow_ddpm.compare.runs import compare_runs
-    from mlflow_ddpm.ddpm.load import load_model
-    from mlflow_ddpm.download import download_run
-    from mlflow_ddpm.history import read_history
-    from mlflow_ddpm.metrics import EpochMetrics
+    from mlflow_ddpm.analysis.history import read_history
+    from mlflow_ddpm.core.errors import (
+        ConfigError,
+        DataError,
+        HistoryError,
+        MirrorError,
+        MlflowDdpmError,
+        ModelError,
+        PeerLostError,
+        RunMissingError,
+        StoreError,
+        StoreRefusedError,
+        StoreUnavailableError,
+        UsageError,
+    )
+    from mlflow_ddpm.core.metrics import EpochMetrics
+    from mlflow_ddpm.ddpm.saved_model.load import load_model
     from mlflow_ddpm.plots import FigureSet, generate_all_plots
-    from mlflow_ddpm.probes import compute_grad_norm
-    from mlflow_ddpm.publish import publish_run
+    from mlflow_ddpm.publishing.compare import compare_runs
+    from mlflow_ddpm.publishing.download import download_run
+    from mlflow_ddpm.publishing.publish import publish_run
     from mlflow_ddpm.report import generate_report
     from mlflow_ddpm.tracker import MetricsTracker
+    from mlflow_ddpm.tracking.probes import compute_grad_norm
 
 __all__ = [
+    "ConfigError",
+    "DataError",
     "EpochMetrics",
     "FigureSet",
+    "HistoryError",
     "MetricsTracker",
+    "MirrorError",
+    "MlflowDdpmError",
+    "ModelError",
+    "PeerLostError",
+    "RunMissingError",
+    "StoreError",
+    "StoreRefusedError",
+    "StoreUnavailableError",
+    "UsageError",
     "__version__",
     "compare_runs",
     "compute_grad_norm",
@@ -51,17 +77,29 @@ __all__ = [
 ]
 
 _HOME = {
-    "EpochMetrics": "metrics",
+    "ConfigError": "core.errors",
+    "DataError": "core.errors",
+    "EpochMetrics": "core.metrics",
     "FigureSet": "plots",
+    "HistoryError": "core.errors",
     "MetricsTracker": "tracker",
-    "compare_runs": "compare.runs",
-    "compute_grad_norm": "probes",
-    "download_run": "download",
+    "MirrorError": "core.errors",
+    "MlflowDdpmError": "core.errors",
+    "ModelError": "core.errors",
+    "PeerLostError": "core.errors",
+    "RunMissingError": "core.errors",
+    "StoreError": "core.errors",
+    "StoreRefusedError": "core.errors",
+    "StoreUnavailableError": "core.errors",
+    "UsageError": "core.errors",
+    "compare_runs": "publishing.compare",
+    "compute_grad_norm": "tracking.probes",
+    "download_run": "publishing.download",
     "generate_all_plots": "plots",
     "generate_report": "report",
-    "load_model": "ddpm.load",
-    "publish_run": "publish",
-    "read_history": "history",
+    "load_model": "ddpm.saved_model.load",
+    "publish_run": "publishing.publish",
+    "read_history": "analysis.history",
 }
 
 

@@ -1,10 +1,10 @@
 """The eleven plots of a run, as a table, and the one builder that makes any of them a Figure.
 
 A plot is a tuple of panels: ten hold one, the dashboard nine of the same. Panels draw (``mlflow_ddpm.figures``) on a
-canvas in one of two looks (``mlflow_ddpm.canvas``). The same history gives the same bytes, on any day and in any
+canvas in one of two themes. The same history gives the same bytes, on any day and in any
 directory.
 
->>> from mlflow_ddpm.plots import PLOTS
+>>> from mlflow_ddpm.plotting.plot_table import PLOTS
 >>> [plot.name for plot in PLOTS][:3]
 ['loss_linear', 'loss_log', 'loss_distribution']
 """
@@ -12,140 +12,31 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_ddpm.canvas import FORMATS, THEMES, check, head, look, new_canvas, width_of, write_figure
-from mlflow_ddpm.errors import UsageError
-from mlflow_ddpm.figures.headline import headline
-from mlflow_ddpm.figures.loss import loss_derivative, loss_distribution, loss_linear, loss_log
-from mlflow_ddpm.figures.optimisation import ema_divergence, grad_norm, learning_rate
-from mlflow_ddpm.figures.resources import epoch_timing, gpu_memory, throughput
-from mlflow_ddpm.history import HistorySource, is_on_another_rank, log_made, read_history
-from mlflow_ddpm.plot_data import write_plot_data
+from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_history, rows_from_frame
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.plotting.figure import FORMATS, THEMES, check, head, look, new_canvas, width_of, write_figure
+from mlflow_ddpm.plotting.headline import headline
+from mlflow_ddpm.plotting.plot_data import write_plot_data
+from mlflow_ddpm.plotting.plot_table import PLOTS, Plot, plot_named, title_of
+from mlflow_ddpm.reporting.summary_files import write_summary
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "PLOTS",
     "THEMES",
     "FigureSet",
-    "Plot",
     "generate_all_plots",
     "make_figure",
-    "plot_named",
-    "title_of",
     "write_figures",
 ]
 
-Panel = Callable[["Axes", "pd.DataFrame"], None]
-
 _SHOWN = ("png", "svg", "pdf")  # what a report can show, best first
-
-
-class Plot(NamedTuple):
-    """One row of the table: file name without suffix, title, what is drawn, and one sentence on how to read it."""
-
-    name: str
-    title: str
-    panels: tuple[Panel, ...]
-    caption: str
-
-
-PLOTS: tuple[Plot, ...] = (
-    Plot(
-        "loss_linear",
-        "Loss (Linear)",
-        (loss_linear,),
-        "Training loss with best-epoch marker (★) and min/max band.",
-    ),
-    Plot(
-        "loss_log",
-        "Loss (Log Scale)",
-        (loss_log,),
-        "The same on a log axis, which shows the early epochs and the late ones alike.",
-    ),
-    Plot(
-        "loss_distribution",
-        "Loss Distribution",
-        (loss_distribution,),
-        "Mean and median loss of each epoch's batches; the band is one standard deviation to either side of the mean.",
-    ),
-    Plot(
-        "learning_rate",
-        "Learning Rate",
-        (learning_rate,),
-        "Learning rate of each epoch's last batch.",
-    ),
-    Plot(
-        "grad_norm",
-        "Gradient Norm",
-        (grad_norm,),
-        "Global L2 gradient norm per epoch. Spikes indicate potential instability.",
-    ),
-    Plot(
-        "throughput",
-        "Throughput",
-        (throughput,),
-        "Training speed of each epoch; the dashed line is the median.",
-    ),
-    Plot(
-        "gpu_memory",
-        "GPU Memory",
-        (gpu_memory,),
-        "CUDA memory allocation over training. Useful for capacity planning on multi-GPU nodes.",
-    ),
-    Plot(
-        "ema_divergence",
-        "EMA Divergence",
-        (ema_divergence,),
-        "Distance between the live weights and their exponential moving average.",
-    ),
-    Plot(
-        "epoch_timing",
-        "Epoch Timing",
-        (epoch_timing,),
-        "Wall-clock seconds of each epoch; the dashed line is the median.",
-    ),
-    Plot(
-        "loss_derivative",
-        "Loss Derivative",
-        (loss_derivative,),
-        "Change of the mean loss from the epoch before: below zero (green) it improved, above (red) it worsened.",
-    ),
-    Plot(
-        "training_dashboard",
-        "Training Dashboard",
-        (
-            loss_linear, loss_log, loss_derivative,
-            learning_rate, grad_norm, ema_divergence,
-            throughput, epoch_timing, gpu_memory,
-        ),
-        "3\u00d73 overview: loss, LR, gradients, throughput, GPU memory, EMA divergence, timing, and loss derivative.",
-    ),
-)  # fmt: skip
-
-_TITLES = {plot.panels[0]: plot.title for plot in PLOTS if len(plot.panels) == 1}
-_BY_NAME = {plot.name: plot for plot in PLOTS}
-
-
-def plot_named(name: str) -> Plot:
-    """Return the table's row of a name.
-
-    Raises:
-        UsageError: no such plot.
-    """
-    check("plot", name, _BY_NAME)
-    return _BY_NAME[name]
-
-
-def title_of(panel: Panel) -> str:
-    """Return the title of a panel, which is that of the plot that holds it alone."""
-    return _TITLES[panel]
 
 
 def make_figure(name: str, history: pd.DataFrame, *, theme: str = "dark", width: str | None = None) -> Figure:
@@ -234,7 +125,7 @@ def generate_all_plots(
 ) -> dict[str, Path]:
     """Write all eleven plots into ``save_dir``, and return each plot's file by name.
 
-    ``source`` is whatever :func:`mlflow_ddpm.history.read_history` reads: a tracker, a run id, a directory, a CSV, a
+    ``source`` is whatever :func:`mlflow_ddpm.read_history` reads: a tracker, a run id, a directory, a CSV, a
     JSON, or a history itself. What was not measured gets a picture too, which says why. :class:`FigureSet` says what
     theme, formats and widths mean. With several formats, the paths returned are of the first one that a report can
     show (png, else svg), and the others lie beside them. A tracker of a rank other than 0 has nothing to draw: nothing
@@ -261,6 +152,7 @@ def write_figures(history: pd.DataFrame, directory: Path, wanted: FigureSet) -> 
         written = [path for plot in PLOTS for path in _write_plot(plot, history, directory, wanted)]
     if {"pdf", "svg"} & set(wanted.formats):
         written += write_plot_data(history, (plot.name for plot in PLOTS), directory)
+        written += write_summary(rows_from_frame(history), directory)
     return written
 
 

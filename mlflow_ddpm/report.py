@@ -1,6 +1,6 @@
 """The report: build its context, render it as Markdown and as one HTML page, write both.
 
-No number is computed and no text is escaped in the template: :mod:`mlflow_ddpm.report_context` words everything, and
+No number is computed and no text is escaped in the template: :mod:`mlflow_ddpm.reporting.context` words everything, and
 every value that the template inserts is escaped unless it is Markdown already. The same history, config, run and files
 give the same bytes, in any directory, on any day.
 """
@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.files import replace_file
-from mlflow_ddpm.history import (
+from mlflow_ddpm.analysis.history import (
     HistorySource,
     is_on_another_rank,
     log_made,
@@ -21,15 +20,17 @@ from mlflow_ddpm.history import (
     read_history,
     rows_from_frame,
 )
-from mlflow_ddpm.markdown import Markdown, code, escape, json_block, picture, table
-from mlflow_ddpm.plots import PLOTS
-from mlflow_ddpm.redaction import redacted
-from mlflow_ddpm.report_card import yaml_header
-from mlflow_ddpm.report_context import Figure, ReportContext, build_context
-from mlflow_ddpm.report_files import HTML_NAME, REPORT_NAME, output_files, pictures, relative_link, sample_files
-from mlflow_ddpm.report_html import render_html
-from mlflow_ddpm.report_templates import load_template
-from mlflow_ddpm.strictjson import as_config
+from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.markdown import Markdown, code, escape, json_block, picture, table
+from mlflow_ddpm.core.redaction import redacted
+from mlflow_ddpm.core.strict_json import as_config
+from mlflow_ddpm.plotting.descriptions import describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.reporting.context import Figure, ReportContext, build_context
+from mlflow_ddpm.reporting.manifest import HTML_NAME, REPORT_NAME, output_files, pictures, relative_link, sample_files
+from mlflow_ddpm.reporting.model_card import yaml_header
+from mlflow_ddpm.reporting.rendering import render_html
+from mlflow_ddpm.reporting.report_templates import load_template
 
 if TYPE_CHECKING:
     import jinja2
@@ -81,7 +82,12 @@ def generate_report(
         run=redacted(told.run if run is None else run).value,
         environment=redacted(told.environment if environment is None else environment).value,
         figures={
-            name: Figure(title=titles[name], link=relative_link(path, save_dir), caption=captions[name])
+            name: Figure(
+                title=titles[name],
+                link=relative_link(path, save_dir),
+                caption=captions[name],
+                reading=describe_plot(name, rows),
+            )
             for name, path in plots.items()
         },
         samples=sample_files(save_dir),

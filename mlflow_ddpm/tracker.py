@@ -13,16 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from mlflow_ddpm import accumulate, epoch_statistics, probes, ranks
-from mlflow_ddpm.accumulate import BatchValues, Readings, Scalar
-from mlflow_ddpm.endings import Ending, Endings, ending_of
-from mlflow_ddpm.environment import describe_environment
-from mlflow_ddpm.errors import UsageError
-from mlflow_ddpm.metrics import EpochMetrics
-from mlflow_ddpm.probes import compute_grad_norm
-from mlflow_ddpm.recording import Recording, unix_ms
-from mlflow_ddpm.run_choice import RunWish
-from mlflow_ddpm.stopwatch import Stopwatch, rate
+from mlflow_ddpm.core import ranks
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.storage.run_target import RunTarget
+from mlflow_ddpm.tracking import batch_values, epoch_statistics, probes
+from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches, Scalar
+from mlflow_ddpm.tracking.environment import describe_environment
+from mlflow_ddpm.tracking.probes import compute_grad_norm
+from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
+from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
+from mlflow_ddpm.tracking.timing import EpochTimer, rate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,26 +83,26 @@ class MetricsTracker:
         self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
         self._device = device
-        self._stopwatch = Stopwatch(clock, device)
+        self._stopwatch = EpochTimer(clock, device)
         self._world_size = ranks.world_size()
         self._reduce = reduce_over_ranks and self._world_size > 1
         self._batches: BatchValues | None = None
         self._epoch = -1
         self._warned_nonfinite = False
-        self._recording: Recording | None = None
+        self._recording: RunRecorder | None = None
         self._delivered = True
         self._run: tuple[str | None, str | None] = (None, None)  # id and store, once closed
         if self.rank == 0:
-            self._recording = Recording(
+            self._recording = RunRecorder(
                 self.output_dir,
-                RunWish(tracking_uri or "", run_id, run_name, experiment_name),
+                RunTarget(tracking_uri or "", run_id, run_name, experiment_name),
                 config=config,
                 tags=tags or {},
                 environment=describe_environment(device),
                 resume=resume,
                 now_ms=now_ms,
             )
-            self._endings = Endings(self._end)
+            self._endings = ShutdownHandler(self._end)
 
     @property
     def run_id(self) -> str | None:
@@ -186,7 +187,7 @@ class MetricsTracker:
         if self._batches is None:
             self._refuse("end_epoch")
             return None
-        values = accumulate.extra_values(extra or {})
+        values = batch_values.extra_values(extra or {})
         if ema_model is not None and model is None:
             raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
         elapsed = self._stopwatch.stop()
@@ -214,7 +215,7 @@ class MetricsTracker:
             self._warn_nonfinite(readings)
         return row
 
-    def _read(self, batches: BatchValues) -> Readings:
+    def _read(self, batches: BatchValues) -> EpochBatches:
         """Read the epoch's batches, and let them speak for all ranks."""
         readings = batches.read()
         if self._reduce:
@@ -259,7 +260,7 @@ class MetricsTracker:
         """
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
-        return self._end(Ending(status), timeout=timeout)
+        return self._end(RunOutcome(status), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -267,9 +268,9 @@ class MetricsTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(ending_of(error, self._endings.signum if self._recording else None))
+        self._end(classify_exit(error, self._endings.signum if self._recording else None))
 
-    def _end(self, ending: Ending, timeout: float = 30.0) -> bool:
+    def _end(self, ending: RunOutcome, timeout: float = 30.0) -> bool:
         recording, self._recording = self._recording, None
         self._batches = None
         if recording is not None:
@@ -278,7 +279,7 @@ class MetricsTracker:
             self._endings.stop()
         return self._delivered
 
-    def _warn_nonfinite(self, readings: Readings) -> None:
+    def _warn_nonfinite(self, readings: EpochBatches) -> None:
         self._warned_nonfinite = True
         bad = epoch_statistics.nonfinite_batches(readings)
         _log.warning(

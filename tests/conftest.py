@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from support.common import HandClock, mlflow_server
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # two spin against each other on a busy machine
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -97,58 +91,6 @@ def server_uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -
         client = MlflowClient(url)
         client.create_run(client.create_experiment("warm up"))  # the first requests of a server take seconds
         yield url
-
-
-@contextmanager
-def mlflow_server(directory: Path, database: Path | None = None, store: str = "") -> Iterator[str]:
-    """Start a real ``mlflow server`` with one worker over a copy of a sqlite database, or over another store.
-
-    It goes without the eight processes for MLflow's own jobs, which nobody here starts and which take 11 s of CPU.
-    """
-    if database:
-        shutil.copy(database, directory / "server.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store or f"sqlite:///{directory / 'server.db'}"]
-    command += ["--artifacts-destination", str(directory / "artifacts")]
-    with (directory / "server.log").open("wb") as log:
-        env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, start_new_session=True, env=env)
-    try:
-        _wait_until(lambda: _is_healthy(f"http://127.0.0.1:{port}/health"), server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _wait_until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not done():
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail("the MLflow server did not come up")
-        time.sleep(0.2)
-
-
-class HandClock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        """Return the seconds that it shows."""
-        return self.seconds
 
 
 @pytest.fixture

@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 import torch
 
-from mlflow_ddpm import ranks
-from mlflow_ddpm.cursor import Cursor
-from mlflow_ddpm.ddpm.checkpoint import load_newest
-from mlflow_ddpm.ddpm.config import Config
-from mlflow_ddpm.ddpm.data import Dataset, lacks_files, load_dataset
-from mlflow_ddpm.ddpm.distributed import choose_device
-from mlflow_ddpm.ddpm.emnist_fetch import Archive, check_offer
-from mlflow_ddpm.ddpm.memory import Memory, expect_memory, free_memory
+from mlflow_ddpm.core import ranks
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import MlflowDdpmError
+from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.ddpm.data.emnist_download import Archive, check_offer
+from mlflow_ddpm.ddpm.data.loading import Dataset, lacks_files, load_dataset
 from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
 from mlflow_ddpm.ddpm.train import CHECKPOINTS, check_same_run
-from mlflow_ddpm.errors import MlflowDdpmError
-from mlflow_ddpm.files import shown
-from mlflow_ddpm.mirror import is_held
-from mlflow_ddpm.reach import check_store
+from mlflow_ddpm.ddpm.training.checkpoint import load_newest
+from mlflow_ddpm.ddpm.training.distributed import choose_device
+from mlflow_ddpm.ddpm.training.memory_estimate import Memory, estimate_memory, free_memory
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.mirror import is_locked
+from mlflow_ddpm.storage.preflight import preflight_store
 
 __all__ = ["Plan", "plan_training"]
 
@@ -75,7 +75,7 @@ def plan_training(
     with _noting(plan):
         plan.facts.append(("output", _check_output_dir(directory, config, resume=resume)))
     with _noting(plan):
-        plan.facts.append(("store", check_store(tracking_uri=tracking_uri, experiment_name=experiment_name)))
+        plan.facts.append(("store", preflight_store(tracking_uri=tracking_uri, experiment_name=experiment_name)))
     plan.facts.extend(_tell_settings(config))
     return plan
 
@@ -96,7 +96,7 @@ def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.devic
     batch, epochs = config.train.batch_size or 1, config.train.epochs or 1
     steps = -(-images // batch)
     images_size = dataset.train.nbytes + dataset.test.nbytes
-    memory = expect_memory(config, classes, images_size, processes=ranks.world_size(), device=device)
+    memory = estimate_memory(config, classes, images_size, processes=ranks.world_size(), device=device)
     plan.facts.append(("model", f"preset {config.train.preset}: {memory.weights // 4:,} parameters"))
     plan.facts.append(("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {epochs:,} epochs"))
     plan.facts.extend(_tell_memory(memory))
@@ -134,12 +134,12 @@ def _check_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
         raise MlflowDdpmError(f"{shown(place)} cannot be written; make it writable, or choose another --output-dir")
     if not directory.exists():
         return f"{shown(directory)}, which will be made"
-    if is_held(directory):
+    if is_locked(directory):
         raise MlflowDdpmError(f"{shown(directory)} is being written by another process; choose another, or wait")
     if not resume and is_same_finished_run(directory, config):
         check_unpublished(directory)
         return f"{shown(directory)}, trained to the end: its plots and report are made"
-    cursor = Cursor.load(directory)
+    cursor = DeliveryState.load(directory)
     if cursor and cursor.status == "FINISHED" and not resume:
         raise MlflowDdpmError(f"{shown(directory)} holds a finished run; choose another --output-dir, or add --resume")
     found = load_newest(directory / CHECKPOINTS)

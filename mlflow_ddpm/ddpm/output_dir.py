@@ -6,15 +6,15 @@ import itertools
 import os
 from pathlib import Path
 
-from mlflow_ddpm import ranks
-from mlflow_ddpm.cursor import Cursor
-from mlflow_ddpm.ddpm.config import Config
-from mlflow_ddpm.errors import UsageError
-from mlflow_ddpm.files import replace_file, shown
-from mlflow_ddpm.mirror import is_held
-from mlflow_ddpm.redaction import redacted
-from mlflow_ddpm.snapshot import JSON_NAME, read_snapshot
-from mlflow_ddpm.strictjson import flatten
+from mlflow_ddpm.core import ranks
+from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.redaction import redacted
+from mlflow_ddpm.core.strict_json import flatten
+from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.json_file import JSON_NAME, read_document
+from mlflow_ddpm.storage.mirror import is_locked
 
 __all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
 
@@ -58,33 +58,33 @@ def check_unpublished(directory: Path) -> None:
 
 def mark_published(directory: Path) -> None:
     """Note that the post-run step was done to its end; until then the same command does it again."""
-    cursor = Cursor.load(directory)
+    cursor = DeliveryState.load(directory)
     if cursor is not None:
         replace_file(directory / _PUBLISHED, str(cursor.run_id).encode())
 
 
 def _is_published(directory: Path) -> bool:
-    cursor, path = Cursor.load(directory), directory / _PUBLISHED
+    cursor, path = DeliveryState.load(directory), directory / _PUBLISHED
     return cursor is not None and path.exists() and path.read_text(encoding="utf-8") == str(cursor.run_id)
 
 
 def _is_usable(directory: Path, config: Config) -> bool:
     if not directory.exists() or all(path.name.startswith(".") for path in directory.iterdir()):
-        return not is_held(directory)  # hidden files alone: killed before its run had begun
-    if is_held(directory) or os.environ.get("MLFLOW_RUN_ID"):
+        return not is_locked(directory)  # hidden files alone: killed before its run had begun
+    if is_locked(directory) or os.environ.get("MLFLOW_RUN_ID"):
         return False
     finished = _status(directory) == "FINISHED" and _is_published(directory)
     return not finished and _has_settings(directory, config)
 
 
 def _status(directory: Path) -> str | None:
-    cursor = Cursor.load(directory) if directory.is_dir() else None
+    cursor = DeliveryState.load(directory) if directory.is_dir() else None
     return cursor.status if cursor else None
 
 
 def _has_settings(directory: Path, config: Config) -> bool:
     if _status(directory) is None or not (directory / JSON_NAME).exists():
         return False
-    told = flatten(read_snapshot(directory / JSON_NAME).config)
+    told = flatten(read_document(directory / JSON_NAME).config)
     settings = flatten(redacted(config.as_dict()).value)  # as a run's JSON has them
     return settings.items() <= told.items()

@@ -14,19 +14,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mlflow_ddpm.ddpm.checkpoint import load_newest, save_checkpoint
-from mlflow_ddpm.ddpm.config import Config
-from mlflow_ddpm.ddpm.data import Dataset, load_dataset
-from mlflow_ddpm.ddpm.distributed import Processes, cpu_threads, processes
-from mlflow_ddpm.ddpm.export import save_model
-from mlflow_ddpm.ddpm.grid import sample_grid
-from mlflow_ddpm.ddpm.judge import Judge, Judgement
-from mlflow_ddpm.ddpm.learner import Learner
-from mlflow_ddpm.ddpm.peers import watch_peers
-from mlflow_ddpm.ddpm.seconds import Seconds
-from mlflow_ddpm.errors import ConfigError, PeerLostError
-from mlflow_ddpm.metrics import EpochMetrics
-from mlflow_ddpm.progress import Progress
+from mlflow_ddpm.core.errors import ConfigError, PeerLostError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.ddpm.data.loading import Dataset, load_dataset
+from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
+from mlflow_ddpm.ddpm.sampling.grid import sample_grid
+from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.training.checkpoint import load_newest, save_checkpoint
+from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads, processes
+from mlflow_ddpm.ddpm.training.rank_failure import detect_rank_failure
+from mlflow_ddpm.ddpm.training.seconds import Seconds
+from mlflow_ddpm.ddpm.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +49,16 @@ _FREE_ON_RESUME = (
     "data.dir",
     "sample.",
 )
+
+
+class Progress(Protocol):
+    """What the training loop tells. Nothing here reads a device."""
+
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
+        """A batch is done: ``batch`` of ``batches``, from 1, of ``epoch``, from 0, of ``epochs``."""
+
+    def on_epoch(self, row: EpochMetrics) -> None:
+        """An epoch is done."""
 
 
 class Tracker(Protocol):
@@ -87,7 +96,7 @@ class Training(NamedTuple):
 
     config: Config  # resolved
     dataset: Dataset  # on the CPU
-    learner: Learner
+    learner: Trainer
     procs: Processes
     first_epoch: int
 
@@ -101,7 +110,7 @@ class TrainResult(NamedTuple):
     epochs: int
     parameters: int
     last_row: EpochMetrics | None  # None if there was nothing left to do, and on ranks other than 0
-    judgement: Judgement | None
+    judgement: SampleQuality | None
     checkpoint: Path | None  # the newest
 
 
@@ -150,7 +159,7 @@ def train(
             def end_run(error: PeerLostError | None) -> None:
                 tracker.__exit__(type(error), error, None) if error else tracker.close("KILLED")
 
-            with watch_peers(procs, end_run):
+            with detect_rank_failure(procs, end_run):
                 return train_with(tracker, training, directory, progress=progress)
 
 
@@ -160,7 +169,7 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
     All that can be wrong with settings, data and checkpoints is found here, before a tracker touches the run.
     """
     dataset = load_dataset(config.data)
-    learner = Learner(config, dataset.train, len(dataset.class_names), procs)
+    learner = Trainer(config, dataset.train, len(dataset.class_names), procs)
     return Training(config, dataset, learner, procs, _resume(learner, config, output_dir / CHECKPOINTS, procs.device))
 
 
@@ -171,7 +180,7 @@ def train_with(
     config, _, learner, procs, first_epoch = training
     epochs = config.train.epochs or 0
     progress = progress if procs.is_first else None
-    judge, maintenance = Judge(config, training.dataset, procs.device), Seconds()
+    judge, maintenance = SampleEvaluator(config, training.dataset, procs.device), Seconds()
     row, judgement, checkpoint = None, None, None
     for epoch in range(first_epoch, epochs):
         tracker.start_epoch(epoch)
@@ -195,7 +204,7 @@ def train_with(
     return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, judgement, checkpoint)
 
 
-def _run_batches(tracker: Tracker, learner: Learner, epoch: int, epochs: int, progress: Progress | None) -> None:
+def _run_batches(tracker: Tracker, learner: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:
     """Train one epoch. No tensor is read here: the host stays ahead of the device until ``end_epoch``."""
     batches = learner.batches_per_epoch
     for batch, result in enumerate(learner.train_epoch(epoch), start=1):
@@ -204,7 +213,7 @@ def _run_batches(tracker: Tracker, learner: Learner, epoch: int, epochs: int, pr
             progress.on_batch(epoch, batch, batches, epochs)
 
 
-def _look_at_samples(tracker: Tracker, training: Training, judge: Judge, epoch: int) -> Judgement | None:
+def _look_at_samples(tracker: Tracker, training: Training, judge: SampleEvaluator, epoch: int) -> SampleQuality | None:
     """Log a grid if this epoch has one, and judge samples after the last and whenever that was asked for."""
     config, dataset, model = training.config, training.dataset, training.learner.ema.model
     every, last = config.sample.every, epoch + 1 == config.train.epochs
@@ -222,7 +231,7 @@ def _describe(training: Training) -> dict[str, dict[str, Any]]:
     return told
 
 
-def _count_parameters(learner: Learner) -> int:
+def _count_parameters(learner: Trainer) -> int:
     return sum(p.numel() for p in learner.model.parameters())
 
 
@@ -234,7 +243,7 @@ def _state(training: Training) -> dict[str, Any]:
     }
 
 
-def _resume(learner: Learner, config: Config, directory: Path, device: torch.device) -> int:
+def _resume(learner: Trainer, config: Config, directory: Path, device: torch.device) -> int:
     """Load the newest good checkpoint, if any; return the epoch to go on with."""
     found = load_newest(directory, map_location=device)
     if found is None:

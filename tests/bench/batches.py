@@ -89,8 +89,8 @@ def _hold(kind: str, count: int) -> float:
     """Return how far memory rises in an epoch of so many batches."""
     import torch
 
-    from mlflow_ddpm.accumulate import BatchValues
-    from mlflow_ddpm.epoch_statistics import statistics
+    from mlflow_ddpm.tracking.batch_values import BatchValues
+    from mlflow_ddpm.tracking.epoch_statistics import statistics
 
     def epoch(batches: int) -> None:
         values = BatchValues()

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlflow_ddpm.ddpm.config import from_options
-from mlflow_ddpm.ddpm.data import load_dataset
-from mlflow_ddpm.ddpm.distributed import Processes
-from mlflow_ddpm.ddpm.insight import Insight
-from mlflow_ddpm.ddpm.learner import Learner
+from mlflow_ddpm.ddpm.config.config import from_options
+from mlflow_ddpm.ddpm.data.loading import load_dataset
+from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics
+from mlflow_ddpm.ddpm.training.distributed import Processes
+from mlflow_ddpm.ddpm.training.trainer import Trainer
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-class Bare(Learner):
+class Bare(Trainer):
     """Steps as a loop without insight would."""
 
     def __init__(self, *args: Any) -> None:
@@ -48,7 +48,7 @@ class Bare(Learner):
         return grad_norm
 
 
-class Silent(Insight):
+class Silent(EpochDiagnostics):
     """Keeps nothing."""
 
     preparing: Any = contextlib.nullcontext()
@@ -63,7 +63,7 @@ class Silent(Insight):
         """Do nothing."""
 
 
-def steps_of(learner: Learner) -> Iterator[None]:
+def steps_of(learner: Trainer) -> Iterator[None]:
     """Take a step at each ``next``, epoch after epoch; the tellers are read at each epoch's end."""
     for epoch in itertools.count():
         for _ in learner.train_epoch(epoch):
@@ -80,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = from_options({"device": "cpu"}).resolve()
     data = load_dataset(config.data).train
-    learners = [kind(config, data, 10, ALONE) for kind in (Learner, Bare)]
+    learners = [kind(config, data, 10, ALONE) for kind in (Trainer, Bare)]
     told, bare = (steps_of(learner) for learner in learners)
     batches = learners[0].batches_per_epoch
     for stream in (told, bare):

@@ -14,8 +14,8 @@ import torch
 from stopwatches import Effort, compare, memory_mib, reset_memory_peak
 from table import Row, at_most, not_measured, seconds
 
-from mlflow_ddpm.ddpm.model import UNet
-from mlflow_ddpm.probes import compute_grad_norm, ema_distance
+from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.tracking.probes import compute_grad_norm, ema_distance
 
 __all__ = ["measure"]
 

@@ -19,9 +19,9 @@ from table import Limit, Row, at_least, not_measured, seconds
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from mlflow_ddpm.ddpm.ema import Ema
-from mlflow_ddpm.ddpm.forward import compiled, forward_of
-from mlflow_ddpm.ddpm.model import UNet
+from mlflow_ddpm.ddpm.model.ema import Ema
+from mlflow_ddpm.ddpm.model.precision import compiled, forward_of
+from mlflow_ddpm.ddpm.model.unet import UNet
 
 __all__ = ["measure"]
 

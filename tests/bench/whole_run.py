@@ -17,9 +17,9 @@ from table import Row, at_least, at_most, not_measured, seconds
 from torch.profiler import ProfilerActivity, profile
 
 from mlflow_ddpm import MetricsTracker
-from mlflow_ddpm.ddpm.config import Config, from_options
-from mlflow_ddpm.ddpm.distributed import Processes
+from mlflow_ddpm.ddpm.config.config import Config, from_options
 from mlflow_ddpm.ddpm.train import Tracker, Training, prepare, train_with
+from mlflow_ddpm.ddpm.training.distributed import Processes
 
 __all__ = ["Inert", "measure"]
 

@@ -1,0 +1,1 @@
+"""A run read back, summed up and judged."""

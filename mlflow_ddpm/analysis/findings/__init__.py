@@ -1,0 +1,1 @@
+"""Rules that look for problems in a history."""

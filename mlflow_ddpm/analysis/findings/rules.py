@@ -1,0 +1,170 @@
+"""What an experienced eye would notice in a run: rules with names and thresholds, and what they found.
+
+A rule fires on facts of the history alone; a healthy run has no finding. Each takes time in proportion to the run's
+length, leaves out what was not measured, and wants a number of epochs before it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.analysis.findings import hardware_rules as hardware
+from mlflow_ddpm.analysis.findings import loss_rules as loss
+from mlflow_ddpm.analysis.findings import schedule_rules as schedule
+from mlflow_ddpm.analysis.findings.evidence import Evidence, Told
+from mlflow_ddpm.core.formatting import format_epochs
+from mlflow_ddpm.core.metrics import EpochMetrics
+
+__all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
+
+SEVERITIES = ("serious", "warning", "note")
+
+
+class Rule(NamedTuple):
+    """One thing to look for."""
+
+    name: str
+    title: str
+    severity: str
+    threshold: str  # in words, as the README and the report say it
+    find: Callable[[Evidence], Told | None]
+
+
+class Finding(NamedTuple):
+    """What a rule found."""
+
+    rule: str
+    title: str
+    severity: str
+    sentence: str
+    epochs: tuple[int, ...]
+    threshold: str
+
+    @property
+    def where(self) -> str:
+        """The epochs in words: ``epoch 7``, ``epochs 3-5, 9``."""
+        return f"epoch{'s' * (len(self.epochs) != 1)} {format_epochs(self.epochs)}"
+
+
+RULES = (
+    Rule(
+        "nonfinite_batches",
+        "Non-finite batches",
+        "serious",
+        "one batch whose loss or gradient norm is NaN or infinite",
+        loss.nonfinite_batches,
+    ),
+    Rule(
+        "nonfinite_weights",
+        "Non-finite weights",
+        "serious",
+        "one epoch in which the distance between live and EMA weights is NaN or infinite",
+        loss.nonfinite_weights,
+    ),
+    Rule(
+        "divergence",
+        "Divergence",
+        "serious",
+        f"the loss ends {loss.DIVERGED - 1:.0%} above its best level and {loss.SIGMAS} standard deviations of "
+        "its noise, or not finite",
+        loss.divergence,
+    ),
+    Rule(
+        "loss_spike",
+        "Loss spike",
+        "warning",
+        f"an epoch's mean loss {loss.SPIKE - 1:.0%} above the median of the ten epochs before, or its largest "
+        f"batch loss {loss.BATCH_SPIKE:g} times theirs, {loss.SIGMAS} standard deviations in either case, and "
+        "it comes down again",
+        loss.loss_spike,
+    ),
+    Rule(
+        "plateau",
+        "Plateau",
+        "note",
+        f"over the second half of {loss.PLATEAU_EPOCHS} epochs or more the loss improves by less than "
+        f"{loss.PLATEAU:.1%}, its noise allowed for",
+        loss.plateau,
+    ),
+    Rule(
+        "gradient_explosion",
+        "Gradient explosion",
+        "serious",
+        f"a gradient norm {loss.EXPLODED:g} times the median of the ten epochs before, or, at the run's end, "
+        f"{loss.EXPLODED:g} times its lowest level",
+        loss.gradient_explosion,
+    ),
+    Rule(
+        "gradient_vanishing",
+        "Gradient vanishing",
+        "serious",
+        f"a gradient norm of 0, or a median of five epochs below 1/{1 / loss.VANISHED:.0f} of the run's highest",
+        loss.gradient_vanishing,
+    ),
+    Rule(
+        "throughput_drop",
+        "Throughput drop",
+        "warning",
+        f"the median of five epochs or more {hardware.SLOWER:.0%} below that of the epochs before, the first left out",
+        hardware.throughput_drop,
+    ),
+    Rule(
+        "memory_creep",
+        "Memory creeping up",
+        "warning",
+        f"allocated GPU memory grows by {hardware.CREEP_MIB} MiB and {hardware.CREEP:.0%} or more, steadily, over "
+        f"{hardware.CREEP_EPOCHS} epochs or more",
+        hardware.memory_creep,
+    ),
+    Rule(
+        "memory_near_limit",
+        "Memory near the limit",
+        "warning",
+        f"peak allocated GPU memory of {hardware.NEAR_LIMIT:.0%} of the card's or more",
+        hardware.memory_near_limit,
+    ),
+    Rule(
+        "ema_lagging",
+        "EMA lagging",
+        "warning",
+        f"in the second half of ten epochs or more, the learning rate not rising, the distance between live and EMA "
+        f"weights grows {schedule.LAGGING:g}-fold",
+        schedule.ema_lagging,
+    ),
+    Rule(
+        "ema_idle",
+        "EMA without effect",
+        "warning",
+        "live and EMA weights are equal at the end of every one of three epochs or more",
+        schedule.ema_idle,
+    ),
+    Rule(
+        "lr_anomaly",
+        "Learning-rate anomaly",
+        "warning",
+        f"a learning rate below 0 or not finite, 0 in {schedule.LR_ZERO_EPOCHS} epochs in a row, {schedule.LR_JUMP:g} "
+        f"times its earlier peak after it had come down, or at a resume {schedule.LR_JUMP:g} times higher or "
+        f"{schedule.LR_FALL:g} times lower than before, a schedule that had fallen below {schedule.LR_RAN_OUT:.1%} of "
+        "its peak left out",
+        schedule.lr_anomaly,
+    ),
+    Rule("resumed", "Resumed", "note", "any epoch at which the run went on after it had stopped", schedule.resumed),
+)
+
+
+def find_findings(
+    rows: Sequence[EpochMetrics], *, environment: Mapping[str, Any], resumed_at_epochs: Sequence[int] = ()
+) -> list[Finding]:
+    """Return what the rules find in a run's rows, the gravest first; nothing if nothing is wrong.
+
+    ``environment`` tells ``gpu_memory_mb``, the card's memory, if anybody does.
+    """
+    evidence = Evidence(rows, environment, resumed_at_epochs)
+    told = [(rule, rule.find(evidence)) for rule in RULES]
+    found = [
+        Finding(rule.name, rule.title, rule.severity, what.sentence, tuple(what.epochs), rule.threshold)
+        for rule, what in told
+        if what is not None
+    ]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

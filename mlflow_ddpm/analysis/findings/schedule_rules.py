@@ -1,0 +1,119 @@
+"""Rules on what is set beforehand: learning rate and EMA; and on resumes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
+from mlflow_ddpm.analysis.robust_statistics import Points, level
+
+__all__ = ["ema_idle", "ema_lagging", "lr_anomaly", "resumed"]
+
+# The thresholds; rules.RULES says each in words.
+LAGGING = 1.6
+IDLE_EPOCHS = 3
+LR_JUMP, LR_FALL = 3.0, 10.5  # a step schedule divides by 10
+LR_RAN_OUT = 1e-3  # of its peak: a schedule at its end, which more epochs stretch
+LR_ZERO_EPOCHS = 3
+
+
+def ema_lagging(run: Evidence) -> Told | None:
+    """An average that the weights run away from. One that keeps up grows as their random walk does, or levels off."""
+    points = run.points("ema_delta_norm")
+    if len(points) < MIN_EPOCHS:
+        return None
+    middle, end = _middle_and_end(points)
+    rates = run.points("lr")
+    is_warming_up = len(rates) >= MIN_EPOCHS and level(_middle_and_end(rates)[1]) > 1.2 * level(
+        _middle_and_end(rates)[0]
+    )
+    if level(end) <= LAGGING * level(middle) or level(middle) <= 0 or is_warming_up:
+        return None
+    return Told(
+        f"The EMA falls behind: its distance to the live weights still grows, from {short(level(middle))} (epoch "
+        f"{middle[len(middle) // 2][0]}) to {short(level(end))} (epoch {end[-1][0]}). Samples drawn from it show an "
+        "old model; a smaller decay, or a decay that warms up, suits a run of this length.",
+        [epoch for epoch, _ in points if epoch > middle[-1][0]],
+    )
+
+
+def _middle_and_end(points: Points) -> tuple[Points, Points]:
+    width = max(3, len(points) // 10)
+    start = (len(points) - width) // 2
+    return points[start : start + width], points[-width:]
+
+
+def ema_idle(run: Evidence) -> Told | None:
+    """An average that is no average."""
+    points = run.points("ema_delta_norm")
+    if len(points) < IDLE_EPOCHS or any(value for _, value in points):
+        return None
+    return Told(
+        "Live and EMA weights are equal at the end of every epoch: the average is not updated apart, has a decay of 0, "
+        "or the weights do not change.",
+        [epoch for epoch, _ in points],
+    )
+
+
+def lr_anomaly(run: Evidence) -> Told | None:
+    """A schedule that does what nobody asked for."""
+    points = run.points("lr")
+    bad = sorted({*run.nonfinite("lr"), *(epoch for epoch, value in points if value < 0)})
+    if bad:
+        return Told(f"The learning rate is negative or not finite, first in epoch {bad[0]}.", bad)
+    zero = _zero(points)
+    if zero:
+        return Told(f"The learning rate is 0 in {epochs_in_words(len(zero))}: nothing is learned there.", zero)
+    return _jump_at_resume(points, run.resumed) or _jump_after_descent(points)
+
+
+def _zero(points: Points) -> list[int]:
+    """Return the epochs of the first stretch at 0 that is long enough."""
+    stretch: list[int] = []
+    for epoch, value in [*points, (-1, 1.0)]:
+        if value == 0:
+            stretch.append(epoch)
+        elif len(stretch) >= LR_ZERO_EPOCHS:
+            return stretch
+        else:
+            stretch = []
+    return []
+
+
+def _jump_at_resume(points: Points, resumes: list[int]) -> Told | None:
+    peak = 0.0
+    for (_, before), (epoch, after) in pairwise(points):
+        peak = max(peak, before)
+        rises = after > LR_JUMP * before > LR_JUMP * LR_RAN_OUT * peak
+        if epoch in resumes and before > 0 and after > 0 and (rises or before > LR_FALL * after):
+            return Told(
+                f"The learning rate jumps from {short(before)} to {short(after)} where the run was resumed, at epoch "
+                f"{epoch}: was the scheduler's state restored?",
+                [epoch],
+            )
+    return None
+
+
+def _jump_after_descent(points: Points) -> Told | None:
+    peak, has_fallen, found = 0.0, False, []
+    for epoch, value in points:
+        if has_fallen and value > LR_JUMP * peak:
+            found.append((epoch, value))
+        elif not found:
+            has_fallen = has_fallen or value < peak
+            peak = max(peak, value)
+    if not found:
+        return None
+    top = max(value for _, value in found)
+    return Told(
+        f"The learning rate rises to {short(top)} in epoch {found[0][0]}, {short(top / peak)} times its earlier peak, "
+        "after it had come down.",
+        [epoch for epoch, _ in found],
+    )
+
+
+def resumed(run: Evidence) -> Told | None:
+    """A run of several lives."""
+    if not run.resumed:
+        return None
+    return Told("The training had stopped, and went on from here as the same run.", run.resumed)

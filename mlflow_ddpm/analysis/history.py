@@ -1,0 +1,274 @@
+"""A run's history as one DataFrame, whatever it is read from.
+
+Columns: every metric of the table in its order, the extras by name, then ``logged_at_ms``; one row per epoch, sorted
+by epoch, the last one written wins. Floats are pandas' nullable ``Float64``: ``<NA>`` means *not measured*, NaN and
+infinities are values that *were* measured. Take numbers for arithmetic with :func:`numbers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
+from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
+from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
+from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.json_file import JSON_NAME, RunDocument, read_document
+from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER, MlflowRun
+from mlflow_ddpm.storage.run_target import absolute_uri
+from mlflow_ddpm.storage.sqlite_init import exclusive_migration
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = [
+    "RESUMED",
+    "HistorySource",
+    "fetch_description",
+    "frame_from_rows",
+    "is_on_another_rank",
+    "log_made",
+    "numbers",
+    "open_store",
+    "read_description",
+    "read_history",
+    "rows_from_frame",
+    "run_id_of",
+    "store_of",
+]
+
+RESUMED = "resumed_at_epochs"  # in a frame's attrs
+_log = logging.getLogger("mlflow_ddpm")
+_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/*")  # MLflow's own are 32 hexadecimal digits
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What is used of a tracker; the module that defines trackers stands above this one."""
+
+    output_dir: Path
+    rank: int
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id."""
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The tracking store."""
+
+    def flush(self, timeout: float = ...) -> bool:
+        """Deliver what waits."""
+
+    def log_artifact(self, path: Path) -> None:
+        """Log a file of the run."""
+
+
+HistorySource: TypeAlias = "pd.DataFrame | Recorded | str | Path"
+
+
+def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Return the history of a run, the same frame to the last bit whatever it is read from.
+
+    Args:
+        source: a run id (or ``runs:/<id>``), a tracker, an output directory, a ``training_metrics.csv`` or ``.json``,
+            or a frame, which is returned as it is. A tracker is read from its tracking store; only when that cannot be
+            reached, from its mirror, and a warning says so.
+        tracking_uri: the tracking store of a run id; default: MLflow's own settings.
+
+    Raises:
+        HistoryError: there is nothing of that name to read.
+        MirrorError: the file is not one of ours.
+        StoreError: the store is away or has no such run.
+    """
+    if isinstance(source, str | Path):
+        found = _find_by_name(source, tracking_uri)
+    elif isinstance(source, Recorded):
+        found = _find_by_tracker(source)
+    elif _is_history(source):
+        return source
+    else:
+        raise HistoryError(
+            "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
+            f"got {type(source).__name__}"
+        )
+    return frame_from_rows(found.rows, resumed_at_epochs=found.run.get("resumed_at_epochs") or ())
+
+
+def _is_history(source: object) -> TypeGuard[pd.DataFrame]:
+    import pandas as pd
+
+    return isinstance(source, pd.DataFrame) and "epoch" in source
+
+
+def is_on_another_rank(source: HistorySource) -> bool:
+    """Say whether the source is a tracker of a rank other than 0: it recorded nothing, rank 0's has it all."""
+    return isinstance(source, Recorded) and source.rank != 0
+
+
+def log_made(source: HistorySource, paths: Iterable[Path]) -> None:
+    """Log what was made from a tracker's history among its run's artifacts; other sources have no run at hand."""
+    if isinstance(source, Recorded):
+        for path in paths:
+            source.log_artifact(path)
+
+
+def read_description(source: HistorySource) -> RunDocument:
+    """Return what the JSON of a tracker or an output directory says of its run; empty for every other source."""
+    directory = source.output_dir if isinstance(source, Recorded) else source
+    path = Path(directory) / JSON_NAME if isinstance(directory, str | Path) else None
+    return read_document(path) if path and path.is_file() else RunDocument({}, {}, {}, [])
+
+
+def fetch_description(store: MlflowRun) -> RunDocument:
+    """Return what a store knows of a run beside its epochs.
+
+    The JSON that the tracker logged has the config with its types, and the environment; where it has none, or is not
+    there, the run's params are the config.
+    """
+    info, told = store.info(), RunDocument({}, {}, {}, [])
+    with tempfile.TemporaryDirectory() as temporary:
+        path = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", Path(temporary))
+        try:
+            told = read_document(path) if path else told
+        except MirrorError as error:
+            _log.warning("%s; taking the config from the run's params", error)
+    return RunDocument(info, told.config or store.params(), told.environment, [])
+
+
+def run_id_of(source: str | Path) -> str | None:
+    """Return the run that a name means, plain or as ``runs:/<id>``; None if it is no run's."""
+    name = None if isinstance(source, Path) else _RUN_ID.fullmatch(source)
+    return name["id"] if name else None
+
+
+def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
+    """Return a run's store by id; the store is MLflow's configured one unless named."""
+    import mlflow
+
+    return MlflowRun(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
+
+
+def store_of(cursor: DeliveryState, tracking_uri: str | None = None) -> str:
+    """Return the tracking URI of an output directory's run: the one asked for, else the one that it was delivered to.
+
+    The latter bears no credentials on disk; those of MLflow's settings are taken if they are for this store.
+    """
+    import mlflow
+
+    if tracking_uri:
+        return absolute_uri(tracking_uri)
+    known, configured = cursor.tracking_uri, absolute_uri(mlflow.get_tracking_uri())
+    if HIDDEN not in known:
+        return known or configured
+    return configured if redact(configured) == known else without_credentials(known)
+
+
+def _find_by_name(source: str | Path, tracking_uri: str | None) -> RunDocument:
+    path = Path(source)
+    if path.is_dir():
+        path = next((path / name for name in (CSV_NAME, JSON_NAME) if (path / name).exists()), path)
+        if path.is_dir():
+            raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {source}, found neither; is it the output_dir?")
+    if path.is_file():
+        return read_document(path) if path.suffix == ".json" else _find_by_csv(path)
+    run_id = run_id_of(source)
+    if run_id is None:
+        raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
+    return _find_by_store(open_store(run_id, tracking_uri))
+
+
+def _find_by_csv(path: Path) -> RunDocument:
+    """Return the CSV's rows, and what the JSON beside it says of the run; the CSV is complete without."""
+    rows, run = read_csv(path), {}
+    with contextlib.suppress(MirrorError, OSError):
+        run = dict(read_document(path.with_name(JSON_NAME)).run)
+    return RunDocument(run, {}, {}, rows)
+
+
+def _find_by_store(store: MlflowRun) -> RunDocument:
+    with exclusive_migration(store.tracking_uri):
+        return RunDocument(store.info(), {}, {}, store.read_rows())
+
+
+def _find_by_tracker(tracker: Recorded) -> RunDocument:
+    if tracker.run_id and tracker.flush():
+        try:
+            return _find_by_store(MlflowRun(tracker.tracking_uri or "", tracker.run_id))
+        except StoreError as error:
+            _log.warning("%s; reading the history from %s instead", error, shown(tracker.output_dir))
+    else:
+        _log.warning("MLflow has not got every row yet; reading the history from %s instead", shown(tracker.output_dir))
+    return _find_by_name(tracker.output_dir, None)
+
+
+def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable[int] = ()) -> pd.DataFrame:
+    """Return the history frame of the rows that no later one superseded.
+
+    ``resumed_at_epochs``, the first epoch of each life of the run after the first, is kept in ``frame.attrs``.
+    """
+    import pandas as pd
+
+    rows = keep_last_written(rows)
+    extras = sorted({name for row in rows for name in row.extra})
+    columns: dict[str, Any] = {}
+    for m in METRICS:
+        columns[m.name] = _column([getattr(row, m.name) for row in rows], integral=m.integral)
+    for name in extras:
+        columns[name] = _column([row.extra.get(name) for row in rows], integral=False)
+    frame = pd.DataFrame(columns)
+    frame["epoch"] = frame["epoch"].astype("int64")
+    frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
+    frame = frame.astype({"logged_at_ms": "int64"})
+    frame.attrs[RESUMED] = tuple(resumed_at_epochs)
+    return frame
+
+
+def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
+    """Return the frame's epochs as rows: the way back from :func:`frame_from_rows`."""
+    import pandas as pd
+
+    table = [m.name for m in METRICS]
+    extras = [c for c in frame.columns if c not in table and c != "logged_at_ms"]
+    cells: dict[str, list[Any]] = {
+        c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns
+    }
+    return [
+        EpochMetrics(
+            **{name: cells[name][i] for name in table if name in cells},
+            extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
+            logged_at_ms=cells["logged_at_ms"][i] if "logged_at_ms" in cells else 0,
+        )
+        for i in range(len(frame))
+    ]
+
+
+def numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a column as float64; *not measured* becomes NaN. All NaN if the frame lacks the column."""
+    import numpy as np
+
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[name].to_numpy(dtype="float64", na_value=np.nan)
+
+
+def _column(values: list[Any], *, integral: bool) -> Any:
+    """Make a nullable column with an explicit mask: the usual constructors would turn NaN into ``<NA>``."""
+    import numpy as np
+    from pandas.arrays import FloatingArray, IntegerArray
+
+    mask = np.array([v is None for v in values], dtype=bool)
+    filled = [0 if v is None else v for v in values]
+    if integral:
+        return IntegerArray(np.array(filled, dtype="int64"), mask)
+    return FloatingArray(np.array(filled, dtype="float64"), mask)

@@ -1,0 +1,60 @@
+"""``mlflow-ddpm compare``: several runs in one set of pictures and tables."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "compare",
+        "overlay runs in the same eleven plots, with tables of their results and of the settings that differ",
+        "mlflow-ddpm compare runs/digits runs/digits-2 --output-dir comparison",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="two runs or more: a run id, an output directory, or its CSV or JSON file; seven have a colour of their "
+        "own, up to seven more come dashed",
+    )
+    parser.add_argument(
+        "--output-dir", default="comparison", metavar="DIR", help="the files are made here (default: %(default)s)"
+    )
+    add_figure_options(
+        parser,
+        theme="look of the plots",
+        formats="files of the plots: png, pdf, svg, or several joined by commas (default: auto: png for dark, pdf,svg "
+        "for paper)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.analysis.history import rows_from_frame
+    from mlflow_ddpm.core.atomic_file import shown
+    from mlflow_ddpm.core.formatting import format_number
+    from mlflow_ddpm.core.run_summary import summarise
+    from mlflow_ddpm.publishing.compare import compare_runs
+
+    theme, formats, widths = figures_wanted(args)
+    made = compare_runs(
+        args.runs,
+        save_dir=args.output_dir,
+        theme=theme,
+        formats=formats,
+        widths=widths,
+        tracking_uri=args.tracking_uri,
+    )
+    for one in made.runs:
+        of = summarise(rows_from_frame(one.history))
+        best = f"best loss {format_number(of.best_loss)} at epoch {of.best_epoch}"
+        print(f"{one.name}: {of.epochs} epochs, {best if of.best_loss is not None else 'no finite loss'}")
+    print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables beside it")

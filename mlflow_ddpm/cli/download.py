@@ -1,0 +1,50 @@
+"""``mlflow-ddpm download``: what a run has published, brought here."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow_ddpm.cli.options import Commands, command
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "download",
+        "fetch what a run has published: plots, report, data, figures for a paper, samples",
+        "mlflow-ddpm download 0123456789abcdef0123456789abcdef results",
+    )
+    parser.add_argument("run_id", metavar="RUN_ID", help="the run, from the end of `mlflow-ddpm train` or the UI")
+    parser.add_argument("directory", metavar="DIR", help="where the files are put; made if it is not there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.core.atomic_file import shown
+    from mlflow_ddpm.publishing.download import download_run
+
+    fetched = download_run(args.run_id, args.directory, tracking_uri=args.tracking_uri)
+    size = sum(path.stat().st_size for path in fetched.files)
+    print(
+        f"{len(fetched.files)} files ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in {shown(fetched.directory)}"
+    )
+    for folder, paths in _by_folder(fetched.files):
+        print(f"  {shown(folder)}: {_kinds(paths)}")
+
+
+def _by_folder(files: Sequence[Path]) -> list[tuple[Path, list[Path]]]:
+    folders = sorted({path.parent for path in files})
+    return [(folder, [path for path in files if path.parent == folder]) for folder in folders]
+
+
+def _kinds(paths: Sequence[Path]) -> str:
+    """Return how many files of each kind there are, as in ``2 csv, 11 png``."""
+    counts = Counter(path.suffix.removeprefix(".") for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

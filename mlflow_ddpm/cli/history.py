@@ -1,0 +1,50 @@
+"""``mlflow-ddpm history``: a run's rows on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.core.errors import UsageError
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "history",
+        "print a run's history, one row per epoch",
+        "mlflow-ddpm history runs/digits --columns epoch,loss_mean,lr",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a run id, an output directory, or its CSV or JSON file")
+    parser.add_argument("--columns", metavar="A,B", help="these columns only (default: all that were measured)")
+    parser.add_argument("--format", choices=("table", "csv"), default="table", help="default: %(default)s")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.analysis.history import read_history, rows_from_frame
+    from mlflow_ddpm.cli.history_table import terminal_table
+    from mlflow_ddpm.storage.csv_file import render_csv
+
+    frame = read_history(args.source, tracking_uri=args.tracking_uri)
+    measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
+    columns = [name.strip() for name in args.columns.split(",")] if args.columns else measured
+    unknown = [name for name in columns if name not in frame.columns]
+    if unknown:
+        raise UsageError(f"no column {', '.join(unknown)}; there are {', '.join(frame.columns)}")
+    if args.format == "csv":
+        print(
+            frame[columns].to_csv(index=False, na_rep="")
+            if args.columns
+            else render_csv(rows_from_frame(frame)).decode(),
+            end="",
+        )
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(terminal_table(frame, columns, width))

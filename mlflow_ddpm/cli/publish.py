@@ -1,0 +1,56 @@
+"""``mlflow-ddpm publish``: the post-run step for any run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mlflow_ddpm.cli.options import AUTO, Commands, add_figure_options, command, figures_wanted
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.plots import FigureSet
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "publish",
+        "render a run's plots and report from its tracking store, and log them as its artifacts",
+        "mlflow-ddpm publish 0123456789abcdef0123456789abcdef --theme paper --format pdf,svg",
+    )
+    parser.add_argument("run_id", metavar="RUN_ID", help="the run, from the end of `mlflow-ddpm train` or the UI")
+    parser.add_argument(
+        "--output-dir",
+        default=AUTO,
+        metavar="DIR",
+        help="the files are made here, too (default: auto: metrics-<first 8 letters of RUN_ID>)",
+    )
+    add_figure_options(
+        parser,
+        theme="look of further figures, put into a folder of that name; the report's own are dark PNGs",
+        formats="their files: png, pdf, svg, or several joined by commas; beside pdf and svg lie the data of each "
+        "figure as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further figures for "
+        "dark)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.cli.run_overview import closing_words
+    from mlflow_ddpm.publishing.publish import publish_run
+
+    directory = None if args.output_dir == AUTO else args.output_dir
+    published = publish_run(args.run_id, output_dir=directory, tracking_uri=args.tracking_uri, figures=_figures(args))
+    print(closing_words(published, args.tracking_uri))
+
+
+def _figures(args: argparse.Namespace) -> FigureSet | None:
+    """Return which figures are wanted beside those of the report."""
+    from mlflow_ddpm.plots import FigureSet
+
+    wanted = figures_wanted(args)
+    return None if wanted == FigureSet("dark", ("png",), ()) else wanted

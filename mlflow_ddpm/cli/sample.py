@@ -1,0 +1,84 @@
+"""``mlflow-ddpm sample``: images of chosen classes from a finished training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.core.errors import UsageError
+
+__all__ = ["add", "run"]
+
+_ALL = "all"
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "sample",
+        "draw images of chosen classes with a run's model, as one PNG with a row for each class",
+        "mlflow-ddpm sample runs/digits --classes 3,1,4 --per-class 10 -o grid.png",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="an output directory, a folder with the model's two files, or a run id"
+    )
+    parser.add_argument(
+        "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"
+    )
+    parser.add_argument("--per-class", type=int, default=10, metavar="N", help="images a class (default: %(default)s)")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="classifier-free guidance: 1 draws plainly, 2 plainer classes with less variety (default: the run's)",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default: %(default)s)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto: CUDA where there is one"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("grid.png"), metavar="FILE", help="the PNG (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    _check_output(args.output)
+    from mlflow_ddpm.core.atomic_file import shown
+    from mlflow_ddpm.ddpm.sampling.grid import draw_grid
+    from mlflow_ddpm.ddpm.saved_model.load import load_model
+    from mlflow_ddpm.ddpm.training.distributed import processes
+    from mlflow_ddpm.storage.images import encode_png
+
+    with processes(args.device) as procs:
+        model = load_model(args.source, tracking_uri=args.tracking_uri, device=procs.device)
+        names = model.class_names if args.classes == _ALL else [name.strip() for name in args.classes.split(",")]
+        images = model.sample(
+            names, per_class=args.per_class, guidance_scale=args.guidance, steps=args.steps, seed=args.seed
+        )
+    grid = draw_grid(images.reshape(len(names), args.per_class, *images.shape[1:]), names)
+    _write(args.output, encode_png(grid))
+    classes = "1 class" if len(names) == 1 else f"{len(names)} classes"
+    print(f"{shown(args.output)}: {len(images)} images of {classes}, {grid.shape[1]} x {grid.shape[0]} pixels")
+
+
+def _check_output(path: Path) -> None:
+    """Find out before minutes of drawing whether the picture has a place."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--output must be a name that ends in .png, got {path}")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--output must be a file in a directory that exists and can be written to, got {path}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    from mlflow_ddpm.core.atomic_file import replace_file
+
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UsageError(f"--output {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,31 @@
+"""``mlflow-ddpm status``: what MLflow has, and what waits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mlflow_ddpm.cli.options import Commands, command
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "status",
+        "say what MLflow has of the runs in output directories, and what waits; asks no store",
+        "mlflow-ddpm status runs/digits",
+        store=None,
+    )
+    parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.storage.status import status_of
+
+    for directory in args.directories:
+        print(status_of(Path(directory)))

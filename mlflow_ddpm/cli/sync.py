@@ -1,0 +1,55 @@
+"""``mlflow-ddpm sync``: send MLflow what it lacks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.core.errors import MlflowDdpmError
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "sync",
+        "send MLflow what it lacks of the runs in output directories; may be repeated",
+        "mlflow-ddpm sync runs/digits --tracking-uri http://127.0.0.1:5000",
+        "the one that the run was meant for",
+    )
+    parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SEC",
+        help="seconds to wait for the store (default: %(default)g)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.tracking.sync import sync_directory
+
+    failed: list[MlflowDdpmError] = []
+    for directory in args.directories:
+        try:
+            told = {"tracking_uri": args.tracking_uri, "timeout": args.timeout, "progress": _progress_of(directory)}
+            print(sync_directory(Path(directory), **told), flush=True)
+        except MlflowDdpmError as error:  # the others have a right to be sent all the same
+            failed.append(error)
+    if failed:
+        raise type(failed[0])("; ".join(map(str, failed)))
+
+
+def _progress_of(directory: str) -> Callable[[int, int], None]:
+    def tell(waiting: int, at_first: int) -> None:
+        print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
+
+    return tell

@@ -1,0 +1,203 @@
+"""``mlflow-ddpm train``: train, track, publish."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow_ddpm.cli.options import AUTO, Commands, command
+from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
+from mlflow_ddpm.ddpm.config.config import Config, from_options, options
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.ddpm.data.emnist_download import Archive
+
+__all__ = ["add", "run"]
+
+YES, NO = "yes", "no"  # mlflow run passes every parameter a value
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "train",
+        "train, track every epoch, and publish plots and report at the end",
+        "mlflow-ddpm train --data emnist-mnist --data-dir ~/emnist --epochs 8",
+    )
+    parser.add_argument(
+        "--output-dir",
+        default=AUTO,
+        metavar="DIR",
+        help="metrics, samples and checkpoints go here; a directory with an unfinished run goes on with it "
+        "(default: auto: runs/DATA, or runs/DATA-2, ... where that is taken)",
+    )
+    parser.add_argument("--run-name", metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)")
+    parser.add_argument(
+        "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
+    )
+    parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing and write nothing: print size, steps, memory and settings, and check data, disk, store, "
+        "device and output directory",
+    )
+    parser.add_argument(
+        "--download",
+        nargs="?",
+        const=YES,
+        default=NO,
+        metavar="URL",
+        help="fetch EMNIST's gzip.zip, 0.56 GB, into --data-dir if the files are not there, from NIST or another URL "
+        f"of the same file (default: {NO})",
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options():
+        group = groups.setdefault(option.group, parser.add_argument_group(option.group))
+        group.add_argument(
+            option.flag,
+            type=option.type,
+            default=option.default,
+            choices=option.choices or None,
+            metavar=None if option.choices else option.flag.rsplit("-", 1)[-1].upper(),
+            help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
+        )
+    parser.set_defaults(run=run, when_interrupted="; the same command goes on from the last checkpoint")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mlflow_ddpm.core import ranks
+    from mlflow_ddpm.ddpm.output_dir import (
+        check_unpublished,
+        choose_output_dir,
+        is_same_finished_run,
+        mark_published,
+    )
+
+    config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
+    directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
+    first = ranks.rank() == 0
+    if args.dry_run:
+        if first:
+            _plan(args, config, directory)
+        return
+    _fetch(config, _offer(args.download), loud=first)
+    if not args.resume and is_same_finished_run(directory, config):
+        if first:
+            check_unpublished(directory)
+            _sync(directory, args.tracking_uri)
+    else:
+        _train(args, config, directory, first=first)
+    if first:
+        store = _store_of(directory, args.tracking_uri)
+        _publish(directory, store)
+        _log_model(config, directory, store)
+        mark_published(directory)  # last: whatever a kill keeps from being made, the same command makes
+
+
+def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
+    from mlflow_ddpm.ddpm.dry_run import plan_training
+
+    plan = plan_training(
+        config,
+        directory,
+        tracking_uri=args.tracking_uri,
+        experiment_name=args.experiment_name,
+        resume=args.resume,
+        offer=_offer(args.download),
+    )
+    for subject, text in plan.facts:
+        print(f"{subject:<9}{text}")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if plan.problems:
+        count = len(plan.problems)
+        raise MlflowDdpmError(f"{count} problem{'s' * (count > 1)} in the way of this training; nothing was written")
+
+
+def _offer(download: str) -> Archive | None:
+    """Return what ``--download`` means, None if nothing is to be fetched."""
+    from mlflow_ddpm.ddpm.data.emnist_download import EMNIST
+
+    if download == NO:
+        return None
+    return EMNIST if download == YES else EMNIST._replace(url=download)
+
+
+def _fetch(config: Config, archive: Archive | None, *, loud: bool) -> None:
+    """Fetch the data set if it is not there; processes of one machine or disk take turns, and one of them fetches."""
+    from mlflow_ddpm.cli.progress import download_on
+    from mlflow_ddpm.ddpm.data.emnist_download import fetch_archive
+    from mlflow_ddpm.ddpm.data.loading import lacks_files
+
+    if archive and lacks_files(config.data):
+        with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
+            fetch_archive(Path(config.data.dir), archive, progress=progress)
+
+
+def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: bool) -> None:
+    from mlflow_ddpm.cli.progress import progress_on
+
+    with progress_on(sys.stderr) if first else contextlib.nullcontext() as progress:
+        from mlflow_ddpm.ddpm.train import train
+
+        train(
+            config,
+            output_dir=directory,
+            run_name=args.run_name,
+            experiment_name=args.experiment_name,
+            tracking_uri=args.tracking_uri,
+            resume=args.resume,
+            progress=progress,
+        )
+
+
+def _sync(directory: Path, tracking_uri: str | None) -> None:
+    """Deliver what a training that was killed while it ended had not; a store that is away is no reason to stop."""
+    from mlflow_ddpm.tracking.sync import sync_directory
+
+    with contextlib.suppress(StoreUnavailableError):
+        sync_directory(directory, tracking_uri=tracking_uri)
+
+
+def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
+    """Return the store that the run went to, which a command that goes on with it need not name again."""
+    from mlflow_ddpm.analysis.history import store_of
+    from mlflow_ddpm.storage.delivery_state import DeliveryState
+
+    cursor = DeliveryState.load(directory)
+    return store_of(cursor, tracking_uri) if cursor else tracking_uri
+
+
+def _publish(directory: Path, tracking_uri: str | None) -> None:
+    from mlflow_ddpm.cli.run_overview import closing_words
+    from mlflow_ddpm.publishing.publish import publish_or_render
+    from mlflow_ddpm.storage.delivery_state import DeliveryState
+
+    cursor = DeliveryState.load(directory)
+    published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
+    print(closing_words(published, tracking_uri))
+
+
+def _log_model(config: Config, directory: Path, tracking_uri: str | None) -> None:
+    """Let MLflow's model page know the model, too. The run is over and whole: nothing here may make it look failed."""
+    from mlflow_ddpm.ddpm.saved_model.mlflow_model import log_mlflow_model
+    from mlflow_ddpm.storage.delivery_state import DeliveryState
+
+    cursor = DeliveryState.load(directory)
+    if cursor is None or cursor.run_id is None or not cursor.ended:
+        return
+    try:
+        last = (config.train.epochs or 1) - 1
+        uri = log_mlflow_model(cursor.run_id, directory, epoch=last, tracking_uri=tracking_uri)
+    except Exception as error:  # noqa: BLE001 - tracing has as many ways to fail as MLflow has stores
+        text = " ".join(str(error).split())[:300]
+        print(f"        no mlflow.pytorch model was logged ({type(error).__name__}: {text})", file=sys.stderr)
+    else:
+        if uri:
+            print(f"mlflow  mlflow.pytorch.load_model({uri!r})")

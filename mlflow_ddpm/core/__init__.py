@@ -1,0 +1,1 @@
+"""What every room stands on: no I/O but one atomic write, no import of ours."""

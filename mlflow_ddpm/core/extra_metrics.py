@@ -1,0 +1,161 @@
+"""The further metrics of the included pipeline, and what a name of an extra metric may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import METRICS, Metric
+
+__all__ = ["INSIGHT", "PIPELINE_METRICS", "axis_label", "check_extra_names", "metric"]
+
+# The extras that ``mlflow-ddpm train`` records, the judgement of samples first. Any loop may record its own.
+_QUALITY, INSIGHT = "Sample Quality", "Diagnostics"
+PIPELINE_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "sample_accuracy",
+        "Sample accuracy, guidance 2",
+        "",
+        _QUALITY,
+        "Share of samples at guidance 2, as many of each class, that a classifier names as the class asked for.",
+    ),
+    Metric(
+        "sample_accuracy_g1",
+        "Sample accuracy, guidance 1",
+        "",
+        _QUALITY,
+        "Share of samples at guidance 1, which is plain sampling, that the classifier names as the class asked for.",
+    ),
+    Metric(
+        "judge_accuracy",
+        "Classifier accuracy",
+        "",
+        _QUALITY,
+        "Share of real held-out images that the classifier names as their class.",
+    ),
+    Metric(
+        "sample_frechet",
+        "Sample Fréchet distance, guidance 2",
+        "",
+        _QUALITY,
+        "Squared Fréchet distance of samples at guidance 2 from real images, in the classifier's feature space.",
+    ),
+    Metric(
+        "sample_frechet_g1",
+        "Sample Fréchet distance, guidance 1",
+        "",
+        _QUALITY,
+        "Squared Fréchet distance of samples at guidance 1 from real images, in the classifier's feature space.",
+    ),
+    Metric(
+        "real_frechet",
+        "Fréchet distance of real halves",
+        "",
+        _QUALITY,
+        "Squared Fréchet distance of two halves of real images, each as many as the samples: what a perfect model has.",
+    ),
+    *(
+        Metric(
+            f"loss_t_q{quarter}",
+            f"Loss, timestep quartile {quarter}",
+            "",
+            INSIGHT,
+            f"Mean loss of the images whose timestep lay in the {where} quarter, over all ranks.",
+        )
+        for quarter, where in enumerate(("first, least noisy", "second", "third", "last, noisiest"), start=1)
+    ),
+    *(
+        Metric(
+            f"grad_norm_{part}",
+            f"Gradient norm, {part}",
+            "",
+            INSIGHT,
+            f"Mean over batches of the L2 norm of the gradients of {what}, before clipping.",
+        )
+        for part, what in (
+            ("embedding", "the timestep's and the class's embeddings"),
+            ("encoder", "the stem and the way down"),
+            ("middle", "the stages at the lowest resolution between both ways"),
+            ("decoder", "the way up and the head"),
+        )
+    ),
+    Metric(
+        "update_to_weight",
+        "Update to weight",
+        "",
+        INSIGHT,
+        "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
+    ),
+    Metric(
+        "data_sec",
+        "Data time",
+        "s",
+        INSIGHT,
+        "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
+    ),
+    Metric(
+        "maintenance_sec",
+        "Maintenance time",
+        "s",
+        INSIGHT,
+        "Seconds beside `epoch_time_sec`: this epoch's grid and judgement, and the checkpoint written before it.",
+    ),
+)
+
+_BY_NAME = {m.name: m for m in METRICS}
+_KNOWN = _BY_NAME | {m.name: m for m in PIPELINE_METRICS}
+
+
+def metric(name: str) -> Metric:
+    """Return the entry of a name in either table; any other name, an extra of somebody's own, is its own label."""
+    return _KNOWN.get(name) or Metric(name, name, "", "Extra", "Recorded by the training loop.")
+
+
+def axis_label(name: str) -> str:
+    """Return ``"Label (unit)"``, or the label alone where there is no unit."""
+    m = metric(name)
+    return f"{m.label} ({m.unit})" if m.unit else m.label
+
+
+# What MLflow's own validation admits (mlflow/utils/validation.py), less "." and ".." as path parts: the file store
+# makes folders of the parts. Commas, quotes and line breaks are out, so a name needs no quoting in a CSV header.
+_KEY = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
+_KEY_MAX = 250
+_RESERVED = frozenset(_BY_NAME) | {"logged_at_ms"}
+
+
+def check_extra_names(names: Iterable[str]) -> None:
+    """Check names for extra metrics, all at once.
+
+    Raises:
+        UsageError: a name that MLflow would refuse, that the table already uses, or that starts with ``system/``; or
+            two names of which one is a folder of the other (``a`` and ``a/b``), which a file store cannot hold.
+    """
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(f"extra metric names must be strings, got {name!r}")
+        parts = name.split("/")
+        if len(name) > _KEY_MAX or not _KEY.fullmatch(name) or {".", ".."} & set(parts):
+            raise UsageError(
+                f"MLflow would refuse the metric name {name!r}: use letters, digits and _ - . : / or space, "
+                f"no empty part between slashes, {_KEY_MAX} characters at most"
+            )
+        if name in _RESERVED or parts[0] == "system":
+            raise UsageError(f"the metric name {name!r} is taken; choose another, such as {'my_' + parts[-1]!r}")
+    folders = {n.rsplit("/", i)[0] for n in names for i in range(1, n.count("/") + 1)}
+    clash = sorted((folders & set(names)) | (folders & _RESERVED))
+    if clash:
+        raise UsageError(
+            f"{clash[0]!r} cannot be both a metric and a folder of metrics; a file store holds only one. Rename either"
+        )
+
+
+def _check_table() -> None:
+    bad = [m.name for m in (*METRICS, *PIPELINE_METRICS) if not _KEY.fullmatch(m.name)]
+    if bad:
+        raise UsageError(f"MLflow would refuse these metric names: {bad}")
+
+
+_check_table()

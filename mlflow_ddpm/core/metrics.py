@@ -1,0 +1,160 @@
+"""One epoch's measurements, and the table that names them.
+
+A metric is declared here as one dataclass field with its label, unit and meaning. CSV columns, JSON keys, MLflow keys,
+axis labels, report columns and the README's table are derived from :data:`METRICS`; nothing else spells a metric's name
+to declare it. Extras that the included pipeline records are described in :data:`PIPELINE_METRICS`. This module reads no
+clock, touches no file and imports nothing heavy.
+
+Three kinds of "no number" stay apart: *not measured* is ``None``; *measured and not finite* is a float NaN or infinity;
+*no such epoch* is the absence of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+__all__ = [
+    "METRICS",
+    "EpochMetrics",
+    "Metric",
+    "Number",
+    "Points",
+    "Rows",
+    "finite_points",
+    "keep_last_written",
+    "value_of",
+]
+
+Number = int | float | None
+
+
+class Metric(NamedTuple):
+    """What the table says of one metric."""
+
+    name: str  # CSV column, JSON key and MLflow key
+    label: str  # for axes and report columns, without unit
+    unit: str  # "" where there is none
+    category: str
+    meaning: str
+    integral: bool = False
+
+
+def _about(label: str, unit: str, category: str, meaning: str, *, integral: bool = False) -> dict[str, Any]:
+    return {"label": label, "unit": unit, "category": category, "meaning": meaning, "integral": integral}
+
+
+def _metric(*about: str, integral: bool = False) -> Any:
+    return field(default=None, metadata=_about(*about, integral=integral))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochMetrics:
+    """One row: everything that was measured in one epoch. ``None`` means not measured."""
+
+    epoch: int = field(
+        metadata=_about("Epoch", "", "Epoch", "The number given to `start_epoch`; the MLflow step.", integral=True)
+    )
+    loss_mean: float | None = _metric("Loss (mean)", "", "Loss", "Mean over the epoch's finite batch losses.")
+    loss_std: float | None = _metric(
+        "Loss (std)", "", "Loss", "Population standard deviation (divisor n) of the finite batch losses."
+    )
+    loss_min: float | None = _metric("Loss (min)", "", "Loss", "Smallest finite batch loss.")
+    loss_max: float | None = _metric("Loss (max)", "", "Loss", "Largest finite batch loss.")
+    loss_median: float | None = _metric(
+        "Loss (median)", "", "Loss", "Median of the finite batch losses; an even count takes the midpoint."
+    )
+    lr: float | None = _metric("Learning rate", "", "Learning Rate", "Learning rate of the epoch's last batch.")
+    grad_norm: float | None = _metric(
+        "Gradient norm",
+        "",
+        "Gradient Norm",
+        "Mean over batches of the global L2 norm of all gradients, before clipping.",
+    )
+    samples_per_sec: float | None = _metric(
+        "Throughput", "samples/s", "Throughput", "Samples of all ranks over `epoch_time_sec`."
+    )
+    batches_per_sec: float | None = _metric(
+        "Batch rate", "batches/s", "Throughput", "Batches of rank 0 over `epoch_time_sec`."
+    )
+    gpu_allocated_mb: float | None = _metric(
+        "GPU allocated", "MiB", "GPU Memory", "CUDA memory in tensors at the end of the epoch (2**20 bytes)."
+    )
+    gpu_reserved_mb: float | None = _metric(
+        "GPU reserved", "MiB", "GPU Memory", "CUDA memory held by the allocator at the end of the epoch."
+    )
+    gpu_peak_mb: float | None = _metric(
+        "GPU peak", "MiB", "GPU Memory", "Largest allocated CUDA memory since `start_epoch`."
+    )
+    ema_delta_norm: float | None = _metric(
+        "EMA distance", "", "EMA", "Global L2 distance between live parameters and their EMA shadow."
+    )
+    epoch_time_sec: float | None = _metric(
+        "Epoch time",
+        "s",
+        "Timing",
+        "From `start_epoch` to the entry of `end_epoch`, queued device work included.",
+    )
+    cumulative_time_sec: float | None = _metric(
+        "Cumulative time",
+        "s",
+        "Timing",
+        "Sum of `epoch_time_sec` over the run, epochs before a resume included.",
+    )
+    nonfinite_batches: int | None = _metric(
+        "Non-finite batches",
+        "batches",
+        "Loss",
+        "Batches whose loss or gradient norm was NaN or infinite; the statistics leave those values out.",
+        integral=True,
+    )
+    # What follows are not metrics of the table: the caller's own scalars, and when the row was written.
+    extra: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
+    logged_at_ms: int = 0  # Unix time; the timestamp of the row's MLflow points, kept when they are sent again
+
+    def values(self) -> dict[str, Number]:
+        """Return the table's metrics in order, then the extras by name; ``epoch`` comes first."""
+        row: dict[str, Number] = {m.name: getattr(self, m.name) for m in METRICS}
+        row.update((name, self.extra[name]) for name in sorted(self.extra))
+        return row
+
+    def points(self) -> dict[str, float]:
+        """Return what the tracking store gets at step ``epoch``: every measured value, as float."""
+        return {k: float(v) for k, v in self.values().items() if v is not None and k != "epoch"}
+
+
+METRICS: tuple[Metric, ...] = tuple(Metric(name=f.name, **f.metadata) for f in fields(EpochMetrics) if f.metadata)
+
+
+def keep_last_written(rows: Iterable[EpochMetrics]) -> list[EpochMetrics]:
+    """Return one row per epoch, sorted by epoch: those that no later resume superseded.
+
+    A run resumed at epoch k writes k again, later; every row from k on that was written before is then void, even where
+    the second life ended earlier than the first.
+    """
+    kept: list[EpochMetrics] = []
+    for row in sorted(rows, key=lambda r: r.logged_at_ms):
+        while kept and kept[-1].epoch >= row.epoch:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+Rows = Sequence[EpochMetrics]
+Points = list[tuple[int, float]]
+_TABLE = frozenset(m.name for m in METRICS)
+
+
+def value_of(row: EpochMetrics, name: str) -> float | None:
+    """Return one metric or extra of a row."""
+    value: float | None = row.extra.get(name) if name not in _TABLE else getattr(row, name)
+    return value
+
+
+def finite_points(rows: Rows, name: str) -> Points:
+    """Return (epoch, value) where the metric or extra is a finite number."""
+    values = [(row.epoch, value_of(row, name)) for row in rows]
+    return [(epoch, float(value)) for epoch, value in values if value is not None and math.isfinite(value)]

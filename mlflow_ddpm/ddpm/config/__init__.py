@@ -1,0 +1,1 @@
+"""The options of the pipeline, their groups and presets."""

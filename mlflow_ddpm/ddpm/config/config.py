@@ -1,0 +1,107 @@
+"""The settings of a training run: all groups together, and what "auto" stands for.
+
+The command line's options, the MLproject's parameters and the run's logged parameters are derived from the fields of
+:mod:`mlflow_ddpm.ddpm.config.groups`. Nothing heavy is imported: ``--help`` comes from here. A field that is ``None``
+("auto" on the command line) takes the preset's value in :meth:`Config.resolve`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from mlflow_ddpm.core.errors import ConfigError
+from mlflow_ddpm.ddpm.config.fields import Option
+from mlflow_ddpm.ddpm.config.groups import (
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    OptimConfig,
+    SampleConfig,
+    TrainConfig,
+)
+from mlflow_ddpm.ddpm.config.presets import preset_values
+
+__all__ = [
+    "Config",
+    "from_options",
+    "options",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings of a run. ``dataclasses.asdict`` gives the nested mapping behind names such as ``optim.lr``."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def resolve(self) -> Config:
+        """Return the settings with every ``None`` replaced by the preset's value, and checked against each other.
+
+        Raises:
+            ConfigError: two settings do not fit together.
+        """
+        groups = {}
+        for group, values in preset_values(self.train.preset, self.data.name).items():
+            chosen = getattr(self, group)
+            groups[group] = replace(chosen, **{k: v for k, v in values.items() if getattr(chosen, k) is None})
+        resolved = replace(self, **groups)
+        _check_together(resolved)
+        return resolved
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the settings as nested plain values, group by group."""
+        return asdict(self)
+
+
+def _check_together(config: Config) -> None:
+    """Check what no field can know alone; ``config`` is resolved."""
+    image_size, mults = config.data.image_size or 0, config.model.channel_mults or ()
+    multiple = config.model.patch_size * 2 ** (len(mults) - 1)
+    if image_size % multiple:
+        raise ConfigError(
+            f"data.image_size must be a multiple of {multiple} (model.patch_size {config.model.patch_size}, halved "
+            f"{len(mults) - 1} times by model.channel_mults), got {image_size}"
+        )
+    if config.model.base_channels % 8:
+        raise ConfigError(f"model.base_channels must be a multiple of 8, got {config.model.base_channels}")
+    if config.sample.steps > config.diffusion.timesteps:
+        raise ConfigError(
+            f"sample.steps must be <= diffusion.timesteps ({config.diffusion.timesteps}), got {config.sample.steps}"
+        )
+
+
+_GROUPS = (DataConfig, ModelConfig, DiffusionConfig, OptimConfig, SampleConfig, TrainConfig)
+
+
+def options() -> list[Option]:
+    """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
+    return [
+        Option(a["flag"], group.GROUP, f.name, a["kind"].parse, f.default, a["help"], a["choices"])
+        for group in _GROUPS
+        for f in fields(group)
+        for a in [f.metadata]
+    ]
+
+
+def from_options(values: Mapping[str, Any]) -> Config:
+    """Return the settings of parsed values, keyed by :attr:`Option.dest`; what is missing keeps its default.
+
+    Raises:
+        ConfigError: a value is out of range, or a name is no option.
+    """
+    known = {o.dest: o for o in options()}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
+    chosen: dict[str, dict[str, Any]] = {group.GROUP: {} for group in _GROUPS}
+    for dest, value in values.items():
+        chosen[known[dest].group][known[dest].field] = value
+    groups: dict[str, Any] = {group.GROUP: group(**chosen[group.GROUP]) for group in _GROUPS}
+    return Config(**groups)

@@ -1,0 +1,1 @@
+"""Handwritten digits and EMNIST: files, download, loading."""

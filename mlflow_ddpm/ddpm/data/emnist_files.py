@@ -1,0 +1,152 @@
+"""Where EMNIST's official files lie: in the archive that NIST offers, in its unpacked folder, or loose, gzip'd or not.
+
+The archive is read in place; nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from mlflow_ddpm.core.errors import DataError
+
+__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split", "has_split"]
+
+ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
+_MOST_SHRUNK = 1100  # deflate, of zip and of gzip, cannot shrink more than 1032-fold
+_REMEDY = "fetch it again"
+
+
+class OfficialFile(NamedTuple):
+    """One file, wherever it lies."""
+
+    where: str  # for messages: its path, or the archive's path and its name in there
+    most_bytes: int  # that it can hold, going by what it takes on disk
+    unpacked: Callable[[], AbstractContextManager[BufferedIOBase]]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BufferedIOBase]:
+        """Open it for reading, unzipped.
+
+        Raises:
+            DataError: then, or while it is read: it is gone, cut short or damaged.
+        """
+        try:
+            with self.unpacked() as file:
+                yield file
+        except EOFError:
+            raise DataError(f"{self.where} is cut short: its gzip stream has no end; {_REMEDY}") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{self.where} is not a sound gzip file ({error}); {_REMEDY}") from None
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self.where} cannot be unzipped ({error}); {_REMEDY}") from None
+        except OSError as error:
+            raise DataError(
+                f"{self.where} cannot be read: {error.strerror or error}; check the disk and permissions"
+            ) from None
+
+
+class SplitFiles(NamedTuple):
+    """The five files of a split."""
+
+    train_images: OfficialFile
+    train_labels: OfficialFile
+    test_images: OfficialFile
+    test_labels: OfficialFile
+    mapping: OfficialFile
+
+
+def find_split(place: Path, split: str) -> SplitFiles:
+    """Return the files of a split: ``place`` is the archive, or a folder with the files, ``gzip/`` or the archive.
+
+    Raises:
+        DataError: some are missing, or the archive is damaged.
+    """
+    names = _names(split)
+    candidates = [(place, _in_archive(place))] if place.is_file() else _in_folder(place)
+    where, found = max(candidates, key=lambda candidate: len(names & candidate[1].keys()))
+    missing = sorted(names - found.keys())
+    if missing:
+        raise DataError(
+            f"expected the official files of EMNIST {split} in {where}, missing {', '.join(missing)}; name the folder "
+            f"that has them, or EMNIST's {ARCHIVE_NAME}, with --data-dir, or fetch it with --download"
+        )
+    stem = f"emnist-{split}"
+    return SplitFiles(
+        found[f"{stem}-train-images-idx3-ubyte"],
+        found[f"{stem}-train-labels-idx1-ubyte"],
+        found[f"{stem}-test-images-idx3-ubyte"],
+        found[f"{stem}-test-labels-idx1-ubyte"],
+        found[f"{stem}-mapping.txt"],
+    )
+
+
+def has_split(place: Path, split: str) -> bool:
+    """Say whether all files of a split are there, sound or not."""
+    try:
+        return bool(find_split(place, split))
+    except DataError:
+        return False
+
+
+def _names(split: str) -> set[str]:
+    parts = [f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
+    return {f"emnist-{split}-{name}" for name in (*parts, "mapping.txt")}
+
+
+def _in_folder(folder: Path) -> list[tuple[Path, Mapping[str, OfficialFile]]]:
+    candidates: list[tuple[Path, Mapping[str, OfficialFile]]] = [(p, _loose(p)) for p in (folder, folder / "gzip")]
+    archive = folder / ARCHIVE_NAME
+    return [*candidates, (archive, _in_archive(archive))] if archive.is_file() else candidates
+
+
+def _loose(folder: Path) -> dict[str, OfficialFile]:
+    """Return the folder's files by their names without ``.gz``; of two, the one without is taken: it reads faster."""
+    paths = sorted(folder.glob("emnist-*"), key=lambda path: len(path.name), reverse=True) if folder.is_dir() else []
+    return {path.name.removesuffix(".gz"): _of_path(path) for path in paths if path.is_file()}
+
+
+def _of_path(path: Path) -> OfficialFile:
+    size = path.stat().st_size
+    if path.suffix == ".gz":
+        return OfficialFile(str(path), size * _MOST_SHRUNK, lambda: gzip.open(path, "rb"))
+    return OfficialFile(str(path), size, lambda: path.open("rb"))
+
+
+def _in_archive(archive: Path) -> dict[str, OfficialFile]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [info for info in opened.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(
+            f"expected a folder or EMNIST's {ARCHIVE_NAME}, but {archive} is no sound zip file ({error}); delete "
+            "it and fetch it again"
+        ) from None
+    return {Path(info.filename).name.removesuffix(".gz"): _of_member(archive, info) for info in members}
+
+
+def _of_member(archive: Path, info: zipfile.ZipInfo) -> OfficialFile:
+    size = min(info.file_size, archive.stat().st_size * _MOST_SHRUNK)
+    is_gzip = info.filename.endswith(".gz")
+    return OfficialFile(
+        f"{archive}/{info.filename}",
+        size * _MOST_SHRUNK if is_gzip else size,
+        lambda: _unpack(archive, info.filename, is_gzip=is_gzip),
+    )
+
+
+@contextlib.contextmanager
+def _unpack(archive: Path, name: str, *, is_gzip: bool) -> Iterator[BufferedIOBase]:
+    with zipfile.ZipFile(archive) as opened, opened.open(name) as member:
+        if not is_gzip:
+            yield cast("BufferedIOBase", member)
+            return
+        with gzip.GzipFile(fileobj=member) as file:
+            yield file

@@ -1,0 +1,1 @@
+"""Sample quality: a classifier and a Frechet distance."""

@@ -1,0 +1,1 @@
+"""The method: U-Net, diffusion, EMA, gradients."""

@@ -1,0 +1,1 @@
+"""The trained model as files: saved, loaded, logged to MLflow."""

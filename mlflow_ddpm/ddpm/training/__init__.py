@@ -1,0 +1,1 @@
+"""The trainer and what surrounds it: checkpoints, processes, diagnostics."""

@@ -1,0 +1,122 @@
+"""What tells more of a diffusion model's training than its loss: loss by noise level, gradients by part, size of steps.
+
+While an epoch runs, what the batches computed anyway is kept where it lies: no kernel is queued and no value is read.
+Every some hundred batches it is folded into a few sums on the device, fetched in one copy.
+
+Letters: B images of a batch, T timesteps, Q noise levels, G parts of the U-Net, P parameter tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mlflow_ddpm.ddpm.model.gradients import PARTS, part_norms, parts_of
+from mlflow_ddpm.ddpm.training.seconds import Seconds
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.ddpm.training.distributed import Processes
+
+__all__ = ["NOISE_LEVELS", "EpochDiagnostics", "update_to_weight"]
+
+NOISE_LEVELS = 4  # Q: as many equal ranges of the timestep; the first has least noise
+_FOLD_AT = 256  # batches
+
+
+class EpochDiagnostics:
+    """Collects one epoch of one process; :meth:`read` speaks for all."""
+
+    def __init__(self, model: nn.Module, timesteps: int) -> None:
+        """Build for a U-Net on its device, whose noise has ``timesteps`` steps."""
+        self.preparing = Seconds()  # for `with`: what fetches and prepares batches
+        self._timesteps = timesteps
+        self._parts = parts_of(model)  # (P,)
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Forget what came before."""
+        device = self._parts.device
+        # Columns: the sum of finite values, how many are finite, how many there are.
+        self._loss_sums = torch.zeros(NOISE_LEVELS, 3, dtype=torch.float64, device=device)
+        self._norm_sums = torch.zeros(len(PARTS), 3, dtype=torch.float64, device=device)
+        self._losses: list[Tensor] = []  # (B,) each
+        self._at: list[Tensor] = []  # (B,) each, the timesteps
+        self._norms: list[Tensor] = []  # (P,) each
+        self._update: Tensor | None = None
+        self.preparing.take()
+
+    def add_losses(self, per_image: Tensor, timestep: Tensor) -> None:
+        """Keep each image's loss (B,) and timestep (B,)."""
+        self._losses.append(per_image.detach())
+        self._at.append(timestep)
+
+    def add_gradients(self, norms: Tensor) -> None:
+        """Keep a batch's gradient norms (P,), and fold when there are many."""
+        self._norms.append(norms)
+        if len(self._norms) == _FOLD_AT:
+            self._fold()
+
+    def add_update(self, ratio: Tensor) -> None:
+        """Keep the epoch's :func:`update_to_weight`."""
+        self._update = ratio
+
+    def read(self, procs: Processes) -> dict[str, float | None]:
+        """Return the epoch's values by metric name. A collective that every process enters once per epoch.
+
+        This waits for the device. Values that are not finite are left out of the means; a mean of nothing else is NaN,
+        and of nothing at all None.
+        """
+        self._fold()
+        losses = procs.sum_over_ranks(self._loss_sums)  # gradients are the same on every process
+        update = self._norm_sums.new_full((1,), math.nan) if self._update is None else self._update.double().view(1)
+        host = torch.cat([losses.view(-1), self._norm_sums.view(-1), update]).tolist()
+        means = [_mean(*host[at : at + 3]) for at in range(0, len(host) - 1, 3)]
+        names = [f"loss_t_q{level + 1}" for level in range(NOISE_LEVELS)] + [f"grad_norm_{part}" for part in PARTS]
+        return {
+            **dict(zip(names, means, strict=True)),
+            "update_to_weight": None if self._update is None else host[-1],
+            "data_sec": self.preparing.take(),
+        }
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        if self._losses:
+            level = torch.cat(self._at) * NOISE_LEVELS // self._timesteps
+            self._loss_sums.index_add_(0, level, _countable(torch.cat(self._losses)))
+        if self._norms:
+            norms = part_norms(torch.stack(self._norms), self._parts)  # (M, G)
+            self._norm_sums += _countable(norms).sum(0)
+        self._losses, self._at, self._norms = [], [], []
+
+
+@torch.no_grad()
+def update_to_weight(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Return the global L2 norm of a step over that of the weights before it, a 0-d tensor; nothing is waited for.
+
+    The ratio that Karpathy's notes of Stanford's CS231n ("Neural Networks Part 3", on babysitting the learning process)
+    suggest to watch, and to expect near 1e-3; here of all parameters together. No weights at all but zeros give inf.
+    """
+    return _global_norm(torch._foreach_sub(list(after), list(before))) / _global_norm(before)  # noqa: SLF001
+
+
+def _global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    norms = torch.stack(torch._foreach_norm(list(tensors)))  # noqa: SLF001
+    total: Tensor = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    return total
+
+
+def _countable(values: Tensor) -> Tensor:
+    """Return (..., 3) float64: each value, or 0 if it is not finite; whether it is finite; and one."""
+    finite = values.isfinite()
+    kept = values.double().where(finite, 0.0)
+    return torch.stack([kept, finite.double(), torch.ones_like(kept)], dim=-1)
+
+
+def _mean(total: float, finite: float, count: float) -> float | None:
+    if not count:
+        return None
+    return total / finite if finite else math.nan

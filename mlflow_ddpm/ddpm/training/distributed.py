@@ -1,0 +1,117 @@
+"""The one module that knows about processes: who takes part, on which device, and which images are whose.
+
+Processes are started by torchrun, on one machine or many; without it there is one process and no group.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from mlflow_ddpm.core.errors import ConfigError
+
+__all__ = ["Processes", "choose_device", "cpu_threads", "processes"]
+
+# How long a rank waits for the others in a collective: rank 0 alone draws and judges samples, minutes on a slow CPU.
+_PATIENCE = dt.timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and draws."""
+        return self.rank == 0
+
+    def shard(self, batch_size: int) -> slice:
+        """Return which rows of a batch of all processes are this one's: every ``world_size``-th, from its rank."""
+        return slice(self.rank, batch_size, self.world_size)
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""
+        if self.world_size == 1:
+            return values
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    def gather(self, told: Any) -> list[Any]:
+        """Return what every process tells, by rank. A collective."""
+        if self.world_size == 1:
+            return [told]
+        every: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(every, told)
+        return every
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module whose backward pass averages gradients over all processes: the model itself if alone."""
+        if self.world_size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, device_ids=[self.device] if _is_cuda(self.device) else None)
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    ``device`` is ``auto``, ``cpu`` or ``cuda``; with CUDA each process takes the card of its local rank. A group that
+    the caller has initialised already is used, and left as it is.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
+    chosen = choose_device(device)
+    ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if ours:
+        distributed.init_process_group("nccl" if _is_cuda(chosen) else "gloo", timeout=_PATIENCE)
+    if distributed.is_initialized():
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
+    else:
+        yield Processes(0, 1, chosen)
+    # Not in a finally: after an error the other ranks may wait elsewhere, and leaving in order would wait for them.
+    if ours:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means for this process.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("train.device is cuda, but torch finds no CUDA device; use --device cpu or auto")
+    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"

@@ -1,0 +1,1 @@
+"""Draws on given axes; files with stable bytes."""

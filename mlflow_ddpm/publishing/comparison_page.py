@@ -1,0 +1,100 @@
+"""``comparison.md``: both tables of a comparison, and its pictures with a word on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mlflow_ddpm.analysis.history import RESUMED
+from mlflow_ddpm.core.formatting import format_epochs, format_number
+from mlflow_ddpm.core.markdown import Markdown, escape, picture, table
+from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.publishing.compared_runs import ComparedRun
+from mlflow_ddpm.publishing.comparison_plots import COMPARISON_CAPTIONS
+from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all
+
+__all__ = ["render_page"]
+
+_SHOWABLE = (".png", ".svg")  # by every reader of Markdown, best first
+
+
+def render_page(
+    runs: Sequence[ComparedRun],
+    summary: ComparedTable,
+    settings: ComparedTable,
+    plots: Mapping[str, Sequence[Path]],
+) -> str:
+    """Return the page; pictures are linked by the names of their files, which lie beside it."""
+    return "\n\n".join(_parts(runs, summary, settings, plots)) + "\n"
+
+
+def _parts(
+    runs: Sequence[ComparedRun],
+    summary: ComparedTable,
+    settings: ComparedTable,
+    plots: Mapping[str, Sequence[Path]],
+) -> Iterator[str]:
+    yield f"# Comparison of {len(runs)} runs"
+    yield _lead(runs)
+    yield "## Summary"
+    yield table(summary.words)
+    yield from _remarks(runs)
+    yield "## Hyperparameters that differ"
+    yield from _settings(runs, settings)
+    yield "## Plots"
+    dashboard_first = sorted(PLOTS, key=lambda plot: len(plot.panels) == 1)
+    for plot in dashboard_first:
+        yield f"### {plot.title}"
+        yield _embedded(plots[plot.name], plot.title)
+        yield f"*{COMPARISON_CAPTIONS[plot.name]}*"
+    yield "## Files"
+    yield (
+        "Both tables for further use: `comparison_summary.csv`, `comparison_hyperparameters.csv` (full precision), "
+        "`comparison_summary.tex`, `comparison_hyperparameters.tex` (LaTeX with booktabs)."
+    )
+
+
+def _lead(runs: Sequence[ComparedRun]) -> str:
+    best = best_of_all(runs)
+    if best is None:
+        return "In none of them was a finite loss measured."
+    run, result = best
+    return f"Lowest mean loss of an epoch: {format_number(result.value)}, {escape(run.name)} at epoch {result.epoch}."
+
+
+def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    """Say what the table's numbers rest on, where that is not the same for all runs."""
+    yield f"{BEST_MARK} marks the lowest loss. A dash means not measured; NaN and Inf were measured and are not finite."
+    lines = []
+    for run in runs:
+        name = escape(run.name)
+        if not len(run.history):
+            lines.append(f"- {name} has no epochs yet; the pictures do not show it.")
+        if run.history.attrs.get(RESUMED):
+            lines.append(f"- {name} was resumed at epoch {format_epochs(run.history.attrs[RESUMED])}.")
+    if lines:
+        yield "\n".join(lines)
+
+
+def _settings(runs: Sequence[ComparedRun], settings: ComparedTable) -> Iterator[str]:
+    known = [run for run in runs if run.config]
+    unknown = ", ".join(escape(run.name) for run in runs if not run.config)
+    if not known:
+        yield "No hyperparameters are known of any of them."
+        return
+    if settings.words.rows:
+        yield table(settings.words)
+    else:
+        same = len({key for run in known for key in run.config})
+        yield f"None: all {same} are the same." if len(known) > 1 else "None: they are known of one run alone."
+    if unknown:
+        yield f"No hyperparameters are known of {unknown}."
+
+
+def _embedded(files: Sequence[Path], title: str) -> Markdown:
+    """Return the picture in a format that Markdown shows, or else links to its files."""
+    for suffix in _SHOWABLE:
+        found = [path for path in files if path.suffix == suffix]
+        if found:
+            return picture(found[0].name, title)
+    return Markdown(", ".join(f"[{escape(path.name)}]({path.name})" for path in files))

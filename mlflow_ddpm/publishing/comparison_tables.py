@@ -1,0 +1,115 @@
+"""What a comparison says in tables: the runs' key results, and the hyperparameters in which they differ.
+
+Each is a Markdown table, a CSV in full precision and a LaTeX ``tabular``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mlflow_ddpm.analysis.history import rows_from_frame
+from mlflow_ddpm.analysis.key_results import Result, results
+from mlflow_ddpm.core.formatting import NOT_MEASURED, format_duration, format_number
+from mlflow_ddpm.core.markdown import Code, Table
+from mlflow_ddpm.publishing.compared_runs import ComparedRun
+from mlflow_ddpm.reporting.latex import booktabs
+
+__all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "hyperparameters_table", "summary_table"]
+
+BEST_MARK = "\u2605"
+_SHORT = {  # head cells of the results that every run has
+    "best_loss": "Best loss",
+    "final_loss": "Final loss",
+    "epochs": "Epochs",
+    "total_time_sec": "Wall time",
+    "samples_per_sec_median": "Median throughput\n(samples/s)",
+    "gpu_peak_mb": "GPU peak\n(MiB)",
+    "nonfinite_batches": "Non-finite\nbatches",
+}
+
+
+class ComparedTable(NamedTuple):
+    """A table for readers, and the same for programs: a header and rows."""
+
+    words: Table
+    data: list[list[str]]
+
+    def as_csv(self) -> bytes:
+        """Return the CSV: UTF-8, numbers in full precision, an empty cell for what was not measured."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.data)
+        return text.getvalue().encode()
+
+    def as_latex(self) -> bytes:
+        """Return the table as a LaTeX ``tabular``; the best of all is bold there."""
+        head, rows, align = self.words
+        rows = rows or [["none", *[""] * (len(head) - 1)]]
+        text = booktabs(Table([cell.replace("\n", " ") for cell in head], rows, align))
+        return re.sub(rf"& {BEST_MARK} (.+?) &", r"& \\textbf{\1} &", text).encode()
+
+
+def best_of_all(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, Result] | None:
+    """Return the run with the lowest mean loss of an epoch, the first of equals; None if no loss was finite."""
+    found = [(run, _results(run)["best_loss"]) for run in runs]
+    values = [result.value for _, result in found if result.value is not None]
+    return next(((run, result) for run, result in found if result.value == min(values)), None) if values else None
+
+
+def summary_table(runs: Sequence[ComparedRun]) -> ComparedTable:
+    """Return one row a run with its key results, those that no run measured left out."""
+    of = {run.name: _results(run) for run in runs}
+    names = list(dict.fromkeys(name for found in of.values() for name in reversed(found)))
+    names = [name for name in names if any(name in f and f[name].value is not None for f in of.values())]
+    best = best_of_all(runs)
+    head, data_head = ["Run"], ["run", "run_id"]
+    for name in names:
+        head += [_SHORT.get(name, f"{name},\nlast"), *(["at epoch"] if name == "best_loss" else [])]
+        data_head += [name, *(["best_epoch"] if name == "best_loss" else [])]
+    rows, data = [], []
+    for run in runs:
+        line, numbers = [run.name], [run.name, run.run_id or ""]
+        for name in names:
+            result = of[run.name].get(name, Result(name, name, None))
+            mark = f"{BEST_MARK} " if name == "best_loss" and best and best[0] is run else ""
+            line += [mark + _words(result), *([_whole(result.epoch)] if name == "best_loss" else [])]
+            numbers += [_data(result.value), *([_data(result.epoch)] if name == "best_loss" else [])]
+        rows.append(line)
+        data.append(numbers)
+    return ComparedTable(Table(head, rows, "l" + "r" * (len(head) - 1)), [data_head, *data])
+
+
+def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
+    """Return one row a hyperparameter that is not the same in all runs whose hyperparameters are known."""
+    known = [run.config for run in runs if run.config]
+    keys = list(dict.fromkeys(key for config in known for key in config))
+    differing = [key for key in keys if len({config.get(key) for config in known}) > 1]
+    cells = [[run.config.get(key, NOT_MEASURED) for run in runs] for key in differing]
+    data = [[key, *(run.config.get(key, "") for run in runs)] for key in differing]
+    head = [run.name for run in runs]
+    words = [[Code(key), *row] for key, row in zip(differing, cells, strict=True)]
+    return ComparedTable(
+        Table(["Hyperparameter", *head], words, "l" + "r" * len(head)), [["hyperparameter", *head], *data]
+    )
+
+
+def _results(run: ComparedRun) -> dict[str, Result]:
+    """Return a run's key results by name; of an extra that bears the name of another result, that other one."""
+    return {result.name: result for result in reversed(results(rows_from_frame(run.history)))}
+
+
+def _words(result: Result) -> str:
+    if result.name == "total_time_sec":
+        return format_duration(result.value).partition(" (")[0] if result.value is not None else NOT_MEASURED
+    return format_number(result.value)
+
+
+def _whole(value: int | None) -> str:
+    return NOT_MEASURED if value is None else str(value)
+
+
+def _data(value: float | None) -> str:
+    return "" if value is None else repr(value)

@@ -1,0 +1,1 @@
+"""Where a run is kept: its files on disk, and its run in MLflow."""

@@ -1,0 +1,85 @@
+"""Pictures by epoch: their names, their files under ``samples/`` of an output directory, their PNG bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlflow_ddpm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["SAMPLES", "LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk"]
+
+SAMPLES = "samples"  # folder of pictures, on disk and under the artifact folder
+_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+_FILE = re.compile(r"(?P<name>[A-Za-z0-9_\-]{1,100})_epoch_(?P<epoch>[0-9]{6,19})\.png")
+
+
+class LoggedImage(NamedTuple):
+    """A picture on disk that belongs to an epoch."""
+
+    name: str
+    path: Path
+    epoch: int
+    timestamp_ms: int
+
+
+def image_path(directory: Path, name: str, epoch: int) -> Path:
+    """Return where a picture of an output directory is kept.
+
+    Raises:
+        UsageError: the name is no plain file name, or the epoch no whole number >= 0.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(f"a picture's name must be letters, digits, _ and - alone, got {name!r}")
+    if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or epoch < 0:
+        raise UsageError(f"a picture's epoch must be a whole number >= 0, got {epoch!r}")
+    return directory / SAMPLES / f"{name}_epoch_{int(epoch):06d}.png"
+
+
+def image_from_path(path: Path) -> LoggedImage:
+    """Return a picture file as what it is; its time is the file's, the same whenever it is sent.
+
+    Raises:
+        UsageError: it is not named as :func:`image_path` names it.
+        OSError: it cannot be looked at.
+    """
+    parts = _FILE.fullmatch(path.name)
+    if parts is None:
+        raise UsageError(f"a picture's file must be named NAME_epoch_NUMBER.png, got {path.name}")
+    return LoggedImage(parts["name"], path, int(parts["epoch"]), path.stat().st_mtime_ns // 1_000_000)
+
+
+def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedImage]:
+    """Return the pictures of an output directory by file name, except those whose file names are in ``but``."""
+    try:
+        paths = sorted((directory / SAMPLES).glob("*.png"))
+        return [image_from_path(path) for path in paths if _FILE.fullmatch(path.name) and path.name not in but]
+    except OSError:  # the folder cannot be read: no reason to keep anything else back
+        return []
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return the PNG file of an image.
+
+    Raises:
+        UsageError: it is not uint8 of shape (H, W), (H, W, 3) or (H, W, 4), or it is empty.
+    """
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))  # noqa: PLR2004
+    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+        raise UsageError(
+            f"a picture must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got {pixels.dtype} {pixels.shape}"
+        )
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

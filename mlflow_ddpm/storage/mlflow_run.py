@@ -1,0 +1,239 @@
+"""Every call into MLflow.
+
+Runs are always named by id through ``MlflowClient``: MLflow's active run is thread-local, so a fluent call from another
+thread would make a second run. Calls block for as long as MLflow's own time-outs allow; the training thread makes none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.core.redaction import redacted
+from mlflow_ddpm.storage.images import SAMPLES
+from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+
+__all__ = [
+    "ARTIFACT_FOLDER",
+    "NONE_LOGGED",
+    "NONFINITE_TAG",
+    "RESUMED_TAG",
+    "LoggedPoints",
+    "MlflowRun",
+    "clean_tags",
+    "client",
+]
+
+ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
+RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
+NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
+_PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
+_METRICS_PER_BATCH = 1000
+_FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
+_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
+
+
+class LoggedPoints(NamedTuple):
+    """What a store has of a run, for whoever must not send it twice."""
+
+    points: frozenset[tuple[str, int, int]]  # key, step, timestamp
+    images: tuple[str, ...]  # artifact paths of the image view
+
+
+NONE_LOGGED = LoggedPoints(frozenset(), ())
+
+
+class MlflowRun:
+    """One run in one tracking store.
+
+    Every method raises :class:`StoreUnavailableError` for an outage and :class:`StoreRefusedError` for a refusal.
+    """
+
+    def __init__(self, tracking_uri: str, run_id: str) -> None:
+        self.tracking_uri, self.run_id = tracking_uri, run_id
+        with translate_mlflow_errors(tracking_uri):  # a file store refuses to be made, without its switch
+            self._client = client(tracking_uri)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the JSON and the report say of the run: id, name, experiment, status, times (Unix ms), marks."""
+        with translate_mlflow_errors(self.tracking_uri):
+            run = self._client.get_run(self.run_id)
+            experiment = self._client.get_experiment(run.info.experiment_id)
+        return {
+            "run_id": self.run_id,
+            "run_name": run.info.run_name,
+            "experiment_id": run.info.experiment_id,
+            "experiment_name": experiment.name,
+            "status": run.info.status,
+            "start_time_ms": run.info.start_time,
+            "end_time_ms": run.info.end_time,
+            "resumed_at_epochs": [int(e) for e in re.findall(r"\d+", run.data.tags.get(RESUMED_TAG, ""))],
+        }
+
+    def held(self) -> LoggedPoints:
+        """Return what the store has. File stores keep a point that is sent twice, SQL stores do not."""
+        with translate_mlflow_errors(self.tracking_uri):
+            keys = self._client.get_run(self.run_id).data.metrics
+            histories = [(key, self._client.get_metric_history(self.run_id, key)) for key in keys]
+        points = frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
+        return LoggedPoints(points, tuple(self.list_files("images")))
+
+    def log_rows(self, rows: Sequence[EpochMetrics], held: LoggedPoints = NONE_LOGGED) -> None:
+        """Send rows, less what is held: one request as long as they fit into one, each with its first timestamp."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key, value, row.logged_at_ms, row.epoch)
+            for row in rows
+            for key, value in row.points().items()
+            if (key, row.epoch, row.logged_at_ms) not in held.points
+        ]
+        with translate_mlflow_errors(self.tracking_uri):
+            for start in range(0, len(points), _METRICS_PER_BATCH):
+                batch = points[start : start + _METRICS_PER_BATCH]
+                self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log the params that the run does not have yet. Params cannot be changed, and ``mlflow run`` logs its own."""
+        from mlflow.entities import Param
+
+        with translate_mlflow_errors(self.tracking_uri):
+            present = self._client.get_run(self.run_id).data.params
+            fit = redacted(params).value
+            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in fit.items()}  # two names may become one
+            new = [Param(k, v) for k, v in wanted.items() if k not in present]
+            if new:
+                self._client.log_batch(self.run_id, params=new, synchronous=True)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, over earlier values."""
+        from mlflow.entities import RunTag
+
+        with translate_mlflow_errors(self.tracking_uri):
+            new = [RunTag(key, value) for key, value in clean_tags(tags).items()]
+            self._client.log_batch(self.run_id, tags=new, synchronous=True)
+
+    def log_image(
+        self, name: str, png: Path, *, epoch: int, timestamp_ms: int, held: LoggedPoints = NONE_LOGGED
+    ) -> None:
+        """Log a picture by step, as the run page's image view wants it, and as a plain artifact to download.
+
+        The view would show a picture that is logged twice as two; one that is held is left alone.
+        """
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(png) as picture:
+            pixels = np.asarray(picture)
+        with translate_mlflow_errors(self.tracking_uri):
+            if not _is_held(held, name, epoch, timestamp_ms):
+                at = {"step": epoch, "timestamp": timestamp_ms}
+                self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
+            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES}")
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Log a file as an artifact under ``folder``; one of the same name is replaced."""
+        with translate_mlflow_errors(self.tracking_uri):
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def list_files(self, folder: str) -> list[str]:
+        """Return the paths of the artifacts in a folder."""
+        with translate_mlflow_errors(self.tracking_uri):
+            return [f.path for f in self._client.list_artifacts(self.run_id, folder) if not f.is_dir]
+
+    def fetch_file(self, artifact: str, into: Path) -> Path | None:
+        """Download one artifact; None if the run has none of that path."""
+        return self.fetch(artifact, into) if artifact in self.list_files(artifact.rpartition("/")[0]) else None
+
+    def fetch(self, artifact: str, into: Path) -> Path:
+        """Download an artifact, or a folder of them, that is there."""
+        from mlflow.artifacts import download_artifacts
+
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
+        with translate_mlflow_errors(self.tracking_uri):
+            where = {"run_id": self.run_id, "tracking_uri": self.tracking_uri, "dst_path": str(into)}
+            return Path(download_artifacts(artifact_path=artifact, **where))
+
+    def params(self) -> dict[str, str]:
+        """Return the run's params."""
+        with translate_mlflow_errors(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.params)
+
+    def tags(self) -> dict[str, str]:
+        """Return the run's tags."""
+        with translate_mlflow_errors(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.tags)
+
+    def resume(self) -> None:
+        """Make the run RUNNING again, whatever it was."""
+        with translate_mlflow_errors(self.tracking_uri):
+            self._client.update_run(self.run_id, status="RUNNING")
+
+    def finish(self, status: str, ended_at_ms: int | None) -> None:
+        """End the run with FINISHED, FAILED or KILLED; by default at this moment."""
+        with translate_mlflow_errors(self.tracking_uri):
+            self._client.set_terminated(self.run_id, status, end_time=ended_at_ms)
+
+    def read_rows(self) -> list[EpochMetrics]:
+        """Return every row that was ever logged, superseded ones included, in no order.
+
+        A row is the points that share a step and a timestamp. Points that share neither with a row of the table's
+        metrics are somebody else's (system metrics, the user's own) and left out.
+        """
+        with translate_mlflow_errors(self.tracking_uri):
+            keys = sorted(self._client.get_run(self.run_id).data.metrics)
+            table = [m.name for m in METRICS if m.name in keys]
+            found: dict[tuple[int, int], dict[str, float]] = {}
+            for key in table:
+                for point in self._client.get_metric_history(self.run_id, key):
+                    found.setdefault((point.step, point.timestamp), {})[key] = _value(key, point.value)
+            extras: dict[tuple[int, int], dict[str, float]] = {where: {} for where in found}
+            for key in (k for k in keys if k not in table and not k.startswith("system/") and found):
+                for point in self._client.get_metric_history(self.run_id, key):
+                    if (point.step, point.timestamp) in extras:
+                        extras[point.step, point.timestamp][key] = _value(key, point.value)
+        return [
+            EpochMetrics(epoch=step, **cells, extra=extras[step, ms], logged_at_ms=ms)  # type: ignore[arg-type]
+            for (step, ms), cells in found.items()
+        ]
+
+
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags as every store takes them, without credentials; MLflow's own tell the git remote's URL, say."""
+    return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in redacted(tags).value.items()}
+
+
+def client(tracking_uri: str) -> Any:
+    """Return MLflow's client for a store; it makes no request by itself."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def _value(key: str, value: float) -> Any:
+    if key in _INTEGRAL:
+        return int(value)
+    return value if abs(value) != _FLOAT_MAX else value * 2  # SQL stores keep infinity as the largest double
+
+
+def _is_held(held: LoggedPoints, name: str, epoch: int, timestamp_ms: int) -> bool:
+    """Say whether the image view has this picture; its file comes in two sizes, the small one last."""
+    parts = ("step", str(epoch), "timestamp", str(timestamp_ms), "")
+    starts = tuple("images/" + separator.join((name, *parts)) for separator in "+%")
+    return any(path.startswith(starts) and path.endswith("compressed.webp") for path in held.images)
+
+
+def _text(value: str) -> str:
+    """Return the text without what a database refuses: zero bytes (PostgreSQL), and bytes that are no Unicode."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _key(name: str) -> str:
+    """Return a param or tag name with what MLflow would refuse in it replaced."""
+    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:250]
+    return os.path.normpath(clean) if clean else "_"

@@ -1,0 +1,46 @@
+"""An epoch's seconds, with the device's queued work counted where it belongs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mlflow_ddpm.tracking import probes
+
+__all__ = ["EpochTimer", "rate"]
+
+
+def rate(count: int | None, seconds: float) -> float | None:
+    """Return the count per second; None if either was not measured."""
+    return count / seconds if count is not None and seconds > 0 else None
+
+
+class EpochTimer:
+    """Measures from :meth:`start` to :meth:`stop`, less what was paused; waits for the device at each of them."""
+
+    def __init__(self, clock: Callable[[], float], device: Any) -> None:
+        self._clock, self._device = clock, device
+        self._began = self._paused_sec = 0.0
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._paused_sec = 0.0
+        self._began = self._now()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens inside."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            self._paused_sec += self._now() - began
+
+    def stop(self) -> float:
+        """Return the seconds."""
+        return self._now() - self._began - self._paused_sec
+
+    def _now(self) -> float:
+        probes.synchronize(self._device)
+        return self._clock()

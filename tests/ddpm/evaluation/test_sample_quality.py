@@ -1,0 +1,177 @@
+"""The judge: a classifier fitted in seconds, and how far samples are from real images in its feature space."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from ddpm.test_train import TINY, KillAt, KilledError, measured
+from torch import Tensor
+
+from mlflow_ddpm.ddpm.config.config import Config, from_options
+from mlflow_ddpm.ddpm.data.digits import load_digits
+from mlflow_ddpm.ddpm.data.loading import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.evaluation import sample_quality as judging
+from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
+from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator
+from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.ddpm.train import train
+from mlflow_ddpm.ddpm.training.trainer import build_model
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+
+
+@cache
+def digits() -> Dataset:
+    """The digits at 8x8."""
+    return load_digits(8)
+
+
+@cache
+def digits_judge() -> SampleEvaluator:
+    """A judge of 8x8 digits; its classifier is fitted once."""
+    return SampleEvaluator(settings(), digits(), CPU)
+
+
+def settings(**values: object) -> Config:
+    """Settings of a tiny model on 8x8 digits, with few steps a sample."""
+    chosen: dict[str, object] = {"base_channels": 8, "channel_mults": (1,), "image_size": 8, "sample_steps": 2}
+    return from_options(chosen | {"timesteps": 20, "judge_per_class": 10} | values).resolve()
+
+
+def untrained(config: Config) -> UNet:
+    """A model that draws noise."""
+    return build_model(config, 10).eval()
+
+
+def dealt(labels: Tensor, per_class: int) -> list[LabelledImages]:
+    """Deal images whose one pixel is their position, so that each can be told from every other."""
+    images = torch.arange(len(labels)).view(-1, 1, 1, 1)
+    return list(judging._deal(LabelledImages(images, labels), per_class))
+
+
+def test_the_halves_share_no_image_and_have_as_many_of_each_class() -> None:
+    """Nor does the classifier see any of them."""
+    labels = torch.tensor([0] * 40 + [1] * 7 + [2] * 100)[torch.randperm(147)]
+    reference, other, fit = dealt(labels, 5)
+    seen = torch.cat([part.images.flatten() for part in (reference, other, fit)])
+
+    assert reference.labels.bincount().tolist() == other.labels.bincount().tolist() == [5, 2, 5]
+    assert fit.labels.bincount().tolist() == [30, 3, 90]
+    assert sorted(seen.tolist()) == list(range(147))
+    for part in (reference, other, fit):
+        assert torch.equal(labels[part.images.flatten()], part.labels)
+
+
+def test_the_classifier_knows_real_digits_and_is_not_fooled_by_wrong_labels() -> None:
+    """95 % of 297 real digits that it never saw, at 8x8; nothing is right when every label is off by one."""
+    judge, test = digits_judge(), digits().test
+    features = judge._classifier.features(test.images)
+
+    assert judge._classifier.accuracy(features, test.labels) >= 0.95
+    assert judge._classifier.accuracy(features, (test.labels + 1) % 10) <= 0.03
+
+
+def test_the_same_images_make_the_same_classifier_whatever_was_drawn_before() -> None:
+    """To the last bit; and the caller's own random numbers go on as if nothing had been fitted."""
+    few = LabelledImages(digits().train.images[:200], digits().train.labels[:200])
+    torch.manual_seed(1)
+    first = Classifier(few, image_size=8, classes=10)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    again = Classifier(few, image_size=8, classes=10)
+
+    assert torch.equal(first.features(few.images), again.features(few.images))
+    assert torch.equal(expected, drawn)
+
+
+def test_samples_of_an_untrained_model_are_judged_near_chance_and_far_from_real() -> None:
+    """Noise is named right one time in ten, and lies many times as far from real digits as real digits do."""
+    config = settings()
+    judged = digits_judge().judge(untrained(config))
+
+    assert judged.sample_accuracy < 0.4
+    assert judged.sample_accuracy_g1 < 0.4
+    assert judged.judge_accuracy >= 0.95
+    assert judged.real_frechet is not None
+    assert 0 < judged.real_frechet < 10
+    for distance in (judged.sample_frechet, judged.sample_frechet_g1):
+        assert distance is not None
+        assert distance > 5 * judged.real_frechet
+
+
+def test_real_images_in_place_of_samples_are_as_near_as_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judgement of a perfect model: real accuracy, and the halves' own distance at both guidances."""
+    judge = digits_judge()
+    monkeypatch.setattr(judging, "draw_samples", lambda *_, **__: judge._dealt.other.images)
+    judged = judge.judge(untrained(settings()))
+
+    assert judged.sample_frechet == judged.sample_frechet_g1 == judged.real_frechet
+    assert judged.sample_accuracy >= 0.93
+
+
+def test_a_model_that_always_draws_the_same_image_of_a_class_is_accurate_and_far_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Accuracy alone would praise it: the distance is what sees that variety is missing."""
+    judge = digits_judge()
+    other = judge._dealt.other
+    first = torch.stack([other.images[other.labels == k][0] for k in range(10)])
+    monkeypatch.setattr(judging, "draw_samples", lambda *_, **__: first[other.labels])
+    judged = judge.judge(untrained(settings()))
+
+    assert judged.sample_accuracy >= 0.8
+    assert judged.sample_frechet is not None
+    assert judged.real_frechet is not None
+    assert judged.sample_frechet > 3 * judged.real_frechet
+
+
+def test_the_same_model_is_judged_the_same_by_another_process() -> None:
+    """A judge made anew, as after a resume, says the same to the last bit."""
+    config = settings(judge_per_class=5)
+    few = digits()._replace(train=LabelledImages(*(part[:400] for part in digits().train)))
+    model = untrained(config)
+    first, again = (SampleEvaluator(config, few, CPU).judge(model) for _ in range(2))
+
+    assert first.sample_frechet is not None
+    assert again == first
+
+
+def test_too_few_samples_for_a_distance_leave_it_unmeasured() -> None:
+    """A covariance of 32 features needs more images than that; accuracies are measured all the same."""
+    config = settings(judge_per_class=FEATURES // 10)
+    few = digits()._replace(train=LabelledImages(*(part[:400] for part in digits().train)))
+    judged = SampleEvaluator(config, few, CPU).judge(untrained(config))
+
+    assert (judged.sample_frechet, judged.sample_frechet_g1, judged.real_frechet) == (None, None, None)
+    assert 0 <= judged.sample_accuracy <= 1
+
+
+def test_more_than_a_third_of_a_class_is_never_taken() -> None:
+    """Asked for 500 of each, a judge of the digits takes what leaves it as many to fit on."""
+    judge = SampleEvaluator(settings(judge_per_class=500), digits(), CPU)
+    counts = digits().train.labels.bincount()
+
+    assert judge._dealt.other.labels.bincount().tolist() == (counts // 3).tolist()
+    assert bool((judge._dealt.fit.labels.bincount() >= counts // 3).all())
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_judged_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a judgement and started again, by a judge that is fitted anew: the same rows to the last digit."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "store").as_uri()
+    config = from_options(TINY | {"epochs": 3, "judge_every": 1, "judge_per_class": 5})
+    train(config, output_dir=tmp_path / "whole", tracking_uri=uri)
+    with pytest.raises(KilledError):
+        train(config, output_dir=tmp_path / "broken", tracking_uri=uri, progress=KillAt(1, 2))
+    train(config, output_dir=tmp_path / "broken", tracking_uri=uri)
+    whole, broken = measured(tmp_path / "whole"), measured(tmp_path / "broken")
+
+    assert broken == whole
+    assert [row["sample_frechet"] != "" for row in broken] == [True] * 3

@@ -1,0 +1,98 @@
+"""The sentence under each plot reads the figure from the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.plotting.descriptions import describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS
+
+
+def history(name: str, values: Mapping[int, float | None], **others: Sequence[float]) -> list[EpochMetrics]:
+    """Return rows in which one metric has these values, and others theirs, epoch by epoch."""
+    return [
+        EpochMetrics(epoch=epoch, **{name: value}, **{other: series[i] for other, series in others.items()})  # type: ignore[arg-type]
+        for i, (epoch, value) in enumerate(values.items())
+    ]
+
+
+@pytest.mark.parametrize("plot", [plot.name for plot in PLOTS])
+def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str) -> None:
+    """A run without epochs has no figure to read."""
+    assert describe_plot(plot, []) == ""
+    assert describe_plot(plot, [EpochMetrics(epoch=0)]) == "Not measured in this run."
+
+
+@pytest.mark.parametrize(
+    ("plot", "metric", "values", "expected"),
+    [
+        ("loss_linear", "loss_mean", {4: 0.5}, "The mean loss is 0.5 (epoch 4)."),
+        ("loss_linear", "loss_mean", {0: math.nan, 1: math.inf}, "No finite value was measured."),
+        (
+            "loss_linear",
+            "loss_mean",
+            {0: 1.0, 1: 0.25, 2: math.nan, 3: 0.5},
+            "The mean loss goes from 1 (epoch 0) to 0.5 (epoch 3); its lowest is 0.25 (epoch 1).",
+        ),
+        (
+            "loss_log",
+            "loss_mean",
+            {0: 1.0, 1: 0.05, 2: 0.01},
+            "The loss falls 100-fold to its lowest, epoch 2; half of that, on this axis, by epoch 1.",
+        ),
+        ("loss_log", "loss_mean", {0: 1.0, 1: 2.0}, "No epoch is below the first, 1 (epoch 0)."),
+        ("loss_log", "loss_mean", {0: 1.0, 1: -2.0},
+         "The lowest loss, -2 (epoch 1), has no place on a logarithmic axis."),
+        ("learning_rate", "lr", {0: 0.1, 1: 0.1}, "The learning rate is 0.1 throughout."),
+        (
+            "learning_rate",
+            "lr",
+            {0: 0.1, 1: 0.2, 2: 0.0},
+            "The learning rate goes from 0.1 (epoch 0) over a peak of 0.2 (epoch 1) to 0 (epoch 2).",
+        ),
+        (
+            "throughput",
+            "samples_per_sec",
+            {0: 90.0, 1: 110.0, 2: 100.0},
+            "The median throughput is 100 samples/s, between 90 (epoch 0) and 110 (epoch 1).",
+        ),
+        ("gpu_memory", "gpu_peak_mb", {0: 5.0, 1: 7.5}, "Allocated memory peaks at 7.5 MiB (epoch 1)."),
+        ("ema_divergence", "ema_delta_norm", {0: 2.0, 1: 1.0},
+         "The distance is largest at 2 (epoch 0) and ends at 1 (epoch 1)."),
+        ("epoch_timing", "epoch_time_sec", {7: 2.5}, "The epoch time is 2.5 s throughout."),
+        ("loss_derivative", "loss_mean", {0: 1.0, 2: 0.5}, "No two epochs in a row, so no change to show."),
+        (
+            "loss_derivative",
+            "loss_mean",
+            {0: 1.0, 1: 0.5, 2: 0.75},
+            "The loss fell in 1 of 2 steps between epochs; the largest rise is 0.25 (epoch 2).",
+        ),
+    ],
+)  # fmt: skip
+def test_the_sentence_names_values_with_their_epochs(
+    plot: str, metric: str, values: Mapping[int, float | None], expected: str
+) -> None:
+    """Numbers come with unit and epoch; values that are not finite are passed over."""
+    assert describe_plot(plot, history(metric, values)) == expected
+
+
+def test_the_spread_is_set_against_the_mean() -> None:
+    """The distribution's sentence gives the share of the mean where there is one."""
+    rows = history("loss_std", {0: 0.5, 1: 0.1}, loss_mean=[1.0, 0.4])
+
+    expected = (
+        "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it was 0.5 (epoch 0) at first."
+    )
+    assert describe_plot("loss_distribution", rows) == expected
+
+
+def test_the_dashboard_sums_the_run_up() -> None:
+    """Epochs, time and lowest loss in one sentence."""
+    rows = history("loss_mean", {0: 1.0, 1: 0.5}, cumulative_time_sec=[30.0, 61.0])
+
+    expected = "2 epochs in 1 min 01 s (61.0 s); the lowest mean loss is 0.5 (epoch 1)."
+    assert describe_plot("training_dashboard", rows) == expected

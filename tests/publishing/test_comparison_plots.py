@@ -1,0 +1,259 @@
+"""Several runs in one picture: their own numbers, one look a run, marks and words that fit."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from support.histories import (
+    INF,
+    NAN,
+    changed,
+    drawn,
+    everywhere,
+    healthy,
+    notes,
+    only_axes,
+    scaled,
+    sick,
+    visible_texts,
+    words,
+)
+
+from mlflow_ddpm.analysis.history import RESUMED, frame_from_rows, numbers
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.plots import make_figure
+from mlflow_ddpm.plotting.overlay import OVERLAYS
+from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.run_styles import MOST_RUNS
+from mlflow_ddpm.publishing.comparison_plots import COMPARISON_CAPTIONS, make_comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = [plot.name for plot in PLOTS]
+THEMES = ("dark", "paper")
+Runs = list[tuple[str, pd.DataFrame]]
+
+SETS: dict[str, Runs] = {
+    "two alike": [("baseline", healthy(50)), ("the same once more, with a long name", healthy(50))],
+    "three, one sick": [("short", healthy(2)), ("sick", sick(60)), ("longest", healthy(80))],
+    "as many as can be": [
+        (f"sweep-over-learning-rates-{k}-of-the-model", scaled(healthy(30 + k), 1 + 0.3 * k)) for k in range(MOST_RUNS)
+    ],
+    "one epoch, and none": [("one", healthy(1)), ("none", healthy(0))],
+}
+
+
+def _colors(ax: Axes, kind: str) -> list[str]:
+    return [to_hex(line.get_color()) for line in ax.lines if line.get_gid() == kind]
+
+
+EVERY = [(name, runs, theme) for name in NAMES for runs in SETS for theme in THEMES]
+HARDEST = [  # the longest names, the most marks, equal ends
+    ("loss_linear", "as many as can be", "paper"),
+    ("loss_linear", "three, one sick", "dark"),
+    ("loss_distribution", "two alike", "paper"),
+    ("learning_rate", "two alike", "dark"),
+    ("training_dashboard", "as many as can be", "paper"),
+    ("training_dashboard", "three, one sick", "dark"),
+]
+
+
+@pytest.mark.parametrize(("name", "runs", "theme"), HARDEST)
+def test_every_word_lies_within_the_figure_and_covers_no_other(name: str, runs: str, theme: str) -> None:
+    """Two runs or the most there can be, long names, equal ends: all can be read."""
+    _check_words(name, SETS[runs], theme)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "runs", "theme"), [one for one in EVERY if one not in HARDEST])
+def test_the_same_holds_of_all_other_pictures(name: str, runs: str, theme: str) -> None:
+    """All eleven in both themes."""
+    _check_words(name, SETS[runs], theme)
+
+
+def _check_words(name: str, runs: Runs, theme: str) -> None:
+    figure = make_comparison(name, runs, theme=theme)
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in visible_texts(figure)]
+
+    assert [] == [t for t, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > figure.bbox.x1 or b.y1 > figure.bbox.y1]
+    assert [] == [(t, u) for (t, a), (u, b) in itertools.combinations(boxes, 2) if a.padded(-1).overlaps(b.padded(-1))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_and_axes_are_those_of_the_pictures_of_one_run(name: str) -> None:
+    """Who knows the one can read the other."""
+    runs = [("a", healthy(40)), ("b", scaled(healthy(40), 1.2))]
+    one, several = make_figure(name, healthy(40)), make_comparison(name, runs)
+
+    assert [ax.get_title(loc="left") for ax in one.axes] == [ax.get_title(loc="left") for ax in several.axes]
+    assert [ax.get_xlabel() for ax in one.axes] == [ax.get_xlabel() for ax in several.axes]
+    assert [ax.get_yscale() for ax in one.axes] == [ax.get_yscale() for ax in several.axes]
+    assert [ax.get_ylabel().replace("memory", "peak") for ax in one.axes] == [ax.get_ylabel() for ax in several.axes]
+    assert set(COMPARISON_CAPTIONS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", list(OVERLAYS))
+def test_each_line_is_its_run_s_own_history_in_its_run_s_own_colour(name: str) -> None:
+    """Runs of unlike lengths share one axis of epochs, and a run looks the same in every picture."""
+    runs = [("a", healthy(50)), ("b", scaled(healthy(20), 2.0)), ("c", scaled(healthy(35), 3.0))]
+    column = OVERLAYS[name].metric
+    ax = only_axes(make_comparison(name, runs))
+    lines = drawn(ax, "line")
+
+    assert ["#56b4e9", "#e69f00", "#009e73"] == _colors(ax, "line")
+    for (_, frame), (x, y) in zip(runs, lines, strict=True):
+        expected = numbers(frame, column)
+        expected = np.diff(expected) if OVERLAYS[name].change else expected
+        assert y[np.isfinite(y)] == pytest.approx(expected)
+        assert x[np.isfinite(y)].tolist() == frame["epoch"].tolist()[len(frame) - len(expected) :]
+    assert {"a", "b", "c"} <= set(words(ax.figure))  # type: ignore[arg-type]
+
+
+def test_the_dashboard_has_one_legend_for_nine_panels() -> None:
+    """No panel of it names a run beside a line."""
+    texts = visible_texts(make_comparison("training_dashboard", SETS["three, one sick"]))
+
+    assert ["\u2501 short", "\u2501 sick", "\u2501 longest"] == [t.get_text() for t in texts if t.get_gid() == "legend"]
+    assert not [t for t in texts if t.get_gid() == "end"]
+
+
+@pytest.mark.parametrize("name", ["loss_linear", "loss_log"])
+def test_the_best_epoch_of_each_run_bears_a_star_and_the_best_of_all_is_said(name: str) -> None:
+    """With the run's name, its value and its epoch; NaN is not best."""
+    a, b = changed(healthy(30), 17, loss_mean=0.0123456), changed(healthy(20), 11, loss_mean=0.02)
+    figure = make_comparison(name, [("a", changed(a, 20, loss_mean=NAN)), ("b", b)])
+    stars = drawn(only_axes(figure), "best")
+
+    assert [(17, 0.0123456), (11, 0.02)] == [(x.item(), y.item()) for x, y in stars]
+    assert "\u2605 best of all: a, 0.01235 at epoch 17" in notes(figure)
+
+
+def test_more_runs_than_colours_come_dashed() -> None:
+    """The eighth run has the first one's colour and another line; the legend shows it."""
+    runs = [(f"run {k}", scaled(healthy(20), 1 + 0.1 * k)) for k in range(9)]
+    figure = make_comparison("grad_norm", runs)
+    lines = [line for line in only_axes(figure).lines if line.get_gid() == "line"]
+
+    assert _colors(only_axes(figure), "line")[7:] == _colors(only_axes(figure), "line")[:2]
+    assert ["-"] * 7 + ["--"] * 2 == [line.get_linestyle() for line in lines]
+    assert "\u2013 \u2013 run 7" in words(make_comparison("training_dashboard", runs))
+
+
+def test_a_spike_runs_off_scale_but_never_a_whole_run() -> None:
+    """What is usual is asked of each run by itself: a short run far above the others stays in the picture."""
+    spiky = changed(healthy(100), 30, grad_norm=5000.0)
+    high = scaled(healthy(4), 50.0)
+    figure = make_comparison("grad_norm", [("spiky", spiky), ("high", high)])
+    low, top = only_axes(figure).get_ylim()
+
+    assert numbers(high, "grad_norm").max() < top < 200
+    assert low == 0
+    assert "\u25b2 up to 5,000 (spiky)" in notes(figure)
+    assert [30.0] == drawn(only_axes(figure), "edge")[0][0].tolist()
+
+
+def test_what_a_line_cannot_show_is_said_with_the_run_s_name() -> None:
+    """NaN, infinities, what was not measured, and resumes."""
+    broken = changed(changed(healthy(40), 12, grad_norm=NAN), 13, grad_norm=INF)
+    resumed = healthy(40).copy()
+    resumed.attrs[RESUMED] = (20,)
+    without = everywhere(healthy(40), grad_norm=None)
+    told = notes(make_comparison("grad_norm", [("x", broken), ("y", without)]))
+
+    assert "\u00d7 NaN or inf (x, epochs 12, 13)" in told
+    assert "not measured: y" in told
+    assert "\u250a resumed: z" in notes(make_comparison("grad_norm", [("x", healthy(40)), ("z", resumed)]))
+
+
+def test_zero_and_below_on_a_log_axis_are_marked_and_said() -> None:
+    """As in the picture of one run."""
+    figure = make_comparison("loss_log", [("x", changed(healthy(20), 3, loss_mean=-1.0)), ("y", healthy(20))])
+
+    assert "\u25bc loss not above zero: x" in notes(figure)
+
+
+def test_where_no_run_has_anything_to_show_the_picture_says_why() -> None:
+    """In the words of the picture of one run."""
+    bare = frame_from_rows([EpochMetrics(epoch=0, loss_mean=-1.0)])
+    runs = [("a", bare), ("b", healthy(0))]
+
+    assert "not measured:\nno CUDA device" in words(make_comparison("gpu_memory", runs))
+    assert "no loss above zero:\na log axis cannot show it" in words(make_comparison("loss_log", runs))
+    assert "no change to show yet:\nit takes two epochs in a row" in words(make_comparison("loss_derivative", runs))
+    assert "no epochs yet" in words(make_comparison("learning_rate", [("a", healthy(0)), ("b", healthy(0))]))
+
+
+def test_throughput_counts_batches_where_no_run_knows_its_batch_sizes() -> None:
+    """One unit serves all runs of a picture; a run that has not got it is named."""
+    batches = everywhere(healthy(9), samples_per_sec=None)
+    mixed = make_comparison("throughput", [("a", healthy(9)), ("b", batches)])
+
+    assert (
+        only_axes(make_comparison("throughput", [("a", batches), ("b", batches)])).get_ylabel().endswith("(batches/s)")
+    )
+    assert only_axes(mixed).get_ylabel().endswith("(samples/s)")
+    assert "not measured: b" in notes(mixed)
+
+
+def test_the_spread_is_drawn_as_long_as_it_can_be_told_apart() -> None:
+    """Up to three runs have bands; with more, the picture says that they are left out."""
+    three = [(f"run {k}", scaled(healthy(20), 1 + k)) for k in range(3)]
+    four = [*three, ("run 3", healthy(20))]
+    bands = [
+        {c.get_gid() for c in only_axes(make_comparison("loss_distribution", runs)).collections}
+        for runs in (three, four)
+    ]
+
+    assert bands == [{"band"}, set()]
+    assert "\u00b1 1\u03c3 is drawn for up to 3 runs" in notes(make_comparison("loss_distribution", four))
+
+
+def test_ten_thousand_epochs_become_few_points_and_no_spike_vanishes() -> None:
+    """Lines of more points than pixels are envelopes, here too."""
+    spiky = changed(healthy(10_000), 7777, loss_mean=9.5)
+    ax = only_axes(make_comparison("loss_log", [("a", spiky), ("b", healthy(3000))]))
+
+    assert max(np.size(line.get_xdata()) for line in ax.lines) < 4 * ax.bbox.width
+    assert max(np.nanmax(y) for _, y in drawn(ax, "range")) == 9.5
+
+
+def test_epochs_may_be_far_apart() -> None:
+    """Runs of few rows cost no more than their rows."""
+    far = frame_from_rows([EpochMetrics(epoch=0, lr=1.0), EpochMetrics(epoch=10**9, lr=2.0)])
+    make_comparison("learning_rate", [("far", far), ("near", healthy(9))]).draw_without_rendering()
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "a $ b", r"\frac{$", "名前", "a\nb", "<b>", "_" * 300, "{", "%s"])
+def test_any_name_can_be_drawn(name: str) -> None:
+    """Nothing in a name is taken for a formula, and letters that the font lacks do not make matplotlib warn."""
+    figure = make_comparison("learning_rate", [(name, healthy(3)), (f"{name}!", healthy(4))])
+    figure.draw_without_rendering()
+    ends = [text.get_text() for text in visible_texts(figure) if text.get_gid() == "end"]
+
+    assert len(set(ends)) == 2
+
+
+def test_short_names_stay_unlike() -> None:
+    """Names that differ in the middle alone are numbered."""
+    runs = [(f"an-experiment-with-{k}-and-a-very-long-name-indeed", healthy(3)) for k in "xyz"]
+    texts = visible_texts(make_comparison("learning_rate", runs))
+    ends = sorted(text.get_text() for text in texts if text.get_gid() == "end")
+
+    assert ["1 an-", "2 an-", "3 an-"] == [text[:5] for text in ends]
+
+
+def test_the_user_settings_of_matplotlib_survive() -> None:
+    """Nothing of the comparison's look is left behind."""
+    before = dict(mpl.rcParams)
+    make_comparison("training_dashboard", SETS["two alike"], theme="paper")
+
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,260 @@
+"""Late delivery, resuming and status: what a directory on disk knows of its run, and what MLflow gets of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.store.tracking.file_store import FileStore
+from support.store_faults import play, points_in_store, points_on_disk
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.analysis.history import open_store
+from mlflow_ddpm.cli.main import main
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME, DeliveryState
+from mlflow_ddpm.storage.run_target import RunTarget, open_run
+from mlflow_ddpm.storage.status import status_of
+from mlflow_ddpm.tracking.shutdown import RunOutcome
+from mlflow_ddpm.tracking.sync import sync_directory
+
+NOWHERE = "http://127.0.0.1:9"
+GREY = np.full((4, 4), 128, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused port is refused at once."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def _images(uri: str, run_id: str) -> list[str]:
+    return [f.path for f in MlflowClient(uri).list_artifacts(run_id, "images") if f.path.endswith(".png")]
+
+
+def test_a_run_that_failed_far_from_any_store_is_delivered_as_it_was(store_uri: str) -> None:
+    """Start, end, status, reason, params, tags, metrics and pictures; again makes no second run, point or picture."""
+    tracker = MetricsTracker("out", tracking_uri=NOWHERE, config={"lr": 0.1}, tags={"team": "blue"}, run_name="far")
+    tracker.start_epoch(0)
+    tracker.log_batch(1.0)
+    tracker.end_epoch()
+    tracker.log_image("grid", GREY, 0)
+    tracker._end(RunOutcome("FAILED", "StopError", "luck"), timeout=0.1)
+    document = json.loads(Path("out/training_metrics.json").read_bytes())
+
+    for _ in range(3):
+        sync_directory(Path("out"), tracking_uri=store_uri)
+
+    (run,) = MlflowClient(store_uri).search_runs(["0"])
+    times = (document["run"]["start_time_ms"], document["run"]["end_time_ms"])
+    assert (run.info.run_name, run.info.status, run.data.params) == ("far", "FAILED", {"lr": "0.1"})
+    assert (run.data.tags["team"], run.data.tags["error.message"]) == ("blue", "luck")
+    assert (run.info.start_time, run.info.end_time) == times
+    assert points_on_disk("out") == points_in_store(store_uri, run.info.run_id)
+    assert len(_images(store_uri, run.info.run_id)) == 1
+
+
+def test_a_run_that_a_kill_left_half_made_in_a_file_store_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a store writes a run's tags one by one; the one by which we find the run comes first."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
+    key = DeliveryState.load(Path("out")).run_key  # type: ignore[union-attr]
+    written: list[str] = []
+
+    def killed_after_one_tag(self: FileStore, run_id: str, tag: Any) -> None:
+        if written:
+            raise SystemExit
+        set_tag(self, run_id, tag)
+        written.append(run_id)
+
+    set_tag = FileStore.set_tag
+    with monkeypatch.context() as first_life:
+        first_life.setattr(FileStore, "set_tag", killed_after_one_tag)
+        with pytest.raises(SystemExit):
+            open_run(RunTarget(uri, run_key=key), started_at_ms=1, tags={"mlflow.user": "me", "team": "blue"})
+    sync_directory(Path("out"), tracking_uri=uri)
+
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert (run.info.run_id, run.info.status) == (written[0], "FINISHED")
+    assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
+
+
+def test_a_directory_that_lost_its_cursor_goes_on_with_its_run_and_doubles_nothing(store_uri: str) -> None:
+    """Hidden files get lost in copying; the JSON names the run, and the store is asked what it has."""
+    first = play("out", epochs=3, tracking_uri=store_uri, close_sec=20)
+    (Path("out") / DELIVERY_STATE_NAME).unlink()
+
+    with pytest.raises(UsageError, match="holds the finished run"):
+        MetricsTracker("out", tracking_uri=store_uri)
+    again = play("out", epochs=5, tracking_uri=store_uri, close_sec=20, resume=True)
+
+    assert again.tracker.run_id == first.tracker.run_id
+    assert points_on_disk("out") == points_in_store(store_uri, again.tracker.run_id)
+
+
+def test_a_run_can_be_sent_to_another_store_as_well(sqlite_uri: str, empty_database: Path) -> None:
+    """A cluster's own sqlite file has it; the team's server gets it, once."""
+    play("out", close_sec=20)
+    shutil.copy(empty_database, "other.db")
+    other = f"sqlite:///{Path('other.db').resolve()}"
+
+    for _ in range(2):
+        sync_directory(Path("out"), tracking_uri=other)
+
+    (run,) = MlflowClient(other).search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert points_on_disk("out") == points_in_store(other, run.info.run_id)
+
+
+def test_a_refused_directory_is_left_untouched(sqlite_uri: str) -> None:
+    """To the byte."""
+    play("out", close_sec=20)
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+
+    with pytest.raises(UsageError, match="resume=True"):
+        MetricsTracker("out")
+
+    after = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+    assert before == after
+
+
+def test_where_a_run_was_resumed_is_told_in_json_and_tags(sqlite_uri: str) -> None:
+    """So that plots can mark it. Resumed at an epoch that was there already, later marks are void."""
+    first = play("out", epochs=3, close_sec=20)
+    play("out", epochs=5, close_sec=20, resume=True)
+    with MetricsTracker("out", resume=True) as tracker:
+        tracker.start_epoch(2)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+
+    run = MlflowClient(sqlite_uri).get_run(str(first.tracker.run_id))
+    assert json.loads(Path("out/training_metrics.json").read_bytes())["run"]["resumed_at_epochs"] == [2]
+    assert run.data.tags["mlflow_ddpm.resumed_at_epochs"] == "2"
+    assert open_store(run.info.run_id, sqlite_uri).info()["resumed_at_epochs"] == [2]
+
+
+def test_pictures_of_a_killed_process_are_delivered_and_a_picture_drawn_anew_is_shown_anew(sqlite_uri: str) -> None:
+    """What lies under samples/ and was not acknowledged is sent."""
+    code = f"""
+import os, numpy as np
+from mlflow_ddpm import MetricsTracker
+tracker = MetricsTracker("out", tracking_uri={NOWHERE!r})
+tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
+tracker.log_image("grid", np.zeros((4, 4), np.uint8), 0)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL, timeout=120)
+    assert "cut off" in status_of(Path("out"))
+    sync_directory(Path("out"), tracking_uri=sqlite_uri)
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    delivered = _images(sqlite_uri, run.info.run_id)
+    with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
+        tracker.log_image("grid", GREY, 0)
+
+    assert (run.info.status, len(delivered)) == ("KILLED", 1)
+    assert len(_images(sqlite_uri, run.info.run_id)) == 2
+
+
+def test_odd_names_and_texts_in_config_and_tags_hold_nothing_up(store_uri: str) -> None:
+    """Two names that become one, hundreds of params, zero bytes, bytes that are no Unicode."""
+    config = {"a@b": 1, "a b": 2, "a%b": 3, "path": os.fsdecode(b"/data/\xff"), "zero": "a\0b", "empty": ""}
+    many = {f"p{n}": n for n in range(250)}
+    played = play("out", tracking_uri=store_uri, config={**config, **many}, tags={"t@g": "x\0y"}, close_sec=20)
+
+    run = MlflowClient(store_uri).get_run(str(played.tracker.run_id))
+    assert run.info.status == "FINISHED"
+    assert len(run.data.params) == 255
+    assert run.data.tags["t_g"] == "xy"
+    assert points_on_disk("out") == points_in_store(store_uri, run.info.run_id)
+    json.loads(Path("out/training_metrics.json").read_bytes())
+
+
+def test_an_old_mlruns_folder_gets_a_warning_that_says_what_to_do(
+    empty_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes MLflow choose its file store, which it then refuses to use."""
+    Path("mlruns/0").mkdir(parents=True)
+    Path("mlruns/0/meta.yaml").touch()
+    with caplog.at_level("WARNING", "mlflow_ddpm"):
+        play("out", close_sec=5)
+    shutil.copy(empty_database, "mlflow.db")
+    uri = f"sqlite:///{Path('mlflow.db').resolve()}"  # MLflow keeps a relative one, whatever the directory is then
+    sync_directory(Path("out"), tracking_uri=uri)
+
+    told = [r.getMessage() for r in caplog.records if "Training goes on" in r.getMessage()]
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert len(told) == 1
+    assert "MLFLOW_ALLOW_FILE_STORE=true" in told[0]
+    assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
+
+
+def test_status_says_what_is_delivered_and_what_waits(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """While the run goes on, when it waits for a store, and when all is done."""
+    tracker = MetricsTracker("out", tracking_uri=NOWHERE)
+    tracker.start_epoch(0)
+    tracker.log_batch(1.0)
+    tracker.end_epoch()
+    live = status_of(Path("out"))
+    tracker.close(timeout=0.1)
+
+    assert "a live process writes here" in live
+    assert main(["status", "out"]) == 0
+    waiting = capsys.readouterr().out
+    assert "1 on disk, 0 in MLflow, 1 waiting" in waiting
+    assert "mlflow-ddpm sync out" in waiting
+    assert main(["sync", "out", "nowhere", "--tracking-uri", sqlite_uri]) == 1  # the first is sent all the same
+    assert "out: run" in capsys.readouterr().out
+    assert "MLflow has everything" in status_of(Path("out"))
+    assert main(["status", "nowhere"]) == 1
+
+
+@pytest.mark.slow
+def test_a_forked_child_that_exits_does_not_end_the_run(sqlite_uri: str) -> None:
+    """Such as a data loader's worker, which inherits the tracker and Python's exit hooks."""
+    code = """
+import os, sys
+from mlflow_ddpm import MetricsTracker
+tracker = MetricsTracker("out")
+if os.fork() == 0:
+    sys.exit(3)
+os.wait()
+tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["loss_mean"] == 1.0
+
+
+@pytest.mark.slow
+def test_eight_processes_at_once_on_a_fresh_sqlite_store_make_eight_runs(tmp_path: Path) -> None:
+    """MLflow alone crashes there, and can leave the file unusable."""
+    code = """
+import sys
+from mlflow_ddpm import MetricsTracker
+tracker = MetricsTracker(sys.argv[1])
+tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
+sys.exit(not tracker.close(timeout=120))
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, f"out{n}"], stderr=subprocess.PIPE, text=True) for n in range(8)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in processes]
+
+    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["0"])
+    assert [0] * 8 == [process.returncode for process in processes], told
+    assert ["FINISHED"] * 8 == [run.info.status for run in runs]
+    assert [1.0] * 8 == [run.data.metrics["loss_mean"] for run in runs]
+    print("8 processes on a fresh sqlite store: 8 runs")
