@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_history, rows_from_frame
+from mlflow_ddpm.analysis.frame import rows_from_frame
+from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_history
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.figure import FORMATS, THEMES, check, head, look, new_canvas, width_of, write_figure
 from mlflow_ddpm.plotting.headline import headline

@@ -12,14 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.analysis.history import (
-    HistorySource,
-    is_on_another_rank,
-    log_made,
-    read_description,
-    read_history,
-    rows_from_frame,
-)
+from mlflow_ddpm.analysis.frame import rows_from_frame
+from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_description, read_history
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.markdown import Markdown, code, escape, json_block, picture, table
 from mlflow_ddpm.core.redaction import redacted

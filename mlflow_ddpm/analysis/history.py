@@ -13,11 +13,11 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -27,27 +27,20 @@ from mlflow_ddpm.storage.run_target import absolute_uri
 from mlflow_ddpm.storage.sqlite_init import exclusive_migration
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
 __all__ = [
-    "RESUMED",
     "HistorySource",
     "fetch_description",
-    "frame_from_rows",
     "is_on_another_rank",
     "log_made",
-    "numbers",
     "open_store",
     "read_description",
     "read_history",
-    "rows_from_frame",
     "run_id_of",
     "store_of",
 ]
 
-RESUMED = "resumed_at_epochs"  # in a frame's attrs
 _log = logging.getLogger("mlflow_ddpm")
 _RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/*")  # MLflow's own are 32 hexadecimal digits
 
@@ -210,65 +203,3 @@ def _find_by_tracker(tracker: Recorded) -> RunDocument:
     else:
         _log.warning("MLflow has not got every row yet; reading the history from %s instead", shown(tracker.output_dir))
     return _find_by_name(tracker.output_dir, None)
-
-
-def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable[int] = ()) -> pd.DataFrame:
-    """Return the history frame of the rows that no later one superseded.
-
-    ``resumed_at_epochs``, the first epoch of each life of the run after the first, is kept in ``frame.attrs``.
-    """
-    import pandas as pd
-
-    rows = keep_last_written(rows)
-    extras = sorted({name for row in rows for name in row.extra})
-    columns: dict[str, Any] = {}
-    for m in METRICS:
-        columns[m.name] = _column([getattr(row, m.name) for row in rows], integral=m.integral)
-    for name in extras:
-        columns[name] = _column([row.extra.get(name) for row in rows], integral=False)
-    frame = pd.DataFrame(columns)
-    frame["epoch"] = frame["epoch"].astype("int64")
-    frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
-    frame = frame.astype({"logged_at_ms": "int64"})
-    frame.attrs[RESUMED] = tuple(resumed_at_epochs)
-    return frame
-
-
-def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
-    """Return the frame's epochs as rows: the way back from :func:`frame_from_rows`."""
-    import pandas as pd
-
-    table = [m.name for m in METRICS]
-    extras = [c for c in frame.columns if c not in table and c != "logged_at_ms"]
-    cells: dict[str, list[Any]] = {
-        c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns
-    }
-    return [
-        EpochMetrics(
-            **{name: cells[name][i] for name in table if name in cells},
-            extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
-            logged_at_ms=cells["logged_at_ms"][i] if "logged_at_ms" in cells else 0,
-        )
-        for i in range(len(frame))
-    ]
-
-
-def numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """Return a column as float64; *not measured* becomes NaN. All NaN if the frame lacks the column."""
-    import numpy as np
-
-    if name not in frame:
-        return np.full(len(frame), np.nan)
-    return frame[name].to_numpy(dtype="float64", na_value=np.nan)
-
-
-def _column(values: list[Any], *, integral: bool) -> Any:
-    """Make a nullable column with an explicit mask: the usual constructors would turn NaN into ``<NA>``."""
-    import numpy as np
-    from pandas.arrays import FloatingArray, IntegerArray
-
-    mask = np.array([v is None for v in values], dtype=bool)
-    filled = [0 if v is None else v for v in values]
-    if integral:
-        return IntegerArray(np.array(filled, dtype="int64"), mask)
-    return FloatingArray(np.array(filled, dtype="float64"), mask)

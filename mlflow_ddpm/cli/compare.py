@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.analysis.history import rows_from_frame
+    from mlflow_ddpm.analysis.frame import rows_from_frame
     from mlflow_ddpm.core.atomic_file import shown
     from mlflow_ddpm.core.formatting import format_number
     from mlflow_ddpm.core.run_summary import summarise

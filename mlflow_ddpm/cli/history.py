@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.analysis.history import read_history, rows_from_frame
+    from mlflow_ddpm.analysis.frame import rows_from_frame
+    from mlflow_ddpm.analysis.history import read_history
     from mlflow_ddpm.cli.history_table import terminal_table
     from mlflow_ddpm.storage.csv_file import render_csv
 

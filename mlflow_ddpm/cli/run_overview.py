@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.history import open_store, read_description, read_history, rows_from_frame
+from mlflow_ddpm.analysis.frame import rows_from_frame
+from mlflow_ddpm.analysis.history import open_store, read_description, read_history
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact

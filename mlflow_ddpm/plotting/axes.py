@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.analysis.history import RESUMED, numbers
+from mlflow_ddpm.analysis.frame import RESUMED, numbers
 from mlflow_ddpm.core.extra_metrics import axis_label
 from mlflow_ddpm.plotting.annotations import number
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.analysis.history import RESUMED
+from mlflow_ddpm.analysis.frame import RESUMED
 from mlflow_ddpm.plotting.annotations import NAMED, Note, epochs_text, number
 from mlflow_ddpm.plotting.axes import columns, ems
 from mlflow_ddpm.plotting.downsampling import envelope, open_gaps

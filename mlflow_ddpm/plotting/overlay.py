@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlflow_ddpm.analysis.history import RESUMED
+from mlflow_ddpm.analysis.frame import RESUMED
 from mlflow_ddpm.core.extra_metrics import axis_label
 from mlflow_ddpm.plotting.annotations import Note, empty, end_labels, epochs_text, note, nothing_to_draw, number
 from mlflow_ddpm.plotting.axes import ems, epoch_axis, linear_axis, log_axis, spike_limit

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.analysis.history import RESUMED
+from mlflow_ddpm.analysis.frame import RESUMED
 from mlflow_ddpm.plotting.series import Series, around, changes, rate_name, series
 
 if TYPE_CHECKING:

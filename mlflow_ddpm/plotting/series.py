@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.analysis.history import numbers
+from mlflow_ddpm.analysis.frame import numbers
 
 if TYPE_CHECKING:
     import pandas as pd

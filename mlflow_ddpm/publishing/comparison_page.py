@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.analysis.history import RESUMED
+from mlflow_ddpm.analysis.frame import RESUMED
 from mlflow_ddpm.core.formatting import format_epochs, format_number
 from mlflow_ddpm.core.markdown import Markdown, escape, picture, table
 from mlflow_ddpm.plotting.plot_table import PLOTS

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.history import rows_from_frame
+from mlflow_ddpm.analysis.frame import rows_from_frame
 from mlflow_ddpm.analysis.key_results import Result, results
 from mlflow_ddpm.core.formatting import NOT_MEASURED, format_duration, format_number
 from mlflow_ddpm.core.markdown import Code, Table

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.history import fetch_description, frame_from_rows, open_store, rows_from_frame, run_id_of
+from mlflow_ddpm.analysis.frame import frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.history import fetch_description, open_store, run_id_of
 from mlflow_ddpm.analysis.run_page import write_run_description
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, StoreUnavailableError, UsageError

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker, read_history
-from mlflow_ddpm.analysis.history import frame_from_rows, numbers, rows_from_frame
+from mlflow_ddpm.analysis.frame import frame_from_rows, numbers, rows_from_frame
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 

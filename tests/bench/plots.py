@@ -15,7 +15,7 @@ from stopwatches import Effort, Pair, compare
 from table import Row, at_most, seconds
 
 from mlflow_ddpm import generate_all_plots
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 
 if TYPE_CHECKING:
     import pandas as pd

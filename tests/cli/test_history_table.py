@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.cli.history_table import terminal_table
 from mlflow_ddpm.core.formatting import NOT_MEASURED
 from mlflow_ddpm.core.metrics import EpochMetrics

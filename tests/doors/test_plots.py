@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support.histories import INF, NAN, healthy, healthy_row, words
 
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import THEMES, generate_all_plots, make_figure

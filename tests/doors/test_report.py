@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.plotting.descriptions import describe_plot
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.report import generate_report, render_markdown
 from mlflow_ddpm.reporting.context import Figure, build_context
@@ -288,7 +289,12 @@ def test_the_page_reads_as_in_the_golden_file() -> None:
         },
         environment={"python": "3.12.1", "device": "cuda:0", "world_size": 2},
         figures={
-            name: Figure(title=name.replace("_", " ").capitalize(), link=f"{name}.png", caption="How to read it.")
+            name: Figure(
+                title=name.replace("_", " ").capitalize(),
+                link=f"{name}.png",
+                caption="How to read it.",
+                reading=describe_plot(name, rows),
+            )
             for name in PLOT_NAMES
         },
         samples=[OutputFile(link="samples/epoch_0003.png", about="Generated samples", size=7, sha256="ab" * 32)],

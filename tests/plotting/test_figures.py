@@ -22,7 +22,7 @@ from support.histories import (
     words,
 )
 
-from mlflow_ddpm.analysis.history import RESUMED, frame_from_rows, numbers
+from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.core.extra_metrics import axis_label
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure

@@ -13,7 +13,7 @@ from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from support.histories import constant, healthy, notes, resumed, sick, visible_texts
 
-from mlflow_ddpm.analysis.history import RESUMED, numbers
+from mlflow_ddpm.analysis.frame import RESUMED, numbers
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting.annotations import contrast
 from mlflow_ddpm.plotting.plot_columns import MARK, shown

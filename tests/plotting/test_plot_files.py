@@ -18,7 +18,7 @@ from PIL import Image
 from support.common import ROOT
 from support.histories import changed, drawn, everywhere, healthy, only_axes, resumed, sick
 
-from mlflow_ddpm.analysis.history import numbers
+from mlflow_ddpm.analysis.frame import numbers
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plots import generate_all_plots, make_figure
 from mlflow_ddpm.plotting.figure import look, new_canvas, write_figure
@@ -121,7 +121,7 @@ print("loaded at last:", [m for m in ("matplotlib.pyplot", "torch", "mlflow") if
 @pytest.mark.slow
 def test_same_history_same_bytes_and_pyplot_stays_out(tmp_path: Path) -> None:
     """Two processes, with other hash seeds, days, zones, directories and user settings, write the same files."""
-    from mlflow_ddpm.analysis.history import rows_from_frame
+    from mlflow_ddpm.analysis.frame import rows_from_frame
     from mlflow_ddpm.storage.csv_file import render_csv
 
     outputs = []

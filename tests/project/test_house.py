@@ -58,7 +58,7 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
 def test_plotting_loads_neither_pyplot_nor_torch() -> None:
     """A figure is made without global state, and without two seconds of imports."""
     code = """
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
 make_figure("loss_linear", frame_from_rows([EpochMetrics(epoch=0, loss_mean=1.0)]))

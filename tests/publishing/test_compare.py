@@ -19,7 +19,7 @@ from support.common import ROOT
 from support.histories import NAN, changed, everywhere, healthy, scaled
 
 from mlflow_ddpm import MetricsTracker, compare_runs
-from mlflow_ddpm.analysis.history import frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.frame import frame_from_rows, rows_from_frame
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.plotting.plot_table import PLOTS

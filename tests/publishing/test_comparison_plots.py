@@ -26,7 +26,7 @@ from support.histories import (
     words,
 )
 
-from mlflow_ddpm.analysis.history import RESUMED, frame_from_rows, numbers
+from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting.overlay import OVERLAYS

@@ -158,7 +158,7 @@ def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
 def test_the_summary_for_a_paper_says_what_the_reports_table_says(sqlite_uri: str) -> None:
     """Full precision in the CSV; in LaTeX every measured line, with special characters and powers of ten printed."""
     from mlflow_ddpm import read_history
-    from mlflow_ddpm.analysis.history import rows_from_frame
+    from mlflow_ddpm.analysis.frame import rows_from_frame
 
     _record(sqlite_uri)
     rows = rows_from_frame(read_history("out"))

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from support.unhealthy_runs import sick_run
 
 from mlflow_ddpm import MetricsTracker
-from mlflow_ddpm.analysis.history import frame_from_rows
+from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.report import generate_report, render_markdown

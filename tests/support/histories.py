@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.text import Text
 
-from mlflow_ddpm.analysis.history import RESUMED, frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, rows_from_frame
 from mlflow_ddpm.core.metrics import EpochMetrics
 
 if TYPE_CHECKING:
