@@ -12,6 +12,7 @@
     ├── ModelError                  a trained model is missing, damaged or not what it claims
     └── StoreError                  MLflow did not do what it was asked
         ├── StoreUnavailableError   an outage: the same call may work later
+        ├── ItemRefusedError        the store will not take this one picture, file, tag, param or point
         └── StoreRefusedError       a mistake: the same call will fail again
             └── RunMissingError     the store has no such run
 
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "HistoryError",
+    "ItemRefusedError",
     "MirrorError",
     "MlflowDdpmError",
     "ModelError",
@@ -74,6 +76,10 @@ class StoreError(MlflowDdpmError):
 
 class StoreUnavailableError(StoreError):
     """The store cannot be reached or has failed; the same call may work later."""
+
+
+class ItemRefusedError(StoreError):
+    """The store will not take this one item; the same item will be refused again, others may be taken."""
 
 
 class StoreRefusedError(StoreError):

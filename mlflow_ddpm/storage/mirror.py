@@ -64,7 +64,7 @@ class Mirror:
         self.environment: Mapping[str, Any] = {}
         self._snapshot = JsonWriter(directory / JSON_NAME, self._render, self.warn)
 
-    def append(self, row: EpochMetrics) -> None:
+    def write(self, row: EpochMetrics) -> None:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
         superseded = bool(self.rows) and self.rows[-1].epoch >= row.epoch
         if superseded:

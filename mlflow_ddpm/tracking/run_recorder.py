@@ -99,7 +99,7 @@ class RunRecorder:
 
     def write(self, row: EpochMetrics) -> None:
         """Make the row durable, then have it delivered."""
-        self.mirror.append(row)
+        self.mirror.write(row)
         if self._resuming:
             self._mark_resume(row.epoch)
         self._post_row(row)

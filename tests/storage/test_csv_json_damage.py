@@ -150,7 +150,7 @@ def test_a_hundred_thousand_rows_are_recovered_appended_to_and_read(tmp_path: Pa
     mirror = Mirror(tmp_path)
     opened = time.perf_counter() - began
     began = time.perf_counter()
-    mirror.append(EpochMetrics(epoch=10**5, logged_at_ms=10**6))
+    mirror.write(EpochMetrics(epoch=10**5, logged_at_ms=10**6))
     appended = time.perf_counter() - began
     mirror.close()
 

@@ -44,7 +44,7 @@ def _document(directory: Path) -> Any:
 def test_each_row_is_in_the_csv_as_soon_as_it_is_written(tmp_path: Path) -> None:
     """Header first, columns in the table's order, then extras, then the time; nothing waits for the end."""
     mirror = Mirror(tmp_path)
-    mirror.append(_row(0, extra={"fid": 12.5, "accuracy": 0.5}))
+    mirror.write(_row(0, extra={"fid": 12.5, "accuracy": 0.5}))
 
     (cells,) = _table(tmp_path)
 
@@ -57,7 +57,7 @@ def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> N
     """Subnormals, the largest double and infinities included."""
     mirror = Mirror(tmp_path)
     for epoch, value in enumerate(AWKWARD):
-        mirror.append(_row(epoch, loss_mean=value, extra={"x": value}))
+        mirror.write(_row(epoch, loss_mean=value, extra={"x": value}))
     mirror.close()
 
     assert AWKWARD == [float(cells["loss_mean"]) for cells in _table(tmp_path)]
@@ -69,7 +69,7 @@ def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Pat
     """Null is not measured; the strings NaN and Infinity are measured and not finite."""
     mirror = Mirror(tmp_path)
     mirror.describe(run={"run_id": "abc"}, config={"lr": 0.1}, environment={"device": "cpu"})
-    mirror.append(_row(0, loss_mean=math.nan, lr=None, extra={"x": -math.inf}))
+    mirror.write(_row(0, loss_mean=math.nan, lr=None, extra={"x": -math.inf}))
     mirror.close(status="FINISHED")
 
     document = _document(tmp_path)
@@ -83,7 +83,7 @@ def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Pat
 def test_the_json_follows_while_the_run_goes_on(tmp_path: Path) -> None:
     """It may lag by seconds, not by epochs of minutes."""
     mirror = Mirror(tmp_path)
-    mirror.append(_row(0))
+    mirror.write(_row(0))
     deadline = time.monotonic() + 30
     while not (tmp_path / JSON_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -95,9 +95,9 @@ def test_the_json_follows_while_the_run_goes_on(tmp_path: Path) -> None:
 def test_a_new_extra_widens_the_table_and_keeps_every_row(tmp_path: Path) -> None:
     """Earlier epochs have an empty cell: not measured."""
     mirror = Mirror(tmp_path)
-    mirror.append(_row(0))
-    mirror.append(_row(1, extra={"fid": 3.0}))
-    mirror.append(_row(2))
+    mirror.write(_row(0))
+    mirror.write(_row(1, extra={"fid": 3.0}))
+    mirror.write(_row(2))
     mirror.close()
 
     assert ["", "3.0", ""] == [cells["fid"] for cells in _table(tmp_path)]
@@ -107,8 +107,8 @@ def test_a_row_of_an_earlier_epoch_supersedes_what_followed(tmp_path: Path) -> N
     """One row per epoch, the last one written wins."""
     mirror = Mirror(tmp_path)
     for epoch in range(5):
-        mirror.append(_row(epoch))
-    mirror.append(_row(3, loss_mean=9.0, logged_at_ms=2000))
+        mirror.write(_row(epoch))
+    mirror.write(_row(3, loss_mean=9.0, logged_at_ms=2000))
     mirror.close()
 
     assert [("0", "1.0"), ("1", "0.5"), ("3", "9.0")] == [
@@ -202,13 +202,13 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
 def test_a_full_disk_is_one_warning_and_loses_no_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Rows wait in memory, and the next write that succeeds writes them all."""
     mirror = Mirror(tmp_path)
-    mirror.append(_row(0))
+    mirror.write(_row(0))
     mirror._journal.close()
     mirror._journal._handle = os.open("/dev/full", os.O_WRONLY)  # every write to it fails with ENOSPC
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
-        mirror.append(_row(1))
+        mirror.write(_row(1))
 
-    mirror.append(_row(2))
+    mirror.write(_row(2))
     mirror.close()
 
     assert ["0", "1", "2"] == [cells["epoch"] for cells in _table(tmp_path)]
