@@ -21,10 +21,11 @@ from mlflow_ddpm.core.strict_json import as_config
 from mlflow_ddpm.plotting.descriptions import describe_plot
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.reporting.context import Figure, ReportContext, build_context
-from mlflow_ddpm.reporting.manifest import HTML_NAME, REPORT_NAME, output_files, pictures, relative_link, sample_files
+from mlflow_ddpm.reporting.manifest import output_files, pictures, relative_link, sample_files
 from mlflow_ddpm.reporting.model_card import yaml_header
 from mlflow_ddpm.reporting.rendering import render_html
 from mlflow_ddpm.reporting.report_templates import load_template
+from mlflow_ddpm.storage.layout import HTML_NAME, REPORT_NAME
 
 if TYPE_CHECKING:
     import jinja2

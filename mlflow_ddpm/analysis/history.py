@@ -19,10 +19,11 @@ from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
 from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
-from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv
+from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.json_file import JSON_NAME, RunDocument, read_document
-from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER, MlflowRun
+from mlflow_ddpm.storage.json_file import RunDocument, read_document
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_target import absolute_uri
 from mlflow_ddpm.storage.sqlite_init import exclusive_migration
 

@@ -18,6 +18,7 @@ from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.markdown import Markdown, Table, code, escape, table
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary, summarise
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, HTML_NAME
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 
 __all__ = ["NOTE_MAX", "result_tags", "run_note", "write_run_description"]
@@ -109,8 +110,8 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
 def _where(run_id: str, *, is_published: bool) -> str:
     if is_published:
         return (
-            "Plots and report are among the artifacts: open `metrics/training_report.html`, or "
-            "`metrics/training_dashboard.png` for all at one look."
+            f"Plots and report are among the artifacts: open `{ARTIFACT_FOLDER}/{HTML_NAME}`, or "
+            f"`{ARTIFACT_FOLDER}/training_dashboard.png` for all at one look."
         )
     return f"Plots and report: {code(f'mlflow-ddpm publish {run_id}')} makes them, and logs them here."
 

@@ -13,7 +13,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.publishing.publish import Published
-from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
+from mlflow_ddpm.storage.layout import MODEL_FOLDER, REPORT_NAME, model_files
 
 __all__ = ["closing_words"]
 
@@ -23,7 +23,7 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     rows = rows_from_frame(read_history(published.output_dir))
     lines = [("result", _result(rows))] if rows else []
     lines += _findings(rows, published.output_dir)
-    lines.append(("report", shown(published.output_dir / "training_report.md")))
+    lines.append(("report", shown(published.output_dir / REPORT_NAME)))
     lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
     for beside in sorted({path.parent for path in published.files} - {published.output_dir}):
         count = sum(path.parent == beside for path in published.files)

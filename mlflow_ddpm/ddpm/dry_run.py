@@ -21,12 +21,13 @@ from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.emnist_download import Archive, check_offer
 from mlflow_ddpm.ddpm.data.loading import Dataset, lacks_files, load_dataset
 from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
-from mlflow_ddpm.ddpm.train import CHECKPOINTS, check_same_run
+from mlflow_ddpm.ddpm.train import check_same_run
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest
 from mlflow_ddpm.ddpm.training.distributed import choose_device
 from mlflow_ddpm.ddpm.training.memory_estimate import Memory, estimate_memory, free_memory
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.mirror import is_locked
+from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
 from mlflow_ddpm.storage.preflight import preflight_store
 
 __all__ = ["Plan", "plan_training"]
@@ -142,7 +143,7 @@ def _check_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
     cursor = DeliveryState.load(directory)
     if cursor and cursor.status == "FINISHED" and not resume:
         raise MlflowDdpmError(f"{shown(directory)} holds a finished run; choose another --output-dir, or add --resume")
-    found = load_newest(directory / CHECKPOINTS)
+    found = load_newest(directory / CHECKPOINT_FOLDER)
     if found is None:
         return shown(directory)
     check_same_run(found.state["config"], config, found.path)

@@ -13,13 +13,11 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.json_file import JSON_NAME, read_document
-from mlflow_ddpm.storage.mirror import is_locked
+from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.json_file import read_document
+from mlflow_ddpm.storage.layout import JSON_NAME, PUBLISHED_NAME
 
 __all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
-
-# Holds the id of the run whose plots, report and model were made, and uploaded if MLflow was there.
-_PUBLISHED = ".published"
 
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
@@ -60,11 +58,11 @@ def mark_published(directory: Path) -> None:
     """Note that the post-run step was done to its end; until then the same command does it again."""
     cursor = DeliveryState.load(directory)
     if cursor is not None:
-        replace_file(directory / _PUBLISHED, str(cursor.run_id).encode())
+        replace_file(directory / PUBLISHED_NAME, str(cursor.run_id).encode())
 
 
 def _is_published(directory: Path) -> bool:
-    cursor, path = DeliveryState.load(directory), directory / _PUBLISHED
+    cursor, path = DeliveryState.load(directory), directory / PUBLISHED_NAME
     return cursor is not None and path.exists() and path.read_text(encoding="utf-8") == str(cursor.run_id)
 
 

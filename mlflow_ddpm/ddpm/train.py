@@ -26,6 +26,7 @@ from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads, proces
 from mlflow_ddpm.ddpm.training.rank_failure import detect_rank_failure
 from mlflow_ddpm.ddpm.training.seconds import Seconds
 from mlflow_ddpm.ddpm.training.trainer import Trainer
+from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["CHECKPOINTS", "Tracker", "TrainResult", "Training", "check_same_run", "prepare", "train", "train_with"]
+__all__ = ["Tracker", "TrainResult", "Training", "check_same_run", "prepare", "train", "train_with"]
 
 logger = logging.getLogger("mlflow_ddpm")
 
-CHECKPOINTS = "checkpoints"  # folder below the output directory
 # Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
 # parameters a lie. More epochs stretch the learning rate's cosine from here on.
 _FREE_ON_RESUME = (
@@ -170,7 +170,9 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
     """
     dataset = load_dataset(config.data)
     learner = Trainer(config, dataset.train, len(dataset.class_names), procs)
-    return Training(config, dataset, learner, procs, _resume(learner, config, output_dir / CHECKPOINTS, procs.device))
+    return Training(
+        config, dataset, learner, procs, _resume(learner, config, output_dir / CHECKPOINT_FOLDER, procs.device)
+    )
 
 
 def train_with(
@@ -195,7 +197,7 @@ def train_with(
         row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
         if procs.is_first:
             with maintenance:
-                checkpoint = save_checkpoint(output_dir / CHECKPOINTS, epoch, _state(training))
+                checkpoint = save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
     if procs.is_first:  # with nothing left to do as well: the run may have been killed between checkpoint and this

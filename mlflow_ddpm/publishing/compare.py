@@ -18,8 +18,7 @@ from mlflow_ddpm.publishing.compared_runs import ComparedRun, read_runs
 from mlflow_ddpm.publishing.comparison_page import render_page
 from mlflow_ddpm.publishing.comparison_plots import draw_comparisons
 from mlflow_ddpm.publishing.comparison_tables import ComparedTable, hyperparameters_table, summary_table
-from mlflow_ddpm.storage.csv_file import CSV_NAME
-from mlflow_ddpm.storage.json_file import JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 
 __all__ = ["PAGE_NAME", "Comparison", "compare_runs"]
 

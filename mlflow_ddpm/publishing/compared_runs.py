@@ -19,8 +19,8 @@ from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.markdown import one_line
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
-from mlflow_ddpm.storage.csv_file import CSV_NAME
-from mlflow_ddpm.storage.json_file import JSON_NAME, RunDocument, read_document
+from mlflow_ddpm.storage.json_file import RunDocument, read_document
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.sqlite_init import exclusive_migration
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from mlflow_ddpm.analysis.history import open_store, run_id_of
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.publishing.publish import check_owner
-from mlflow_ddpm.reporting.manifest import REPORT_NAME
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, REPORT_NAME
 
 __all__ = ["Downloaded", "download_run"]
 

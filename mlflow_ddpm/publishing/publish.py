@@ -22,13 +22,12 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.plots import THEMES, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.report import generate_report
-from mlflow_ddpm.reporting.manifest import HTML_NAME
-from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv, render_csv
+from mlflow_ddpm.storage.csv_file import read_csv, render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.images import SAMPLES
-from mlflow_ddpm.storage.json_file import JSON_NAME, RunDocument, encode_row, read_document, render_document
-from mlflow_ddpm.storage.mirror import is_locked
-from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER, MlflowRun
+from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.json_file import RunDocument, encode_row, read_document, render_document
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, HTML_NAME, JSON_NAME, SAMPLES_FOLDER
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 __all__ = ["Published", "check_owner", "publish_or_render", "publish_run", "render_mirror", "render_run"]
 
@@ -151,8 +150,8 @@ def _fetch(store: MlflowRun, directory: Path) -> RunDocument:
     rows = keep_last_written(store.read_rows())
     if not rows:
         raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
-    for artifact in store.list_files(f"{ARTIFACT_FOLDER}/{SAMPLES}"):
-        if not (directory / SAMPLES / Path(artifact).name).exists():
+    for artifact in store.list_files(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}"):
+        if not (directory / SAMPLES_FOLDER / Path(artifact).name).exists():
             _fetch_sample(store, artifact, directory)
     return told._replace(rows=rows)
 
@@ -164,11 +163,11 @@ def _further_figures(store: MlflowRun) -> list[FigureSet]:
 
 
 def _fetch_sample(store: MlflowRun, artifact: str, directory: Path) -> None:
-    (directory / SAMPLES).mkdir(parents=True, exist_ok=True)
+    (directory / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         path = store.fetch_file(artifact, Path(temporary))
         if path is not None:
-            replace_file(directory / SAMPLES / path.name, path.read_bytes())
+            replace_file(directory / SAMPLES_FOLDER / path.name, path.read_bytes())
 
 
 def check_owner(directory: Path, run_id: str) -> None:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.storage.csv_file import CSV_NAME
-from mlflow_ddpm.storage.json_file import JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, HTML_NAME, JSON_NAME, REPORT_NAME, SAMPLES_FOLDER
 
-__all__ = ["HTML_NAME", "REPORT_NAME", "OutputFile", "output_files", "pictures", "relative_link", "sample_files"]
+__all__ = ["OutputFile", "output_files", "pictures", "relative_link", "sample_files"]
 
-REPORT_NAME, HTML_NAME = "training_report.md", "training_report.html"
 _DATA = {
     CSV_NAME: "One row per epoch, every metric at full precision",
     JSON_NAME: "The whole run: config, environment, summary and epochs",
@@ -61,7 +59,7 @@ def pictures(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path
 
 def sample_files(save_dir: Path) -> list[OutputFile]:
     """Return the sample grids in ``save_dir/samples``, in the order of the numbers in their names."""
-    paths = sorted((save_dir / "samples").glob("*.png"), key=lambda path: _natural(path.name))
+    paths = sorted((save_dir / SAMPLES_FOLDER).glob("*.png"), key=lambda path: _natural(path.name))
     return [_describe(path, "Generated samples", save_dir) for path in paths]
 
 

@@ -16,10 +16,9 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.markdown import Table
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.reporting.latex import booktabs
+from mlflow_ddpm.storage.layout import SUMMARY_NAME
 
 __all__ = ["SUMMARY_NAME", "write_summary"]
-
-SUMMARY_NAME = "training_summary"
 
 
 def write_summary(rows: Sequence[EpochMetrics], directory: Path) -> list[Path]:

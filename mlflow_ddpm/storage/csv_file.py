@@ -19,10 +19,10 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, Number
+from mlflow_ddpm.storage.layout import TORN_NAME
 
-__all__ = ["CSV_NAME", "CsvJournal", "parse_csv", "read_csv", "render_csv"]
+__all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
 
-CSV_NAME = "training_metrics.csv"
 _TABLE = [m.name for m in METRICS]
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
 _LAST = "logged_at_ms"
@@ -113,7 +113,7 @@ class CsvJournal:
     def _cut(self, content: bytes, whole: int) -> bool:
         """Cut off what follows the last whole line; return whether the disk allowed it."""
         try:
-            replace_file(self.path.with_name(self.path.name + ".torn"), content[whole:])
+            replace_file(self.path.with_name(TORN_NAME), content[whole:])
             os.truncate(self.path, whole)
         except OSError:
             return False  # the next write replaces the file

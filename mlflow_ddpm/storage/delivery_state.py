@@ -15,10 +15,9 @@ from typing import Any
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 
-__all__ = ["DELIVERY_STATE_NAME", "DeliveryState"]
-
-DELIVERY_STATE_NAME = ".delivery.json"
+__all__ = ["DeliveryState"]
 
 
 @dataclass(slots=True)

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.layout import SAMPLE_PATTERN, SAMPLES_FOLDER, sample_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SAMPLES", "LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk"]
+__all__ = ["LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk"]
 
-SAMPLES = "samples"  # folder of pictures, on disk and under the artifact folder
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
-_FILE = re.compile(r"(?P<name>[A-Za-z0-9_\-]{1,100})_epoch_(?P<epoch>[0-9]{6,19})\.png")
 
 
 class LoggedImage(NamedTuple):
@@ -40,7 +39,7 @@ def image_path(directory: Path, name: str, epoch: int) -> Path:
         raise UsageError(f"a picture's name must be letters, digits, _ and - alone, got {name!r}")
     if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or epoch < 0:
         raise UsageError(f"a picture's epoch must be a whole number >= 0, got {epoch!r}")
-    return directory / SAMPLES / f"{name}_epoch_{int(epoch):06d}.png"
+    return directory / SAMPLES_FOLDER / sample_name(name, int(epoch))
 
 
 def image_from_path(path: Path) -> LoggedImage:
@@ -50,7 +49,7 @@ def image_from_path(path: Path) -> LoggedImage:
         UsageError: it is not named as :func:`image_path` names it.
         OSError: it cannot be looked at.
     """
-    parts = _FILE.fullmatch(path.name)
+    parts = SAMPLE_PATTERN.fullmatch(path.name)
     if parts is None:
         raise UsageError(f"a picture's file must be named NAME_epoch_NUMBER.png, got {path.name}")
     return LoggedImage(parts["name"], path, int(parts["epoch"]), path.stat().st_mtime_ns // 1_000_000)
@@ -59,8 +58,8 @@ def image_from_path(path: Path) -> LoggedImage:
 def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedImage]:
     """Return the pictures of an output directory by file name, except those whose file names are in ``but``."""
     try:
-        paths = sorted((directory / SAMPLES).glob("*.png"))
-        return [image_from_path(path) for path in paths if _FILE.fullmatch(path.name) and path.name not in but]
+        paths = sorted((directory / SAMPLES_FOLDER).glob("*.png"))
+        return [image_from_path(path) for path in paths if SAMPLE_PATTERN.fullmatch(path.name) and path.name not in but]
     except OSError:  # the folder cannot be read: no reason to keep anything else back
         return []
 

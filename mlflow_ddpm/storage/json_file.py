@@ -22,7 +22,6 @@ from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, number, read_number
 
 __all__ = [
-    "JSON_NAME",
     "SCHEMA_VERSION",
     "JsonWriter",
     "RunDocument",
@@ -31,7 +30,6 @@ __all__ = [
     "render_document",
 ]
 
-JSON_NAME = "training_metrics.json"
 SCHEMA_VERSION = 1
 _TABLE = frozenset(m.name for m in METRICS)
 

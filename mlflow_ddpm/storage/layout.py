@@ -1,15 +1,78 @@
-"""Where a trained model lies: the names of its two files and of their folder, on disk and among a run's artifacts."""
+"""The name of every file of a run, on disk and among the run's artifacts. Nothing else spells one."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-__all__ = ["DESCRIPTION_NAME", "MODEL_FOLDER", "WEIGHTS_NAME", "model_files"]
+__all__ = [
+    "ARTIFACT_FOLDER",
+    "CHECKPOINT_FOLDER",
+    "CHECKPOINT_PATTERN",
+    "CSV_NAME",
+    "DELIVERY_STATE_NAME",
+    "DESCRIPTION_NAME",
+    "EDITED_NAME",
+    "HOLDER_NAME",
+    "HTML_NAME",
+    "JSON_NAME",
+    "LOCK_NAME",
+    "MODEL_FOLDER",
+    "OWN_FILES",
+    "PUBLISHED_NAME",
+    "REPORT_NAME",
+    "SAMPLES_FOLDER",
+    "SAMPLE_PATTERN",
+    "SUMMARY_NAME",
+    "SUPERSEDED_NAME",
+    "TORN_NAME",
+    "WEIGHTS_NAME",
+    "checkpoint_name",
+    "model_files",
+    "sample_name",
+]
 
+ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
+
+# The history, and what is kept beside it rather than lost.
+CSV_NAME = "training_metrics.csv"
+JSON_NAME = "training_metrics.json"
+SUPERSEDED_NAME = "training_metrics.superseded.csv"  # rows that a later row of the same epoch replaced
+EDITED_NAME = "training_metrics.edited.csv"  # the CSV as another program left it, where it differs from what we wrote
+TORN_NAME = "training_metrics.csv.torn"  # a last line that a crash left unfinished
+
+# The state of the upload, and who writes to the directory.
+DELIVERY_STATE_NAME = ".delivery.json"
+LOCK_NAME = ".writer.lock"
+HOLDER_NAME = ".writer.json"
+PUBLISHED_NAME = ".published"  # holds the id of the run whose plots, report and model were made to the last
+OWN_FILES = (CSV_NAME, JSON_NAME, DELIVERY_STATE_NAME, HOLDER_NAME)  # replaced as a whole, by way of a temporary file
+
+# After the run. The plots' files bear the names of the plots (plotting/plot_table.py).
+REPORT_NAME = "training_report.md"
+HTML_NAME = "training_report.html"
+SUMMARY_NAME = "training_summary"  # .csv and .tex
+
+# Logged images, in a folder on disk and under the artifact folder.
+SAMPLES_FOLDER = "samples"
+SAMPLE_PATTERN = re.compile(r"(?P<name>[A-Za-z0-9_\-]{1,100})_epoch_(?P<epoch>[0-9]{6,19})\.png")
+
+# What the included pipeline adds. The model's names are those that Hugging Face's libraries look for.
+CHECKPOINT_FOLDER = "checkpoints"
+CHECKPOINT_PATTERN = re.compile(r"checkpoint_(\d{6,})\.pt")
 MODEL_FOLDER = "model"  # below an output directory, and of a run's artifacts
-# The names that HuggingFace's libraries look for.
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "config.json"
+
+
+def sample_name(name: str, epoch: int) -> str:
+    """Return the file name of an image that belongs to an epoch."""
+    return f"{name}_epoch_{epoch:06d}.png"
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of the checkpoint written after an epoch."""
+    return f"checkpoint_{epoch:06d}.pt"
 
 
 def model_files(output_dir: Path) -> list[Path]:

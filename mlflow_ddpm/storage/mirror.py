@@ -6,11 +6,7 @@ stay in memory and the next write tries them all again.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file, shown
-from mlflow_ddpm.core.errors import MirrorError, UsageError
+from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.run_summary import summarise
-from mlflow_ddpm.storage.csv_file import CSV_NAME, CsvJournal, read_csv, render_csv
-from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME
-from mlflow_ddpm.storage.json_file import JSON_NAME, JsonWriter, encode_row, read_document, render_document
+from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
+from mlflow_ddpm.storage.directory_lock import DirectoryLock
+from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, read_document, render_document
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 
-__all__ = ["Mirror", "is_locked"]
+__all__ = ["Mirror"]
 
 _log = logging.getLogger("mlflow_ddpm")
-SUPERSEDED_NAME = "training_metrics.superseded.csv"
-_LOCK, _HOLDER = ".writer.lock", ".writer.json"
 
 
 class Mirror:
@@ -42,19 +37,19 @@ class Mirror:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._lock = _hold(directory)
+        self._lock = DirectoryLock(directory)
         self._journal = CsvJournal(directory / CSV_NAME)
         self._warned = False
-        if self._lock is not None:
-            remove_remains(directory, (CSV_NAME, JSON_NAME, DELIVERY_STATE_NAME, _HOLDER))
+        if self._lock.is_held:
+            remove_remains(directory, OWN_FILES)
         try:
             self.rows: list[EpochMetrics] = keep_last_written(self._journal.recover())
             self.previous_run, self.previous_config = self._previous()
         except MirrorError:
-            self._release()
+            self._lock.release()
             raise
         except OSError as error:
-            self._release()
+            self._lock.release()
             raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
         self._consistent = threading.Lock()  # held for microseconds: rows, their JSON and the summary change together
         self._encoded: list[str] = []  # of the first rows; whoever writes the JSON makes up for the rest
@@ -129,7 +124,7 @@ class Mirror:
         """Let the directory go as it is."""
         self._snapshot.stop()
         self._journal.close()
-        self._release()
+        self._lock.release()
 
     def _render(self) -> bytes:
         with self._consistent:
@@ -153,53 +148,3 @@ class Mirror:
                 shown(self.directory),
                 error.strerror or error,
             )
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.directory / _HOLDER).unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release()
-
-
-def is_locked(directory: Path) -> bool:
-    """Say whether a live process writes to the directory."""
-    from filelock import FileLock, Timeout
-
-    if not (directory / _LOCK).exists():
-        return False
-    try:
-        with FileLock(directory / _LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _hold(directory: Path) -> Any:
-    """Take the directory for this process; the system lets go of it when the process dies, however it dies."""
-    from filelock import FileLock, Timeout
-
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(
-            f"{shown(directory)} is being written by {_holder(directory)}; choose another output_dir, or wait until it "
-            "has ended"
-        ) from None
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"output_dir must be a directory, but {error.filename} is a file; choose another") from error
-    except (OSError, NotImplementedError):
-        return None  # no room, no right to write, or a file system without locks: the first row's write says so
-    with contextlib.suppress(OSError):
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        replace_file(directory / _HOLDER, json.dumps(holder).encode())
-    return lock
-
-
-def _holder(directory: Path) -> str:
-    try:
-        told = json.loads((directory / _HOLDER).read_text(encoding="utf-8"))
-        return f"process {told['pid']} on {told['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"

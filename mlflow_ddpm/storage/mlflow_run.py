@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
-from mlflow_ddpm.storage.images import SAMPLES
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "client",
 ]
 
-ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
@@ -134,7 +133,7 @@ class MlflowRun:
             if not _is_held(held, name, epoch, timestamp_ms):
                 at = {"step": epoch, "timestamp": timestamp_ms}
                 self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
-            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES}")
+            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
 
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import keep_last_written
-from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv
+from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
-from mlflow_ddpm.storage.mirror import is_locked
+from mlflow_ddpm.storage.layout import CSV_NAME
 
 __all__ = ["status_of"]
 

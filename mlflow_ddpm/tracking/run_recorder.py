@@ -16,11 +16,11 @@ from mlflow_ddpm.core.errors import MirrorError, RunMissingError, StoreUnavailab
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.core.strict_json import flatten
-from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME, DeliveryState
+from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import encode_png, image_from_path, image_path, images_on_disk
-from mlflow_ddpm.storage.json_file import JSON_NAME
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER, NONFINITE_TAG, RESUMED_TAG, MlflowRun
+from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run, resolve_run_target
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.shutdown import RunOutcome

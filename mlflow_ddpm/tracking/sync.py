@@ -9,11 +9,12 @@ from pathlib import Path
 from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.storage.csv_file import CSV_NAME, read_csv
+from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
-from mlflow_ddpm.storage.json_file import JSON_NAME, RunDocument, read_document
-from mlflow_ddpm.storage.mirror import is_locked
+from mlflow_ddpm.storage.json_file import RunDocument, read_document
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, open_run
 from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
 from mlflow_ddpm.tracking.shutdown import RunOutcome

@@ -21,12 +21,10 @@ from typing import NamedTuple
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.storage.csv_file import CSV_NAME
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import LoggedImage
-from mlflow_ddpm.storage.json_file import JSON_NAME
-from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
-from mlflow_ddpm.storage.mlflow_run import ARTIFACT_FOLDER, NONE_LOGGED, LoggedPoints, MlflowRun
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, model_files
+from mlflow_ddpm.storage.mlflow_run import NONE_LOGGED, LoggedPoints, MlflowRun
 
 __all__ = ["Artifact", "Tags", "UploadItem", "Uploader", "bound_mlflow_waits"]
 

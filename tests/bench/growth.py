@@ -14,8 +14,9 @@ from stores import refusing_uri
 from table import Row, at_most, microseconds
 
 from mlflow_ddpm import EpochMetrics, MetricsTracker
-from mlflow_ddpm.storage.csv_file import CSV_NAME, render_csv
+from mlflow_ddpm.storage.csv_file import render_csv
 from mlflow_ddpm.storage.json_file import encode_row
+from mlflow_ddpm.storage.layout import CSV_NAME
 
 __all__ = ["made_up_rows", "measure"]
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from support.store_faults import front_of, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker, generate_report, publish_run
-from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME
+from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 from mlflow_ddpm.tracking.sync import sync_directory
 
 PASSWORD = "correct-horse-42"  # noqa: S105 - it opens nothing

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_summary import summarise
-from mlflow_ddpm.storage.csv_file import CSV_NAME, CsvJournal, parse_csv, render_csv
-from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME, DeliveryState
-from mlflow_ddpm.storage.json_file import JSON_NAME, encode_row, read_document, render_document
+from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, render_csv
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.json_file import encode_row, read_document, render_document
+from mlflow_ddpm.storage.layout import CSV_NAME, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 
 ROWS = [

@@ -17,9 +17,11 @@ import pytest
 
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
-from mlflow_ddpm.storage.csv_file import CSV_NAME, CsvJournal, parse_csv, read_csv, render_csv
-from mlflow_ddpm.storage.json_file import JSON_NAME, read_document
-from mlflow_ddpm.storage.mirror import Mirror, is_locked
+from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, read_csv, render_csv
+from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.json_file import read_document
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.mirror import Mirror
 
 AWKWARD = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -1e-17, 123456789.123456789, 2.0, math.inf, -math.inf]
 

@@ -20,7 +20,8 @@ from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.analysis.history import open_store
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.storage.delivery_state import DELIVERY_STATE_NAME, DeliveryState
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.status import status_of
 from mlflow_ddpm.tracking.shutdown import RunOutcome

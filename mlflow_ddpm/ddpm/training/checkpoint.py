@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,13 +18,13 @@ import torch
 
 from mlflow_ddpm.core.atomic_file import flush_directory
 from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.storage.layout import CHECKPOINT_PATTERN, checkpoint_name
 
 __all__ = ["Checkpoint", "checkpoint_paths", "load_newest", "save_checkpoint"]
 
 logger = logging.getLogger("mlflow_ddpm")
 
 _KEPT = 2  # the newest, and one before it should the newest prove damaged
-_NAME = re.compile(r"checkpoint_(\d{6,})\.pt")
 # What zipfile and torch.load raise for an empty, cut, overwritten or foreign file; found by damaging files.
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -50,7 +49,9 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_paths(directory: Path) -> list[Path]:
     """Return the folder's checkpoints, oldest epoch first; empty if there is no such folder."""
-    found = [(int(match[1]), path) for path in directory.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in directory.glob("*.pt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found)]
 
 
@@ -61,7 +62,7 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
     leaves the previous one untouched.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"checkpoint_{epoch:06d}.pt"
+    path = directory / checkpoint_name(epoch)
     unfinished = path.with_suffix(".pt.tmp")
     with unfinished.open("wb") as file:
         torch.save({"epoch": epoch, "state": dict(state)}, file)

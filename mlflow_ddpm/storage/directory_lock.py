@@ -1,0 +1,193 @@
+"""One writer to an output directory. The system releases the lock when the process dies, however it dies.
+
+Beside the lock lies a small file that names the writer's process and host: for messages, for readers, who must not take
+the lock, and for file systems that have no locks, where this file is the only sign of another writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.layout import HOLDER_NAME, LOCK_NAME
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["DirectoryLock", "is_locked"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_open_here: dict[str, int] = {}  # directories that are being written -> the process, since a fork copies this table
+
+
+class DirectoryLock:
+    """Makes this process the only writer of a directory, which is created if it is missing.
+
+    Raises:
+        UsageError: another live process writes there, or this one does already, or the path is not a directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._key, self._pid = directory, str(directory.resolve()), os.getpid()
+        self._lock: BaseFileLock | None = None
+        if _open_here.get(self._key) == self._pid:
+            raise UsageError(
+                f"{shown(directory)} is being written by an earlier MetricsTracker of this same process (a notebook "
+                "cell that ran twice?); call tracker.close() on that one first, or choose another output_dir"
+            )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = _acquire(directory, _PATIENCE_SEC)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"output_dir must be a directory, but {error.filename} is a file; choose another"
+            ) from error
+        except OSError as error:  # no room, no right to write, or a file system without locks
+            self._check_holder(error)
+        _open_here[self._key] = self._pid
+        self._name_holder()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lock file of the directory is the one that this process has locked."""
+        if self._lock is None or os.getpid() != self._pid:
+            return False
+        try:
+            return os.path.samestat((self._directory / LOCK_NAME).stat(), os.fstat(self._lock_descriptor))
+        except OSError:
+            return False
+
+    def renew(self) -> None:
+        """Lock the directory of that name again, after another program moved or deleted the locked one.
+
+        Raises:
+            OSError: another process writes there now, or the directory cannot be made.
+        """
+        if self._lock is None or self.is_held:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = _acquire(self._directory, 0)
+        except UsageError as error:
+            raise OSError(errno.EBUSY, str(error)) from error
+        self._lock.release(force=True)
+        self._lock = lock
+        self._name_holder()
+
+    def release(self) -> None:
+        """Let the directory go. A forked child, which is not the writer, changes nothing."""
+        if os.getpid() != self._pid:
+            return
+        _open_here.pop(self._key, None)
+        if self._lock is None or self.is_held:
+            with contextlib.suppress(OSError):
+                (self._directory / HOLDER_NAME).unlink(missing_ok=True)
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock.release(force=True)
+
+    @property
+    def _lock_descriptor(self) -> int:
+        descriptor = self._lock._context.lock_file_fd if self._lock else None  # noqa: SLF001 - filelock shows it nowhere
+        return -1 if descriptor is None else descriptor
+
+    def _name_holder(self) -> None:
+        with contextlib.suppress(OSError):
+            holder = _Holder(os.getpid(), socket.gethostname(), _start_of(os.getpid()))
+            replace_file(self._directory / HOLDER_NAME, json.dumps(holder._asdict()).encode())
+
+    def _check_holder(self, error: OSError) -> None:
+        """Refuse a directory that cannot be locked if a live process is named there; warn if it has no locks at all."""
+        holder = _read_holder(self._directory)
+        if holder and holder.is_live_here():
+            raise _in_use(self._directory) from error
+        if error.errno in _NO_LOCKS:
+            _log.warning(
+                "the file system of %s has no locks (%s), so two trainings that write there at once are not always "
+                "noticed%s; give each training its own output_dir",
+                shown(self._directory),
+                error.strerror,
+                f": process {holder.pid} on {holder.host} may be writing now" if holder else "",
+            )
+
+
+def is_locked(directory: Path) -> bool:
+    """Return whether a live process writes to the directory. A training that starts meanwhile is not disturbed."""
+    key, holder = str(directory.resolve()), _read_holder(directory)
+    if _open_here.get(key) == os.getpid():
+        return True
+    if holder and holder.is_live_here():
+        return True
+    if not (directory / LOCK_NAME).exists():
+        return False
+    try:
+        _acquire(directory, 0).release(force=True)
+    except UsageError:
+        return True
+    except OSError:  # no right to open the lock's file, or no locks: the holder's file is all there is
+        return False
+    return False
+
+
+class _Holder(NamedTuple):
+    pid: int
+    host: str
+    started: str  # when the process began; numbers of processes are used again
+
+    def is_live_here(self) -> bool:
+        """Return whether it is another process of this host, and alive."""
+        is_other = self.host == socket.gethostname() and self.pid != os.getpid()
+        return is_other and bool(self.started) and _start_of(self.pid) == self.started
+
+
+def _acquire(directory: Path, timeout: float) -> BaseFileLock:
+    """Take the lock. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
+    from filelock import FileLock, Timeout
+
+    # A "soft" lock, filelock's stand-in where there are no locks, would outlive a process that is killed.
+    lock = FileLock(
+        directory / LOCK_NAME, timeout=timeout, thread_local=False, poll_interval=0.02, fallback_to_soft=False
+    )
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _in_use(directory) from None
+    except NotImplementedError as error:
+        raise OSError(errno.ENOSYS, str(error)) from error
+    return lock
+
+
+def _in_use(directory: Path) -> UsageError:
+    holder = _read_holder(directory)
+    name = f"process {holder.pid} on {holder.host}" if holder else "another process"
+    return UsageError(
+        f"{shown(directory)} is being written by {name}; choose another output_dir, or wait until it has ended"
+    )
+
+
+def _read_holder(directory: Path) -> _Holder | None:
+    try:
+        saved = json.loads((directory / HOLDER_NAME).read_bytes())
+        return _Holder(int(saved["pid"]), str(saved["host"]), str(saved.get("started", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _start_of(pid: int) -> str:
+    """Return when a process of this host began, in the system's units; "" if there is none that can be seen."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    return "" if fields[0] in "ZX" else fields[19]  # a zombie is dead
