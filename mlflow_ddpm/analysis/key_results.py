@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from mlflow_ddpm.core.extra_metrics import INSIGHT, PIPELINE_METRICS, metric
+from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, INSIGHT, PIPELINE_METRICS, metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.metrics import EpochMetrics, finite_points
 from mlflow_ddpm.core.run_summary import summarise
@@ -60,7 +60,8 @@ def run_results(rows: Sequence[EpochMetrics]) -> list[Result]:
 def extra_results(rows: Sequence[EpochMetrics]) -> list[Result]:
     """Return the last finite value of each extra, those of the pipeline first; its insights are no results."""
     found = {name for row in rows for name in row.extra if metric(name).category != INSIGHT}
-    known = [m.name for m in PIPELINE_METRICS if m.name in found]
+    former = {new: old for old, new in FORMER_NAMES.items()}
+    known = [name for m in PIPELINE_METRICS for name in (m.name, former[m.name]) if name in found]
     return [_last(rows, name) for name in (*known, *sorted(found.difference(known)))]
 
 

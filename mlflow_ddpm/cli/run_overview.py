@@ -9,6 +9,7 @@ from mlflow_ddpm.analysis.findings.rules import find_findings
 from mlflow_ddpm.analysis.frame import rows_from_frame
 from mlflow_ddpm.analysis.history import open_store, read_description, read_history
 from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.extra_metrics import extra_value
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_summary import summarise
@@ -48,7 +49,9 @@ def _result(rows: list[EpochMetrics]) -> str:
     if summary.best_loss is not None:
         parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
     extra = rows[-1].extra
-    accuracy, distance, real = (extra.get(name) for name in ("sample_accuracy", "sample_frechet", "real_frechet"))
+    accuracy, distance, real = (
+        extra_value(extra, name) for name in ("sample/accuracy", "sample/frechet", "sample/real_frechet")
+    )
     if accuracy is not None:
         parts.append(f"sample accuracy {accuracy:.1%}")
     if distance is not None and real is not None:

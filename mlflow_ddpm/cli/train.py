@@ -133,9 +133,9 @@ def _fetch(config: Config, archive: Archive | None, *, loud: bool) -> None:
     """Fetch the data set if it is not there; processes of one machine or disk take turns, and one of them fetches."""
     from mlflow_ddpm.cli.progress import download_on
     from mlflow_ddpm.ddpm.data.emnist_download import fetch_archive
-    from mlflow_ddpm.ddpm.data.loading import lacks_files
+    from mlflow_ddpm.ddpm.data.loading import is_missing
 
-    if archive and lacks_files(config.data):
+    if archive and is_missing(config.data):
         with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
             fetch_archive(Path(config.data.dir), archive, progress=progress)
 

@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import METRICS, Metric
 
-__all__ = ["INSIGHT", "PIPELINE_METRICS", "axis_label", "check_extra_names", "metric"]
+__all__ = ["FORMER_NAMES", "INSIGHT", "PIPELINE_METRICS", "axis_label", "check_extra_names", "extra_value", "metric"]
 
-# The extras that ``mlflow-ddpm train`` records, the judgement of samples first. Any loop may record its own.
+# The extras that ``mlflow-ddpm train`` records, sample quality first. MLflow's page makes a section of each folder.
 _QUALITY, INSIGHT = "Sample Quality", "Diagnostics"
 PIPELINE_METRICS: tuple[Metric, ...] = (
     Metric(
-        "sample_accuracy",
+        "sample/accuracy",
         "Sample accuracy, guidance 2",
         "",
         _QUALITY,
         "Share of samples at guidance 2, as many of each class, that a classifier names as the class asked for.",
     ),
     Metric(
-        "sample_accuracy_g1",
+        "sample/accuracy_g1",
         "Sample accuracy, guidance 1",
         "",
         _QUALITY,
         "Share of samples at guidance 1, which is plain sampling, that the classifier names as the class asked for.",
     ),
     Metric(
-        "judge_accuracy",
+        "sample/classifier_accuracy",
         "Classifier accuracy",
         "",
         _QUALITY,
         "Share of real held-out images that the classifier names as their class.",
     ),
     Metric(
-        "sample_frechet",
+        "sample/frechet",
         "Sample Fréchet distance, guidance 2",
         "",
         _QUALITY,
         "Squared Fréchet distance of samples at guidance 2 from real images, in the classifier's feature space.",
     ),
     Metric(
-        "sample_frechet_g1",
+        "sample/frechet_g1",
         "Sample Fréchet distance, guidance 1",
         "",
         _QUALITY,
         "Squared Fréchet distance of samples at guidance 1 from real images, in the classifier's feature space.",
     ),
     Metric(
-        "real_frechet",
+        "sample/real_frechet",
         "Fréchet distance of real halves",
         "",
         _QUALITY,
@@ -57,7 +57,7 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
     ),
     *(
         Metric(
-            f"loss_t_q{quarter}",
+            f"loss_t/q{quarter}",
             f"Loss, timestep quartile {quarter}",
             "",
             INSIGHT,
@@ -67,7 +67,7 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
     ),
     *(
         Metric(
-            f"grad_norm_{part}",
+            f"grad_part/{part}",
             f"Gradient norm, {part}",
             "",
             INSIGHT,
@@ -81,35 +81,58 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
         )
     ),
     Metric(
-        "update_to_weight",
+        "update/weight_ratio",
         "Update to weight",
         "",
         INSIGHT,
         "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
     ),
     Metric(
-        "data_sec",
+        "time/data_sec",
         "Data time",
         "s",
         INSIGHT,
         "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
     ),
     Metric(
-        "maintenance_sec",
+        "time/maintenance_sec",
         "Maintenance time",
         "s",
         INSIGHT,
-        "Seconds beside `epoch_time_sec`: this epoch's grid and judgement, and the checkpoint written before it.",
+        "Seconds beside `epoch_time_sec`: this epoch's grid and evaluation, and the checkpoint written before it.",
     ),
 )
+# Names of runs recorded before the extras had folders; such runs keep them, and are labelled as today's.
+FORMER_NAMES = {
+    "sample_accuracy": "sample/accuracy",
+    "sample_accuracy_g1": "sample/accuracy_g1",
+    "judge_accuracy": "sample/classifier_accuracy",
+    "sample_frechet": "sample/frechet",
+    "sample_frechet_g1": "sample/frechet_g1",
+    "real_frechet": "sample/real_frechet",
+    **{f"loss_t_q{quarter}": f"loss_t/q{quarter}" for quarter in (1, 2, 3, 4)},
+    **{f"grad_norm_{part}": f"grad_part/{part}" for part in ("embedding", "encoder", "middle", "decoder")},
+    "update_to_weight": "update/weight_ratio",
+    "data_sec": "time/data_sec",
+    "maintenance_sec": "time/maintenance_sec",
+}
 
 _BY_NAME = {m.name: m for m in METRICS}
 _KNOWN = _BY_NAME | {m.name: m for m in PIPELINE_METRICS}
 
 
 def metric(name: str) -> Metric:
-    """Return the entry of a name in either table; any other name, an extra of somebody's own, is its own label."""
-    return _KNOWN.get(name) or Metric(name, name, "", "Extra", "Recorded by the training loop.")
+    """Return the entry of a name, or of its former name; a name in neither table is its own label."""
+    entry = _KNOWN.get(FORMER_NAMES.get(name, name))
+    if entry is not None:
+        return entry if entry.name == name else entry._replace(name=name)
+    return Metric(name, name, "", "Extra", "Recorded by the training loop.")
+
+
+def extra_value(extra: Mapping[str, float | None], name: str) -> float | None:
+    """Return a row's extra by its name of today, whichever name the run recorded it under; None if it has neither."""
+    former = next((old for old, new in FORMER_NAMES.items() if new == name), name)
+    return extra.get(name, extra.get(former))
 
 
 def axis_label(name: str) -> str:

@@ -19,7 +19,8 @@ from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import MlflowDdpmError
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.emnist_download import Archive, check_offer
-from mlflow_ddpm.ddpm.data.loading import Dataset, lacks_files, load_dataset
+from mlflow_ddpm.ddpm.data.images import Dataset
+from mlflow_ddpm.ddpm.data.loading import is_missing, load_dataset
 from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
 from mlflow_ddpm.ddpm.train import check_same_run
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest
@@ -62,7 +63,7 @@ def plan_training(
     with _noting(plan):
         device = choose_device(config.train.device)
     with _noting(plan):
-        if offer and lacks_files(config.data):
+        if offer and is_missing(config.data):
             plan.facts.append(
                 ("data", f"not there, {offer.size / 1e6:.0f} MB to fetch; what follows from it is not told")
             )

@@ -1,7 +1,7 @@
-"""Trains a DDPM from a configuration, epoch by epoch, and tells a tracker what it measured.
+"""Trains a DDPM from a configuration, epoch by epoch, and records every epoch with a tracker.
 
 The order at the end of an epoch makes any crash harmless: samples are drawn, the row becomes durable, then the
-checkpoint is written. The same call again goes on after the last checkpoint; a row beyond it is measured anew, and
+checkpoint is written. The same call again continues after the last checkpoint; a row beyond it is measured again and
 supersedes the old one.
 """
 
@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mlflow_ddpm.core.errors import ConfigError, PeerLostError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.data.loading import Dataset, load_dataset
+from mlflow_ddpm.ddpm.data.images import Dataset
+from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
 from mlflow_ddpm.ddpm.sampling.grid import sample_grid
 from mlflow_ddpm.ddpm.saved_model.save import save_model
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest, save_checkpoint
 from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.training.rank_failure import detect_rank_failure
-from mlflow_ddpm.ddpm.training.seconds import Seconds
 from mlflow_ddpm.ddpm.training.trainer import Trainer
 from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
+from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ _FREE_ON_RESUME = (
 
 
 class Progress(Protocol):
-    """What the training loop tells. Nothing here reads a device."""
+    """Receives how far a training is. Nothing here reads a device."""
 
     def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
         """A batch is done: ``batch`` of ``batches``, from 1, of ``epoch``, from 0, of ``epochs``."""
@@ -62,7 +63,7 @@ class Progress(Protocol):
 
 
 class Tracker(Protocol):
-    """What training needs of :class:`mlflow_ddpm.tracker.MetricsTracker`; on ranks other than 0 all of it is inert."""
+    """The part of :class:`mlflow_ddpm.tracker.MetricsTracker` that training uses; it does nothing on other ranks."""
 
     @property
     def run_id(self) -> str | None:
@@ -80,7 +81,7 @@ class Tracker(Protocol):
         """Stop the epoch's clock for a while."""
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
-        """Keep a picture (H, W) or (H, W, C)."""
+        """Keep an image (H, W) or (H, W, C)."""
 
     def end_epoch(
         self,
@@ -92,17 +93,17 @@ class Tracker(Protocol):
 
 
 class Training(NamedTuple):
-    """A training about to start, or to go on."""
+    """A training about to start, or to continue."""
 
     config: Config  # resolved
     dataset: Dataset  # on the CPU
-    learner: Trainer
+    trainer: Trainer
     procs: Processes
     first_epoch: int
 
 
 class TrainResult(NamedTuple):
-    """What training came to."""
+    """The result of a training."""
 
     run_id: str | None
     output_dir: Path
@@ -110,7 +111,7 @@ class TrainResult(NamedTuple):
     epochs: int
     parameters: int
     last_row: EpochMetrics | None  # None if there was nothing left to do, and on ranks other than 0
-    judgement: SampleQuality | None
+    sample_quality: SampleQuality | None  # of the newest evaluation
     checkpoint: Path | None  # the newest
 
 
@@ -126,7 +127,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train, or continue where ``output_dir`` has checkpoints, and return what it came to.
+    """Train, or continue where ``output_dir`` has checkpoints, and return the result.
 
     Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
     ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`.
@@ -169,9 +170,9 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
     All that can be wrong with settings, data and checkpoints is found here, before a tracker touches the run.
     """
     dataset = load_dataset(config.data)
-    learner = Trainer(config, dataset.train, len(dataset.class_names), procs)
+    trainer = Trainer(config, dataset.train, len(dataset.class_names), procs)
     return Training(
-        config, dataset, learner, procs, _resume(learner, config, output_dir / CHECKPOINT_FOLDER, procs.device)
+        config, dataset, trainer, procs, _resume(trainer, config, output_dir / CHECKPOINT_FOLDER, procs.device)
     )
 
 
@@ -179,85 +180,87 @@ def train_with(
     tracker: Tracker, training: Training, output_dir: Path, *, progress: Progress | None = None
 ) -> TrainResult:
     """Run the epochs that are left, once."""
-    config, _, learner, procs, first_epoch = training
+    config, _, trainer, procs, first_epoch = training
     epochs = config.train.epochs or 0
     progress = progress if procs.is_first else None
-    judge, maintenance = SampleEvaluator(config, training.dataset, procs.device), Seconds()
-    row, judgement, checkpoint = None, None, None
+    evaluator, maintenance = SampleEvaluator(config, training.dataset, procs.device), AccumulatingTimer()
+    row, quality, checkpoint = None, None, None
     for epoch in range(first_epoch, epochs):
         tracker.start_epoch(epoch)
-        _run_batches(tracker, learner, epoch, epochs, progress)
+        _run_batches(tracker, trainer, epoch, epochs, progress)
         with tracker.paused():  # its seconds are not the epoch's
-            extra = learner.insight.read(procs)
+            extra = trainer.diagnostics.read(procs)
             if procs.is_first:
                 with maintenance:
-                    judgement = _look_at_samples(tracker, training, judge, epoch)
-        extra |= judgement._asdict() if judgement else {}
-        extra["maintenance_sec"] = maintenance.take()  # the last epoch's checkpoint, and this one's samples
-        row = tracker.end_epoch(model=learner.model, ema_model=learner.ema.model, extra=extra)
+                    quality = _draw_and_evaluate(tracker, training, evaluator, epoch)
+        extra |= quality.metrics() if quality else {}
+        extra["time/maintenance_sec"] = maintenance.take()  # the last epoch's checkpoint, and this one's samples
+        row = tracker.end_epoch(model=trainer.model, ema_model=trainer.ema.model, extra=extra)
         if procs.is_first:
             with maintenance:
                 checkpoint = save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
-    if procs.is_first:  # with nothing left to do as well: the run may have been killed between checkpoint and this
-        save_model(output_dir, learner.ema.model, config, training.dataset.class_names)
-    parameters = _count_parameters(learner)
-    return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, judgement, checkpoint)
+    if procs.is_first:  # even with no epoch left: the run may have been killed between the checkpoint and this
+        save_model(output_dir, trainer.ema.model, config, training.dataset.class_names)
+    parameters = _count_parameters(trainer)
+    return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, quality, checkpoint)
 
 
-def _run_batches(tracker: Tracker, learner: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:
+def _run_batches(tracker: Tracker, trainer: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:
     """Train one epoch. No tensor is read here: the host stays ahead of the device until ``end_epoch``."""
-    batches = learner.batches_per_epoch
-    for batch, result in enumerate(learner.train_epoch(epoch), start=1):
+    batches = trainer.batches_per_epoch
+    for batch, result in enumerate(trainer.train_epoch(epoch), start=1):
         tracker.log_batch(result.loss, lr=result.lr, grad_norm=result.grad_norm, batch_size=result.batch_size)
         if progress:
             progress.on_batch(epoch, batch, batches, epochs)
 
 
-def _look_at_samples(tracker: Tracker, training: Training, judge: SampleEvaluator, epoch: int) -> SampleQuality | None:
-    """Log a grid if this epoch has one, and judge samples after the last and whenever that was asked for."""
-    config, dataset, model = training.config, training.dataset, training.learner.ema.model
-    every, last = config.sample.every, epoch + 1 == config.train.epochs
-    if every and (epoch == 0 or last or (epoch + 1) % every == 0):  # MLflow's slider begins at step 0
+def _draw_and_evaluate(
+    tracker: Tracker, training: Training, evaluator: SampleEvaluator, epoch: int
+) -> SampleQuality | None:
+    """Log a grid if this epoch has one; evaluate samples after the last epoch and every ``eval_every`` epochs."""
+    config, dataset, model = training.config, training.dataset, training.trainer.ema.model
+    every, is_last = config.sample.every, epoch + 1 == config.train.epochs
+    if every and (epoch == 0 or is_last or (epoch + 1) % every == 0):  # MLflow's slider begins at step 0
         tracker.log_image("samples", sample_grid(model, config, dataset.class_names), epoch)
-    judged = last or (config.sample.judge_every and (epoch + 1) % config.sample.judge_every == 0)
-    return judge.judge(model) if judged and config.sample.judge_per_class else None
+    is_due = is_last or (config.sample.eval_every and (epoch + 1) % config.sample.eval_every == 0)
+    return evaluator.evaluate(model) if is_due and config.sample.eval_per_class else None
 
 
 def _describe(training: Training) -> dict[str, dict[str, Any]]:
-    """Return the settings, and beside them the sizes that follow from them."""
-    told, dataset = training.config.as_dict(), training.dataset
-    told["data"] |= {"train_images": len(dataset.train.labels), "classes": len(dataset.class_names)}
-    told["model"] |= {"parameters": _count_parameters(training.learner)}
-    return told
+    """Return the settings and the sizes that follow from them."""
+    config, dataset = training.config.as_dict(), training.dataset
+    config["data"] |= {"train_images": len(dataset.train.labels), "classes": len(dataset.class_names)}
+    config["model"] |= {"parameters": _count_parameters(training.trainer)}
+    return config
 
 
-def _count_parameters(learner: Trainer) -> int:
-    return sum(p.numel() for p in learner.model.parameters())
+def _count_parameters(trainer: Trainer) -> int:
+    return sum(p.numel() for p in trainer.model.parameters())
 
 
 def _state(training: Training) -> dict[str, Any]:
     return {
-        "learner": training.learner.state_dict(),
+        "trainer": training.trainer.state_dict(),
         "config": training.config.as_dict(),
         "class_names": list(training.dataset.class_names),
     }
 
 
-def _resume(learner: Trainer, config: Config, directory: Path, device: torch.device) -> int:
-    """Load the newest good checkpoint, if any; return the epoch to go on with."""
-    found = load_newest(directory, map_location=device)
-    if found is None:
+def _resume(trainer: Trainer, config: Config, directory: Path, device: torch.device) -> int:
+    """Load the newest good checkpoint, if any; return the first epoch to train."""
+    checkpoint = load_newest(directory, map_location=device)
+    if checkpoint is None:
         return 0
-    check_same_run(found.state["config"], config, found.path)
-    learner.load_state_dict(found.state["learner"])
-    logger.info("Going on from %s, after epoch %d", found.path, found.epoch)
-    return found.epoch + 1
+    check_same_run(checkpoint.state["config"], config, checkpoint.path)
+    trainer.load_state_dict(checkpoint.state.get("trainer") or checkpoint.state["learner"])  # its earlier name
+    logger.info("Continuing from %s, after epoch %d", checkpoint.path, checkpoint.epoch)
+    return checkpoint.epoch + 1
 
 
 def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:
-    """Check that going on with these settings continues the run of the checkpoint and starts no other.
+    """Check that these settings continue the run of the checkpoint and start no other.
 
     Raises:
         ConfigError: a setting differs that may not.
@@ -268,6 +271,6 @@ def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path
             option, was = f"{group.name}.{name}", before.get(group.name, {}).get(name)
             if value != was and not option.startswith(_FREE_ON_RESUME):
                 raise ConfigError(
-                    f"{option} must be {was!r} to go on from {path}, got {value!r}; keep it, or train into another "
+                    f"{option} must be {was!r} to continue from {path}, got {value!r}; keep it, or train into another "
                     "output directory"
                 )

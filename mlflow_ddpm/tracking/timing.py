@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlflow_ddpm.tracking import probes
 
-__all__ = ["EpochTimer", "rate"]
+__all__ = ["AccumulatingTimer", "EpochTimer", "rate"]
 
 
 def rate(count: int | None, seconds: float) -> float | None:
@@ -44,3 +45,22 @@ class EpochTimer:
     def _now(self) -> float:
         probes.synchronize(self._device)
         return self._clock()
+
+
+class AccumulatingTimer:
+    """Adds up the host's seconds inside ``with``. It waits for no device: work that is only queued costs little."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = self._sum = 0.0
+
+    def __enter__(self) -> None:
+        self._began = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self._sum += self._clock() - self._began
+
+    def take(self) -> float:
+        """Return the seconds since the last call, and start from zero."""
+        taken, self._sum = self._sum, 0.0
+        return taken

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.model.ema import Ema
-from mlflow_ddpm.ddpm.model.precision import compiled, forward_of
+from mlflow_ddpm.ddpm.model.precision import autocast_forward, compiled
 from mlflow_ddpm.ddpm.model.unet import UNet
 
 __all__ = ["measure"]
@@ -113,7 +113,7 @@ def _step(
     device = batch.x_t.device
     model = model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    forward = forward_of(compiled(model, "yes" if is_compiled else "no"), bf16=bf16, device=device)
+    forward = autocast_forward(compiled(model, "yes" if is_compiled else "no"), bf16=bf16, device=device)
 
     def step() -> None:
         nnf.mse_loss(forward(batch.x_t, batch.timestep, batch.labels), batch.target).backward()

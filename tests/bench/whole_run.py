@@ -61,7 +61,7 @@ def measure(effort: Effort) -> Iterator[Row]:
 def _on(effort: Effort, device: str) -> Iterator[Row]:
     tiny = {"base_channels": 8, "image_size": 8, "batch_size": 800} if effort.quick else {}
     # Drawing and judging samples is not tracking, and costs the same in both.
-    config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "judge_per_class": 0, **tiny}).resolve()
+    config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "eval_per_class": 0, **tiny}).resolve()
     torch.set_num_threads(1)
     at_once = effort.of(2, 1)
     directory = effort.place / f"whole-{device}"

@@ -20,9 +20,9 @@ from mlflow_ddpm.ddpm.config.config import options
 COMMANDS = ("train", "sample", "publish", "download", "compare", "history", "sync", "status")
 SMALL = [
     *("--epochs", "2", "--base-channels", "8", "--channel-mults", "1", "--attention-size", "0", "--batch-size", "512"),
-    *("--sample-steps", "2", "--judge-per-class", "1", "--sample-every", "0"),
+    *("--sample-steps", "2", "--eval-per-class", "1", "--sample-every", "0"),
 ]
-UNJUDGED = [*SMALL, "--judge-per-class", "0"]  # two seconds less, where the judge has nothing to do with it
+UNJUDGED = [*SMALL, "--eval-per-class", "0"]  # two seconds less, where the judge has nothing to do with it
 
 
 def _run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,9 @@ import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
-from ddpm.saved_model.test_saved_model import NAMES, trained
 from mlflow import MlflowClient
 from PIL import Image
+from support.pipeline import NAMES, small_model
 
 from mlflow_ddpm import load_model
 from mlflow_ddpm.cli.main import main
@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "epochs": 1,
     "sample_every": 0,
     "sample_steps": 2,
-    "judge_per_class": 0,
+    "eval_per_class": 0,
     "device": "cpu",
 }
 
@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {
 @pytest.fixture
 def output_dir(tmp_path: Path) -> Path:
     """An output directory with a model of the classes A, b and 3."""
-    save_model(tmp_path / "run", *trained(), NAMES)
+    save_model(tmp_path / "run", *small_model(), NAMES)
     return tmp_path / "run"
 
 
@@ -138,7 +138,7 @@ def test_a_training_leaves_the_averaged_weights_even_if_it_was_killed_before_it_
     assert first == [path.read_bytes() for path in sorted((tmp_path / "model").iterdir())]
     assert checkpoint is not None
     for name, tensor in load_model(tmp_path).unet.state_dict().items():
-        assert torch.equal(tensor, checkpoint.state["learner"]["ema"]["model"][name])
+        assert torch.equal(tensor, checkpoint.state["trainer"]["ema"]["model"][name])
 
 
 @pytest.mark.slow

@@ -7,7 +7,14 @@ import math
 import pytest
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS, axis_label, check_extra_names, metric
+from mlflow_ddpm.core.extra_metrics import (
+    FORMER_NAMES,
+    PIPELINE_METRICS,
+    axis_label,
+    check_extra_names,
+    extra_value,
+    metric,
+)
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 
 SPECIFIED = [
@@ -28,7 +35,7 @@ def test_axis_labels_end_with_the_unit_where_there_is_one() -> None:
     """A number with a unit never stands without it."""
     assert axis_label("gpu_peak_mb") == "GPU peak (MiB)"
     assert axis_label("lr") == "Learning rate"
-    assert axis_label("data_sec") == "Data time (s)"
+    assert axis_label("time/data_sec") == "Data time (s)"
     assert axis_label("fid") == "fid"
 
 
@@ -43,7 +50,7 @@ def test_the_pipelines_extras_are_described_and_no_name_is_taken_twice() -> None
     check_extra_names(names)
 
     assert len(set(names)) == len(names)
-    assert metric("sample_frechet") in PIPELINE_METRICS
+    assert metric("sample/frechet") in PIPELINE_METRICS
     assert metric("my_own").meaning == "Recorded by the training loop."
 
 
@@ -95,3 +102,15 @@ def test_a_resume_voids_every_earlier_row_from_its_first_epoch_on() -> None:
 def test_a_missing_epoch_stays_missing() -> None:
     """Nothing invents a row."""
     assert [0, 2] == [r.epoch for r in keep_last_written(_rows((0, 1), (2, 3)))]
+
+
+def test_extras_of_earlier_runs_keep_their_names_and_are_labelled_and_found_as_todays() -> None:
+    """A run recorded as ``sample_accuracy`` shows the label of ``sample/accuracy``; a row may hold either."""
+    assert metric("sample_accuracy")._replace(name="sample/accuracy") == metric("sample/accuracy")
+    assert metric("sample_accuracy").name == "sample_accuracy"
+    assert set(FORMER_NAMES.values()) == {m.name for m in PIPELINE_METRICS}
+    assert [extra_value(row, "sample/frechet") for row in ({"sample_frechet": 1.0}, {"sample/frechet": 2.0}, {})] == [
+        1.0,
+        2.0,
+        None,
+    ]

@@ -24,7 +24,7 @@ from mlflow_ddpm.ddpm.training.trainer import build_model
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL: dict[str, Any] = {"image_size": 8, "base_channels": 8, "batch_size": 400, "epochs": 1, "timesteps": 20}
-SMALL |= {"sample_steps": 2, "sample_every": 0, "judge_per_class": 0}
+SMALL |= {"sample_steps": 2, "sample_every": 0, "eval_per_class": 0}
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -98,7 +98,7 @@ def test_every_problem_gets_a_line_of_its_own(sqlite_uri: str, capsys: pytest.Ca
         (["--tracking-uri", "sqlite:///no/such/folder/mlflow.db"], "no/such/folder cannot be written"),
         (["--batch-size", "90000000"], "choose a smaller --batch-size or --preset"),
         (["--output-dir", "done"], "done holds the finished run"),
-        (["--output-dir", "broken", "--lr", "0.5"], "optim.lr must be 0.002 to go on from"),
+        (["--output-dir", "broken", "--lr", "0.5"], "optim.lr must be 0.002 to continue from"),
     ],
 )
 def test_what_would_stop_a_training_stops_its_plan(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
+from support.pipeline import ALONE, TINY, KillAt, KilledError, RecordingTracker, bits, measured, new_trainer, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlflow_ddpm.core.errors import ConfigError
-from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.ddpm.config.config import Config, from_options
 from mlflow_ddpm.ddpm.config.groups import OptimConfig
 from mlflow_ddpm.ddpm.data.loading import load_dataset
@@ -23,83 +22,12 @@ from mlflow_ddpm.ddpm.training.checkpoint import load_newest
 from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads
 from mlflow_ddpm.ddpm.training.trainer import Trainer, learning_rate
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 torch.set_num_threads(1)
 
-TINY: dict[str, Any] = {
-    "base_channels": 8,
-    "channel_mults": (1, 2),
-    "image_size": 8,
-    "batch_size": 400,
-    "epochs": 4,
-    "timesteps": 20,
-    "sample_steps": 3,
-    "sample_every": 0,
-    "judge_per_class": 0,
-    "warmup_steps": 2,
-    "device": "cpu",
-}
-ALONE = Processes(0, 1, torch.device("cpu"))
 
-
-def tiny(**values: Any) -> Config:
-    """Settings of a run of seconds: four batches an epoch, the last of 300."""
-    return from_options(TINY | values).resolve()
-
-
-def learner(config: Config) -> Trainer:
-    """A new learner on the digits."""
-    return Trainer(config, load_dataset(config.data).train, 10, ALONE)
-
-
-class Notes:
-    """Stands in for the tracker: notes what it is told."""
-
-    run_id = None
-
-    def __init__(self) -> None:
-        self.epochs: list[int] = []
-        self.batches: list[tuple[Any, ...]] = []
-        self.images: list[tuple[str, int, tuple[int, ...]]] = []
-        self.rows: list[EpochMetrics] = []
-        self.in_pause = False
-
-    def start_epoch(self, epoch: int) -> None:
-        """Note the epoch."""
-        self.epochs.append(epoch)
-
-    def log_batch(self, loss: Any, lr: Any = None, grad_norm: Any = None, batch_size: Any = None) -> None:
-        """Note the batch."""
-        self.batches.append((loss, lr, grad_norm, batch_size))
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Know that the clock stands."""
-        self.in_pause = True
-        yield
-        self.in_pause = False
-
-    def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
-        """Note the picture; its seconds must not be the epoch's."""
-        assert self.in_pause
-        self.images.append((name, epoch, image.shape))
-
-    def end_epoch(
-        self, model: Any = None, ema_model: Any = None, extra: Mapping[str, float | None] | None = None
-    ) -> EpochMetrics:
-        """Make a row."""
-        assert model is not None
-        assert ema_model is not None
-        self.rows.append(EpochMetrics(epoch=self.epochs[-1], extra=extra or {}))
-        return self.rows[-1]
-
-
-def run(config: Config, directory: Path, notes: Notes) -> TrainResult:
+def run(config: Config, directory: Path, tracker: RecordingTracker) -> TrainResult:
     """Train with the stand-in."""
-    return train_with(notes, prepare(config, ALONE, directory), directory)
+    return train_with(tracker, prepare(config, ALONE, directory), directory)
 
 
 class NoDeviceReads(TorchDispatchMode):
@@ -114,10 +42,10 @@ class NoDeviceReads(TorchDispatchMode):
 
 
 def test_no_tensor_is_read_during_an_epoch() -> None:
-    """Neither by the learner nor between batches; the guard itself is shown to catch a read."""
-    taught = learner(tiny())
+    """Neither by the trainer nor between batches; the guard itself is shown to catch a read."""
+    trainer = new_trainer(tiny())
     with NoDeviceReads():  # type: ignore[no-untyped-call]
-        results = list(taught.train_epoch(0))
+        results = list(trainer.train_epoch(0))
         with pytest.raises(AssertionError, match="reads the device"):
             float(results[0].loss)
 
@@ -125,22 +53,22 @@ def test_no_tensor_is_read_during_an_epoch() -> None:
 
 
 def test_every_image_counts_once_an_epoch_in_an_order_of_its_own() -> None:
-    """Seen through the learner's own indexing: each image's index once, differently in the next epoch."""
+    """Seen through the trainer's own indexing: each image's index once, differently in the next epoch."""
     config = tiny()
     data = load_dataset(config.data).train
     marked = data._replace(images=torch.zeros(1500, 1, 8, 8, dtype=torch.uint8))
-    taught = Trainer(config, marked, 10, ALONE)
+    trainer = Trainer(config, marked, 10, ALONE)
     seen: list[list[int]] = []
-    inner = taught._train_batch
+    inner = trainer._train_step
 
-    def spy(batch: torch.Tensor, generator: torch.Generator) -> Any:
-        seen[-1] += batch.tolist()
-        return inner(batch, generator)
+    def spy(indices: torch.Tensor, generator: torch.Generator) -> Any:
+        seen[-1] += indices.tolist()
+        return inner(indices, generator)
 
-    taught._train_batch = spy  # type: ignore[method-assign]
+    trainer._train_step = spy  # type: ignore[method-assign]
     for epoch in (0, 1):
         seen.append([])
-        list(taught.train_epoch(epoch))
+        list(trainer.train_epoch(epoch))
 
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(1500))
     assert seen[0] != seen[1]
@@ -168,7 +96,7 @@ def test_threads_are_those_asked_for_and_afterwards_the_callers_again() -> None:
 
 def test_the_logged_norm_is_that_before_clipping() -> None:
     """Clipping hard or not at all, the first batch's norm is the same; the second differs, as the steps did."""
-    clipped, free = (list(learner(tiny(grad_clip=clip)).train_epoch(0)) for clip in (1e-3, 0.0))
+    clipped, free = (list(new_trainer(tiny(grad_clip=clip)).train_epoch(0)) for clip in (1e-3, 0.0))
 
     assert float(clipped[0].grad_norm) == float(free[0].grad_norm) > 1e-3
     assert float(clipped[0].loss) == float(free[0].loss)
@@ -177,8 +105,8 @@ def test_the_logged_norm_is_that_before_clipping() -> None:
 @pytest.mark.parametrize("prediction", ["v", "eps"])
 def test_the_loss_falls(prediction: str) -> None:
     """Three epochs of four batches are enough to see it."""
-    taught = learner(tiny(prediction=prediction, lr=1e-2, batch_size=100))
-    losses = [float(torch.stack([r.loss for r in taught.train_epoch(epoch)]).mean()) for epoch in range(3)]
+    trainer = new_trainer(tiny(prediction=prediction, lr=1e-2, batch_size=100))
+    losses = [float(torch.stack([r.loss for r in trainer.train_epoch(epoch)]).mean()) for epoch in range(3)]
 
     assert losses[2] < 0.8 * losses[0]
 
@@ -194,73 +122,41 @@ def test_the_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
 
 def test_grids_come_every_n_epochs_and_first_and_last_and_judgement_at_the_end(tmp_path: Path) -> None:
     """Outside the epoch's clock, and before its row, so that the row carries the judgement."""
-    notes = Notes()
-    result = run(tiny(epochs=3, sample_every=2, judge_per_class=2), tmp_path, notes)
+    tracker = RecordingTracker()
+    result = run(tiny(epochs=3, sample_every=2, eval_per_class=2), tmp_path, tracker)
 
-    assert [(name, epoch) for name, epoch, _ in notes.images] == [("samples", 0), ("samples", 1), ("samples", 2)]
-    judged = {"sample_accuracy", "sample_accuracy_g1", "judge_accuracy"}
-    assert [judged & set(row.extra) for row in notes.rows] == [set(), set(), judged]
-    assert result.judgement is not None
-    assert result.judgement._asdict().items() <= notes.rows[-1].extra.items()
+    assert [(name, epoch) for name, epoch, _ in tracker.images] == [("samples", 0), ("samples", 1), ("samples", 2)]
+    judged = {"sample/accuracy", "sample/accuracy_g1", "sample/classifier_accuracy"}
+    assert [judged & set(row.extra) for row in tracker.rows] == [set(), set(), judged]
+    assert result.sample_quality is not None
+    assert result.sample_quality.metrics().items() <= tracker.rows[-1].extra.items()
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     """The same call again trains no batch."""
-    run(tiny(epochs=1), tmp_path, Notes())
-    notes = Notes()
-    result = run(tiny(epochs=1), tmp_path, notes)
+    run(tiny(epochs=1), tmp_path, RecordingTracker())
+    tracker = RecordingTracker()
+    result = run(tiny(epochs=1), tmp_path, tracker)
 
-    assert (result.first_epoch, result.epochs, notes.batches) == (1, 1, [])
+    assert (result.first_epoch, result.epochs, tracker.batches) == (1, 1, [])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"lr": 1e-3}, "optim.lr must be 0.002 to go on from"), ({"base_channels": 16}, "model.base_channels must be 8")],
+    [
+        ({"lr": 1e-3}, "optim.lr must be 0.002 to continue from"),
+        ({"base_channels": 16}, "model.base_channels must be 8"),
+    ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     """By name; what does not change a step, such as the number of epochs, is free."""
-    run(tiny(epochs=1), tmp_path, Notes())
-    notes = Notes()
-    run(tiny(epochs=2, sample_steps=2), tmp_path, notes)
+    run(tiny(epochs=1), tmp_path, RecordingTracker())
+    tracker = RecordingTracker()
+    run(tiny(epochs=2, sample_steps=2), tmp_path, tracker)
 
-    assert notes.epochs == [1]
+    assert tracker.epochs == [1]
     with pytest.raises(ConfigError, match=message):
-        run(tiny(epochs=2, **change), tmp_path, Notes())
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing in the package catches it."""
-
-
-class KillAt:
-    """A progress that ends the run at a batch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.at = (epoch, batch)
-
-    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:  # noqa: ARG002
-        """Kill here?"""
-        if (epoch, batch) == self.at:
-            raise KilledError
-
-    def on_epoch(self, row: EpochMetrics) -> None:
-        """Go on."""
-
-
-def plain(state: Any) -> Any:
-    """Turn tensors into bytes, so that == compares every bit."""
-    if isinstance(state, torch.Tensor):
-        return state.contiguous().numpy().tobytes()
-    if isinstance(state, Mapping):
-        return {k: plain(v) for k, v in state.items()}
-    return [plain(v) for v in state] if isinstance(state, list | tuple) else state
-
-
-def measured(directory: Path) -> list[dict[str, str]]:
-    """The CSV's rows without times and rates, read by the standard library."""
-    with (directory / "training_metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if not k.endswith(("_sec", "_ms"))} for row in rows]
+        run(tiny(epochs=2, **change), tmp_path, RecordingTracker())
 
 
 @pytest.mark.parametrize(("damaged", "first_epoch"), [(False, 2), (True, 1)])
@@ -285,7 +181,7 @@ def test_a_killed_run_goes_on_to_the_very_same_model_and_metrics(
     assert result.first_epoch == first_epoch
     assert ends[0] is not None
     assert ends[1] is not None
-    assert plain(ends[0].state) == plain(ends[1].state)
+    assert bits(ends[0].state) == bits(ends[1].state)
     assert measured(whole) == measured(broken)
     assert len(measured(broken)) == 4
     assert [p.name for p in sorted((broken / "samples").iterdir())] == [

@@ -115,7 +115,7 @@ def test_the_report_holds_what_the_specification_lists(tmp_path: Path) -> None:
 
 def test_the_header_is_a_model_card_with_the_runs_results(tmp_path: Path) -> None:
     """HuggingFace loads the file as it stands; losses and extras are its evaluation results."""
-    rows = [row(0), row(1, extra={"sample_accuracy": 0.985})]
+    rows = [row(0), row(1, extra={"sample/accuracy": 0.985})]
     path = generate_report(frame_from_rows(rows), save_dir=tmp_path, config=CONFIG, run={"run_name": "owl"})
     data = ModelCard.load(path).data
 
@@ -123,7 +123,7 @@ def test_the_header_is_a_model_card_with_the_runs_results(tmp_path: Path) -> Non
     assert {r.metric_name: (r.metric_type, r.metric_value) for r in data.eval_results} == {
         "Training loss, lowest epoch mean (epoch 1)": ("loss", 0.5),
         "Training loss, last epoch mean (epoch 1)": ("loss", 0.5),
-        "Sample accuracy, guidance 2 (epoch 1)": ("sample_accuracy", 0.985),
+        "Sample accuracy, guidance 2 (epoch 1)": ("sample/accuracy", 0.985),
     }
 
 

@@ -46,7 +46,7 @@ def run_id(server_uri: str) -> str:
             for batch in range(4):
                 loss = math.exp(-epoch / 3) + 0.02 * batch + 0.05
                 tracker.log_batch(loss, lr=0.001, grad_norm=2 * loss, batch_size=64)
-            tracker.end_epoch(extra={"sample_accuracy": epoch / EPOCHS})
+            tracker.end_epoch(extra={"sample/accuracy": epoch / EPOCHS})
             pixels = np.linspace(0, 20 * epoch, 84 * 84).astype(np.uint8).reshape(84, 84)
             tracker.log_image("samples", pixels, epoch=epoch)
     publish_run(str(tracker.run_id), output_dir="out", tracking_uri=server_uri)
@@ -95,7 +95,7 @@ def _open(window: Browser, url: str) -> None:
 
 def _check_overview(window: Browser, url: str, description: str) -> None:
     _open(window, url)
-    text = window.wait_for(NAME, "Finished", "loss_mean", "sample_accuracy", "optim.lr", "0.001", "RunMetadata")
+    text = window.wait_for(NAME, "Finished", "loss_mean", "sample/accuracy", "optim.lr", "0.001", "RunMetadata")
 
     assert "No description" not in text
     assert _words(description) <= set(text.split())
@@ -120,7 +120,7 @@ def _check_image_view(window: Browser) -> None:
     window.run(
         "document.querySelectorAll('*').forEach(e => { if (e.scrollHeight > e.clientHeight + 50) e.scrollTop = 1e6 })"
     )
-    window.wait_for("samples_per_sec", "sample_accuracy", "samples")
+    window.wait_for("samples_per_sec", "sample/accuracy", "samples")
     window.wait_until_true(
         "[...document.images].some(image => image.src.includes('images%2Fsamples') && image.naturalWidth > 0)"
     )

@@ -93,7 +93,7 @@ def test_mlflow_run_leaves_every_measured_field_once_in_the_store_and_the_tree_a
 ) -> None:
     """The store equals the CSV to the last bit; params are mlflow's and ours, side by side."""
     small = {"epochs": "2", "base_channels": "8", "channel_mults": "1", "attention_size": "0", "batch_size": "512"}
-    small |= {"sample_steps": "2", "judge_per_class": "1", "output_dir": str(tmp_path / "out")}
+    small |= {"sample_steps": "2", "eval_per_class": "1", "output_dir": str(tmp_path / "out")}
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager=local"]
     for name, value in small.items():
         command += ["-P", f"{name}={value}"]
@@ -111,7 +111,7 @@ def test_mlflow_run_leaves_every_measured_field_once_in_the_store_and_the_tree_a
         points = [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
         assert points == [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
     assert {m.name for m in METRICS} - {"epoch", "gpu_allocated_mb", "gpu_reserved_mb", "gpu_peak_mb"} <= set(measured)
-    assert "sample_accuracy" in measured
+    assert "sample/accuracy" in measured
     assert (run.info.status, run.data.params["epochs"], run.data.params["train.epochs"]) == ("FINISHED", "2", "2")
     tree = {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "metrics") if not f.is_dir}
     assert len(tree) == 15  # CSV, JSON, the report twice, eleven plots

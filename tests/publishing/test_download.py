@@ -162,7 +162,7 @@ def test_the_summary_for_a_paper_says_what_the_reports_table_says(sqlite_uri: st
 
     _record(sqlite_uri)
     rows = rows_from_frame(read_history("out"))
-    judged = {"sample_frechet": 0.25, "grad_norm_middle": 0.5}
+    judged = {"sample/frechet": 0.25, "grad_part/middle": 0.5}
     rows[-1] = dataclasses.replace(rows[-1], extra={**rows[-1].extra, **judged})
     table, tex = write_summary(rows, Path())
     lines = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))

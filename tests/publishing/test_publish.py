@@ -38,7 +38,7 @@ def _record(uri: str | None, epochs: int = 3) -> MetricsTracker:
         tracker.start_epoch(epoch)
         for batch in range(4):
             tracker.log_batch(1.0 / (epoch + 1 + batch), lr=0.1, grad_norm=2.0, batch_size=8)
-        tracker.end_epoch(extra={"sample_accuracy": 0.25 * epoch})
+        tracker.end_epoch(extra={"sample/accuracy": 0.25 * epoch})
     if epochs:
         tracker.log_image("samples", np.full((8, 8), 7, dtype=np.uint8), epoch=epochs - 1)
     return tracker

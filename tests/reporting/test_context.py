@@ -25,11 +25,11 @@ def row(epoch: int, loss: float = 1.0, **values: Any) -> EpochMetrics:
 
 def test_insights_are_no_results() -> None:
     """The summary and the model index state results, judgements of samples first; the table per epoch has all."""
-    extra = {"fid": 12.5, "grad_norm_middle": 0.5, "data_sec": 3.0, "sample_frechet": 0.25}
+    extra = {"fid": 12.5, "grad_part/middle": 0.5, "time/data_sec": 3.0, "sample/frechet": 0.25}
     context = build([row(0, extra=extra)])
     (evaluation,) = context.front_matter["model-index"][0]["results"]
 
-    assert [m["type"] for m in evaluation["metrics"]] == ["loss", "loss", "sample_frechet", "fid"]
+    assert [m["type"] for m in evaluation["metrics"]] == ["loss", "loss", "sample/frechet", "fid"]
     assert [line[0] for line in context.summary.rows][-2:] == ["Sample Fréchet distance, guidance 2, last", "fid, last"]
     assert epoch_column(context, "Data time\n(s)") == ["3"]
 

@@ -34,7 +34,7 @@ from support.kill_trials import store_is_equal
 EPOCHS = 12
 ARGUMENTS = [
     *("train", "--epochs", str(EPOCHS), "--batch-size", "500", "--image-size", "8", "--base-channels", "16"),
-    *("--timesteps", "20", "--sample-steps", "2", "--sample-every", "5", "--judge-per-class", "0", "--device", "cpu"),
+    *("--timesteps", "20", "--sample-steps", "2", "--sample-every", "5", "--eval-per-class", "0", "--device", "cpu"),
 ]
 Trigger = Callable[[Path], bool]
 

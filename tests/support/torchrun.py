@@ -18,7 +18,7 @@ __all__ = ["SMALL", "Job", "torchrun"]
 
 SMALL = [
     *("train", "--device", "cpu", "--image-size", "8", "--base-channels", "8", "--timesteps", "20", "--threads", "1"),
-    *("--sample-steps", "2", "--sample-every", "0", "--judge-per-class", "0"),
+    *("--sample-steps", "2", "--sample-every", "0", "--eval-per-class", "0"),
 ]
 _PATIENCE_SEC = 120.0
 

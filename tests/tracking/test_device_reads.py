@@ -136,7 +136,7 @@ def test_the_guard_catches_a_read(read: str) -> None:
 def tiny(device: str) -> Config:
     """Settings of a run of seconds, without pictures."""
     told = {"base_channels": 8, "channel_mults": (1, 2), "image_size": 8, "batch_size": 400, "epochs": 2}
-    return from_options(told | {"sample_every": 0, "judge_per_class": 0, "device": device}).resolve()
+    return from_options(told | {"sample_every": 0, "eval_per_class": 0, "device": device}).resolve()
 
 
 def _train(device: str, guard: Guard, uri: str) -> TrainResult:
@@ -154,7 +154,7 @@ def test_the_real_training_loop_reads_nothing_during_an_epoch(sqlite_uri: str, m
     assert row is not None
     assert (row.epoch, row.nonfinite_batches) == (1, 0)
     assert None not in (row.loss_mean, row.grad_norm, row.ema_delta_norm, row.samples_per_sec)
-    assert {"loss_t_q1", "loss_t_q4", "grad_norm_middle", "update_to_weight", "data_sec"} <= set(row.extra)
+    assert {"loss_t/q1", "loss_t/q4", "grad_part/middle", "update/weight_ratio", "time/data_sec"} <= set(row.extra)
 
 
 @pytest.mark.gpu

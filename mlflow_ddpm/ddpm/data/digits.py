@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from mlflow_ddpm.ddpm.data.loading import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
 __all__ = ["load_digits"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mlflow_ddpm.core.errors import DataError
 from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split
 from mlflow_ddpm.ddpm.data.idx import read_idx
-from mlflow_ddpm.ddpm.data.loading import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
 __all__ = ["load_emnist"]
 

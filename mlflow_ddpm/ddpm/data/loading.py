@@ -1,56 +1,16 @@
-"""Labelled images in memory as uint8, and the way between their pixels and the model's range.
-
-Letters: N images of a set, B of a batch, H and W as stored, S the side that the model sees.
-"""
+"""The data set that a configuration names."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.config.groups import DataConfig
+from mlflow_ddpm.ddpm.data.digits import load_digits
+from mlflow_ddpm.ddpm.data.emnist import load_emnist
+from mlflow_ddpm.ddpm.data.emnist_files import has_split
+from mlflow_ddpm.ddpm.data.images import Dataset
 
-__all__ = ["Dataset", "LabelledImages", "lacks_files", "load_dataset", "to_model_range", "to_pixels"]
-
-_DEVICE_SHARE = 0.5  # of a device's free memory that the images may take; the rest is the model's
-
-
-class LabelledImages(NamedTuple):
-    """Images (N, 1, H, W) uint8, upright, bright strokes on black; labels (N,) int64 from 0 to classes - 1."""
-
-    images: Tensor
-    labels: Tensor
-
-    def to(self, device: torch.device) -> LabelledImages:
-        """Return the set on a device, whole, if it takes at most half of what is free there; else where it is."""
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-        if self.nbytes > free * _DEVICE_SHARE:
-            return self
-        return LabelledImages(self.images.to(device), self.labels.to(device))
-
-    def take(self, indices: Tensor, device: torch.device) -> LabelledImages:
-        """Return the images of ``indices`` (B,), which lie beside the set, on the device."""
-        images, labels = self.images[indices], self.labels[indices]
-        return LabelledImages(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the set takes: EMNIST's largest split 0.64 GB."""
-        return self.images.nbytes + self.labels.nbytes
-
-
-class Dataset(NamedTuple):
-    """A data set: ``train`` for the model and the judge, ``test`` held out to examine the judge."""
-
-    name: str
-    train: LabelledImages
-    test: LabelledImages
-    class_names: tuple[str, ...]  # by label
+__all__ = ["is_missing", "load_dataset"]
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -60,35 +20,14 @@ def load_dataset(config: DataConfig) -> Dataset:
         DataError: files are missing or damaged.
     """
     if config.name == "digits":
-        from mlflow_ddpm.ddpm.data.digits import load_digits
-
         return load_digits(config.image_size or 8)
-    from mlflow_ddpm.ddpm.data.emnist import load_emnist
-
-    return load_emnist(config.dir, config.name.removeprefix("emnist-"))
+    return load_emnist(config.dir, _split_of(config))
 
 
-def lacks_files(config: DataConfig) -> bool:
-    """Say whether the data set is one that is read from files, and some of them are missing."""
-    from mlflow_ddpm.ddpm.data.emnist_files import has_split
-
-    return config.name != "digits" and not has_split(Path(config.dir), config.name.removeprefix("emnist-"))
+def is_missing(config: DataConfig) -> bool:
+    """Return whether the data set is read from files, and some of them are missing."""
+    return config.name != "digits" and not has_split(Path(config.dir), _split_of(config))
 
 
-def to_model_range(images: Tensor, image_size: int) -> Tensor:
-    """Return uint8 images (B, 1, H, W) as float (B, 1, S, S) in [-1, 1].
-
-    Smaller images are framed in black, which keeps every pixel as it was; larger ones are shrunk. Done for each batch
-    on its device, since the framed and floating set would take five times the memory.
-    """
-    x = images.float() / 127.5 - 1
-    height, width = x.shape[-2:]
-    if height > image_size or width > image_size:
-        return nnf.interpolate(x, (image_size, image_size), mode="bilinear", antialias=True)
-    left, top = (image_size - width) // 2, (image_size - height) // 2
-    return nnf.pad(x, (left, image_size - width - left, top, image_size - height - top), value=-1.0)
-
-
-def to_pixels(x: Tensor) -> Tensor:
-    """Return images in [-1, 1], any shape, as uint8 of the same shape; what lies outside is cut off."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def _split_of(config: DataConfig) -> str:
+    return config.name.removeprefix("emnist-")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from mlflow_ddpm.ddpm.data.loading import LabelledImages, to_model_range
+from mlflow_ddpm.ddpm.data.images import LabelledImages, to_model_range
 
 __all__ = ["FEATURES", "Classifier"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Forward", "compiled", "forward_of", "uses_bf16"]
+__all__ = ["Forward", "autocast_forward", "compiled", "uses_bf16"]
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, timestep, labels) -> prediction, float32
 
@@ -31,7 +31,7 @@ def compiled(model: nn.Module, wanted: str) -> nn.Module:
     return torch.compile(model) if wanted == "yes" else model  # type: ignore[return-value]
 
 
-def forward_of(model: nn.Module, *, bf16: bool, device: torch.device) -> Forward:
+def autocast_forward(model: nn.Module, *, bf16: bool, device: torch.device) -> Forward:
     """Return the model's forward pass under autocast, where that is asked for, with its output in float32."""
 
     def forward(x_t: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class Purpose(IntEnum):
     WEIGHTS = 0
     TRAINING = 1
     GRID = 2
-    JUDGEMENT = 3
+    EVALUATION = 3
 
 
 def seed_for(seed: int, purpose: Purpose, position: int = 0) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.data.loading import to_pixels
+from mlflow_ddpm.ddpm.data.images import to_pixels
 from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.model.unet import UNet
 

@@ -1,4 +1,4 @@
-"""What tells more of a diffusion model's training than its loss: loss by noise level, gradients by part, size of steps.
+"""Training diagnostics: loss per noise level, gradient norm per part of the U-Net, update-to-weight ratio.
 
 While an epoch runs, what the batches computed anyway is kept where it lies: no kernel is queued and no value is read.
 Every some hundred batches it is folded into a few sums on the device, fetched in one copy.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlflow_ddpm.ddpm.model.gradients import PARTS, part_norms, parts_of
-from mlflow_ddpm.ddpm.training.seconds import Seconds
+from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.training.distributed import Processes
@@ -28,31 +28,31 @@ _FOLD_AT = 256  # batches
 
 
 class EpochDiagnostics:
-    """Collects one epoch of one process; :meth:`read` speaks for all."""
+    """Collects one epoch of one process; :meth:`read` combines all processes."""
 
     def __init__(self, model: nn.Module, timesteps: int) -> None:
         """Build for a U-Net on its device, whose noise has ``timesteps`` steps."""
-        self.preparing = Seconds()  # for `with`: what fetches and prepares batches
+        self.data_timer = AccumulatingTimer()  # for `with`: fetching and preparing batches
         self._timesteps = timesteps
         self._parts = parts_of(model)  # (P,)
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Forget what came before."""
+        """Begin an epoch with empty sums."""
         device = self._parts.device
         # Columns: the sum of finite values, how many are finite, how many there are.
         self._loss_sums = torch.zeros(NOISE_LEVELS, 3, dtype=torch.float64, device=device)
         self._norm_sums = torch.zeros(len(PARTS), 3, dtype=torch.float64, device=device)
         self._losses: list[Tensor] = []  # (B,) each
-        self._at: list[Tensor] = []  # (B,) each, the timesteps
+        self._timesteps_of_images: list[Tensor] = []  # (B,) each, the timesteps
         self._norms: list[Tensor] = []  # (P,) each
         self._update: Tensor | None = None
-        self.preparing.take()
+        self.data_timer.take()
 
     def add_losses(self, per_image: Tensor, timestep: Tensor) -> None:
         """Keep each image's loss (B,) and timestep (B,)."""
         self._losses.append(per_image.detach())
-        self._at.append(timestep)
+        self._timesteps_of_images.append(timestep)
 
     def add_gradients(self, norms: Tensor) -> None:
         """Keep a batch's gradient norms (P,), and fold when there are many."""
@@ -74,23 +74,23 @@ class EpochDiagnostics:
         losses = procs.sum_over_ranks(self._loss_sums)  # gradients are the same on every process
         update = self._norm_sums.new_full((1,), math.nan) if self._update is None else self._update.double().view(1)
         host = torch.cat([losses.view(-1), self._norm_sums.view(-1), update]).tolist()
-        means = [_mean(*host[at : at + 3]) for at in range(0, len(host) - 1, 3)]
-        names = [f"loss_t_q{level + 1}" for level in range(NOISE_LEVELS)] + [f"grad_norm_{part}" for part in PARTS]
+        means = [_mean(*host[i : i + 3]) for i in range(0, len(host) - 1, 3)]
+        names = [f"loss_t/q{level + 1}" for level in range(NOISE_LEVELS)] + [f"grad_part/{part}" for part in PARTS]
         return {
             **dict(zip(names, means, strict=True)),
-            "update_to_weight": None if self._update is None else host[-1],
-            "data_sec": self.preparing.take(),
+            "update/weight_ratio": None if self._update is None else host[-1],
+            "time/data_sec": self.data_timer.take(),
         }
 
     @torch.no_grad()
     def _fold(self) -> None:
         if self._losses:
-            level = torch.cat(self._at) * NOISE_LEVELS // self._timesteps
-            self._loss_sums.index_add_(0, level, _countable(torch.cat(self._losses)))
+            level = torch.cat(self._timesteps_of_images) * NOISE_LEVELS // self._timesteps
+            self._loss_sums.index_add_(0, level, _value_and_counts(torch.cat(self._losses)))
         if self._norms:
             norms = part_norms(torch.stack(self._norms), self._parts)  # (M, G)
-            self._norm_sums += _countable(norms).sum(0)
-        self._losses, self._at, self._norms = [], [], []
+            self._norm_sums += _value_and_counts(norms).sum(0)
+        self._losses, self._timesteps_of_images, self._norms = [], [], []
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def _global_norm(tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _countable(values: Tensor) -> Tensor:
+def _value_and_counts(values: Tensor) -> Tensor:
     """Return (..., 3) float64: each value, or 0 if it is not finite; whether it is finite; and one."""
     finite = values.isfinite()
     kept = values.double().where(finite, 0.0)

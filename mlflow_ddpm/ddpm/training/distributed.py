@@ -1,4 +1,4 @@
-"""The one module that knows about processes: who takes part, on which device, and which images are whose.
+"""Processes that train together: rank and device of each, and which images of a batch it takes.
 
 Processes are started by torchrun, on one machine or many; without it there is one process and no group.
 """
@@ -19,8 +19,8 @@ from mlflow_ddpm.core.errors import ConfigError
 
 __all__ = ["Processes", "choose_device", "cpu_threads", "processes"]
 
-# How long a rank waits for the others in a collective: rank 0 alone draws and judges samples, minutes on a slow CPU.
-_PATIENCE = dt.timedelta(minutes=30)
+# How long a rank waits for the others in a collective: rank 0 alone draws and evaluates samples, minutes on a slow CPU.
+_COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,30 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and draws."""
+        """Whether this is rank 0, which writes and draws."""
         return self.rank == 0
 
     def shard(self, batch_size: int) -> slice:
-        """Return which rows of a batch of all processes are this one's: every ``world_size``-th, from its rank."""
+        """Return this process's rows of a batch of all processes: every ``world_size``-th, from its rank."""
         return slice(self.rank, batch_size, self.world_size)
+
+    def local_rows(self, batch_size: int) -> tuple[slice, int]:
+        """Return this process's rows of a batch of all processes, and how many there are.
+
+        Where images are fewer than processes, a process without one computes the first row with weight 0: every
+        process has to enter the collective of the backward pass.
+        """
+        rows = self.shard(batch_size)
+        local_size = len(range(*rows.indices(batch_size)))
+        return (rows if local_size else slice(0, 1)), local_size
+
+    def image_weight(self, local_size: int, batch_size: int) -> float:
+        """Return the weight of an image in this process's loss.
+
+        DDP averages gradients over ranks; with this weight that is the mean over all images of the batch, however
+        uneven the shares are.
+        """
+        return self.world_size / batch_size if local_size else 0.0
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""
@@ -48,13 +66,13 @@ class Processes:
         distributed.all_reduce(total)
         return total
 
-    def gather(self, told: Any) -> list[Any]:
-        """Return what every process tells, by rank. A collective."""
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value, by rank. A collective."""
         if self.world_size == 1:
-            return [told]
-        every: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(every, told)
-        return every
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the module whose backward pass averages gradients over all processes: the model itself if alone."""
@@ -74,21 +92,21 @@ def processes(device: str) -> Iterator[Processes]:
         ConfigError: ``cuda`` was asked for and there is none.
     """
     chosen = choose_device(device)
-    ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
-    if ours:
-        distributed.init_process_group("nccl" if _is_cuda(chosen) else "gloo", timeout=_PATIENCE)
+    is_ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if is_ours:
+        distributed.init_process_group("nccl" if _is_cuda(chosen) else "gloo", timeout=_COLLECTIVE_TIMEOUT)
     if distributed.is_initialized():
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
     else:
         yield Processes(0, 1, chosen)
     # Not in a finally: after an error the other ranks may wait elsewhere, and leaving in order would wait for them.
-    if ours:
+    if is_ours:
         distributed.destroy_process_group()
 
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while; 0 changes nothing."""
+    """Let torch use ``count`` threads inside ``with``; 0 changes nothing."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ddpm.data.test_loading import REAL, needs_emnist
 from support.common import ROOT
 from support.emnist_byclass import BYCLASS, write_archive, write_split
+from support.pipeline import EMNIST_MNIST, needs_emnist
 
 import mlflow_ddpm
 from mlflow_ddpm.core.errors import DataError
 from mlflow_ddpm.ddpm.data.emnist import load_emnist
-from mlflow_ddpm.ddpm.data.loading import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
 COUNTS = {"train": 70, "test": 62}
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 28, 28), dtype=np.uint8)
@@ -82,9 +82,9 @@ def test_a_split_is_read_from_wherever_it_lies(tmp_path: Path, lay: Callable[[Pa
 def test_real_emnist_is_the_same_in_the_archive_as_in_loose_files(tmp_path: Path) -> None:
     """Bit for bit."""
     with zipfile.ZipFile(tmp_path / "gzip.zip", "w") as archive:
-        for path in REAL.glob("emnist-mnist-*"):
+        for path in EMNIST_MNIST.glob("emnist-mnist-*"):
             archive.write(path, f"gzip/{path.name}")
-    zipped, loose = load_emnist(tmp_path, "mnist"), load_emnist(REAL, "mnist")
+    zipped, loose = load_emnist(tmp_path, "mnist"), load_emnist(EMNIST_MNIST, "mnist")
 
     for ours, theirs in ((zipped.train, loose.train), (zipped.test, loose.test)):
         assert torch.equal(theirs.images, ours.images)

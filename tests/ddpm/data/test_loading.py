@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.common import ROOT
 from support.emnist_byclass import idx
+from support.pipeline import EMNIST_MNIST, needs_emnist
 
 from mlflow_ddpm.core.errors import DataError
 from mlflow_ddpm.ddpm.config.groups import DataConfig
 from mlflow_ddpm.ddpm.data.digits import load_digits
 from mlflow_ddpm.ddpm.data.emnist import load_emnist
-from mlflow_ddpm.ddpm.data.loading import load_dataset, to_model_range, to_pixels
+from mlflow_ddpm.ddpm.data.images import to_model_range, to_pixels
+from mlflow_ddpm.ddpm.data.loading import load_dataset
 
 torch.set_num_threads(1)
-
-REAL = Path(os.environ.get("EMNIST_DIR") or ROOT / "../shared/data/emnist-mnist")
-needs_emnist = pytest.mark.skipif(
-    not (REAL / "emnist-mnist-mapping.txt").is_file(), reason="no EMNIST: name the folder of emnist-mnist in EMNIST_DIR"
-)
 
 LETTERS = "".join(f"{i} {64 + i} {96 + i}\n" for i in range(1, 27))
 
@@ -93,7 +88,7 @@ def test_letters_are_turned_upright_counted_from_zero_and_named(letters: Path) -
 @needs_emnist
 def test_real_emnist_digits_stand_upright() -> None:
     """Each class's mean image is more like scikit-learn's upright digits than like their transposes."""
-    data = load_emnist(REAL, "mnist")
+    data = load_emnist(EMNIST_MNIST, "mnist")
     real = load_digits(28)
     closer = 0
     for digit in range(10):

@@ -1,4 +1,4 @@
-"""The judge: a classifier fitted in seconds, and how far samples are from real images in its feature space."""
+"""Sample quality: a classifier fitted in seconds, and how far samples are from real images in its feature space."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddpm.test_train import TINY, KillAt, KilledError, measured
+from support.pipeline import TINY, KillAt, KilledError, measured
 from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config, from_options
 from mlflow_ddpm.ddpm.data.digits import load_digits
-from mlflow_ddpm.ddpm.data.loading import Dataset, LabelledImages
-from mlflow_ddpm.ddpm.evaluation import sample_quality as judging
+from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.evaluation import sample_quality
 from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator
 from mlflow_ddpm.ddpm.model.unet import UNet
@@ -32,15 +32,15 @@ def digits() -> Dataset:
 
 
 @cache
-def digits_judge() -> SampleEvaluator:
-    """A judge of 8x8 digits; its classifier is fitted once."""
+def digits_evaluator() -> SampleEvaluator:
+    """An evaluator of 8x8 digits; its classifier is fitted once."""
     return SampleEvaluator(settings(), digits(), CPU)
 
 
 def settings(**values: object) -> Config:
     """Settings of a tiny model on 8x8 digits, with few steps a sample."""
     chosen: dict[str, object] = {"base_channels": 8, "channel_mults": (1,), "image_size": 8, "sample_steps": 2}
-    return from_options(chosen | {"timesteps": 20, "judge_per_class": 10} | values).resolve()
+    return from_options(chosen | {"timesteps": 20, "eval_per_class": 10} | values).resolve()
 
 
 def untrained(config: Config) -> UNet:
@@ -51,7 +51,7 @@ def untrained(config: Config) -> UNet:
 def dealt(labels: Tensor, per_class: int) -> list[LabelledImages]:
     """Deal images whose one pixel is their position, so that each can be told from every other."""
     images = torch.arange(len(labels)).view(-1, 1, 1, 1)
-    return list(judging._deal(LabelledImages(images, labels), per_class))
+    return list(sample_quality._split(LabelledImages(images, labels), per_class))
 
 
 def test_the_halves_share_no_image_and_have_as_many_of_each_class() -> None:
@@ -69,11 +69,11 @@ def test_the_halves_share_no_image_and_have_as_many_of_each_class() -> None:
 
 def test_the_classifier_knows_real_digits_and_is_not_fooled_by_wrong_labels() -> None:
     """95 % of 297 real digits that it never saw, at 8x8; nothing is right when every label is off by one."""
-    judge, test = digits_judge(), digits().test
-    features = judge._classifier.features(test.images)
+    evaluator, test = digits_evaluator(), digits().test
+    features = evaluator._classifier.features(test.images)
 
-    assert judge._classifier.accuracy(features, test.labels) >= 0.95
-    assert judge._classifier.accuracy(features, (test.labels + 1) % 10) <= 0.03
+    assert evaluator._classifier.accuracy(features, test.labels) >= 0.95
+    assert evaluator._classifier.accuracy(features, (test.labels + 1) % 10) <= 0.03
 
 
 def test_the_same_images_make_the_same_classifier_whatever_was_drawn_before() -> None:
@@ -93,72 +93,72 @@ def test_the_same_images_make_the_same_classifier_whatever_was_drawn_before() ->
 def test_samples_of_an_untrained_model_are_judged_near_chance_and_far_from_real() -> None:
     """Noise is named right one time in ten, and lies many times as far from real digits as real digits do."""
     config = settings()
-    judged = digits_judge().judge(untrained(config))
+    judged = digits_evaluator().evaluate(untrained(config))
 
-    assert judged.sample_accuracy < 0.4
-    assert judged.sample_accuracy_g1 < 0.4
-    assert judged.judge_accuracy >= 0.95
+    assert judged.accuracy < 0.4
+    assert judged.accuracy_g1 < 0.4
+    assert judged.classifier_accuracy >= 0.95
     assert judged.real_frechet is not None
     assert 0 < judged.real_frechet < 10
-    for distance in (judged.sample_frechet, judged.sample_frechet_g1):
+    for distance in (judged.frechet, judged.frechet_g1):
         assert distance is not None
         assert distance > 5 * judged.real_frechet
 
 
 def test_real_images_in_place_of_samples_are_as_near_as_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judgement of a perfect model: real accuracy, and the halves' own distance at both guidances."""
-    judge = digits_judge()
-    monkeypatch.setattr(judging, "draw_samples", lambda *_, **__: judge._dealt.other.images)
-    judged = judge.judge(untrained(settings()))
+    evaluator = digits_evaluator()
+    monkeypatch.setattr(sample_quality, "draw_samples", lambda *_, **__: evaluator._splits.other.images)
+    judged = evaluator.evaluate(untrained(settings()))
 
-    assert judged.sample_frechet == judged.sample_frechet_g1 == judged.real_frechet
-    assert judged.sample_accuracy >= 0.93
+    assert judged.frechet == judged.frechet_g1 == judged.real_frechet
+    assert judged.accuracy >= 0.93
 
 
 def test_a_model_that_always_draws_the_same_image_of_a_class_is_accurate_and_far_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Accuracy alone would praise it: the distance is what sees that variety is missing."""
-    judge = digits_judge()
-    other = judge._dealt.other
+    evaluator = digits_evaluator()
+    other = evaluator._splits.other
     first = torch.stack([other.images[other.labels == k][0] for k in range(10)])
-    monkeypatch.setattr(judging, "draw_samples", lambda *_, **__: first[other.labels])
-    judged = judge.judge(untrained(settings()))
+    monkeypatch.setattr(sample_quality, "draw_samples", lambda *_, **__: first[other.labels])
+    judged = evaluator.evaluate(untrained(settings()))
 
-    assert judged.sample_accuracy >= 0.8
-    assert judged.sample_frechet is not None
+    assert judged.accuracy >= 0.8
+    assert judged.frechet is not None
     assert judged.real_frechet is not None
-    assert judged.sample_frechet > 3 * judged.real_frechet
+    assert judged.frechet > 3 * judged.real_frechet
 
 
 def test_the_same_model_is_judged_the_same_by_another_process() -> None:
     """A judge made anew, as after a resume, says the same to the last bit."""
-    config = settings(judge_per_class=5)
+    config = settings(eval_per_class=5)
     few = digits()._replace(train=LabelledImages(*(part[:400] for part in digits().train)))
     model = untrained(config)
-    first, again = (SampleEvaluator(config, few, CPU).judge(model) for _ in range(2))
+    first, again = (SampleEvaluator(config, few, CPU).evaluate(model) for _ in range(2))
 
-    assert first.sample_frechet is not None
+    assert first.frechet is not None
     assert again == first
 
 
 def test_too_few_samples_for_a_distance_leave_it_unmeasured() -> None:
     """A covariance of 32 features needs more images than that; accuracies are measured all the same."""
-    config = settings(judge_per_class=FEATURES // 10)
+    config = settings(eval_per_class=FEATURES // 10)
     few = digits()._replace(train=LabelledImages(*(part[:400] for part in digits().train)))
-    judged = SampleEvaluator(config, few, CPU).judge(untrained(config))
+    judged = SampleEvaluator(config, few, CPU).evaluate(untrained(config))
 
-    assert (judged.sample_frechet, judged.sample_frechet_g1, judged.real_frechet) == (None, None, None)
-    assert 0 <= judged.sample_accuracy <= 1
+    assert (judged.frechet, judged.frechet_g1, judged.real_frechet) == (None, None, None)
+    assert 0 <= judged.accuracy <= 1
 
 
 def test_more_than_a_third_of_a_class_is_never_taken() -> None:
     """Asked for 500 of each, a judge of the digits takes what leaves it as many to fit on."""
-    judge = SampleEvaluator(settings(judge_per_class=500), digits(), CPU)
+    evaluator = SampleEvaluator(settings(eval_per_class=500), digits(), CPU)
     counts = digits().train.labels.bincount()
 
-    assert judge._dealt.other.labels.bincount().tolist() == (counts // 3).tolist()
-    assert bool((judge._dealt.fit.labels.bincount() >= counts // 3).all())
+    assert evaluator._splits.other.labels.bincount().tolist() == (counts // 3).tolist()
+    assert bool((evaluator._splits.fit.labels.bincount() >= counts // 3).all())
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_is_judged_as_if_it_had_not_been(tmp_path: Path, m
     """Killed after a judgement and started again, by a judge that is fitted anew: the same rows to the last digit."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "store").as_uri()
-    config = from_options(TINY | {"epochs": 3, "judge_every": 1, "judge_per_class": 5})
+    config = from_options(TINY | {"epochs": 3, "eval_every": 1, "eval_per_class": 5})
     train(config, output_dir=tmp_path / "whole", tracking_uri=uri)
     with pytest.raises(KilledError):
         train(config, output_dir=tmp_path / "broken", tracking_uri=uri, progress=KillAt(1, 2))
@@ -174,4 +174,4 @@ def test_a_run_that_was_killed_is_judged_as_if_it_had_not_been(tmp_path: Path, m
     whole, broken = measured(tmp_path / "whole"), measured(tmp_path / "broken")
 
     assert broken == whole
-    assert [row["sample_frechet"] != "" for row in broken] == [True] * 3
+    assert [row["sample/frechet"] != "" for row in broken] == [True] * 3

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mlflow_ddpm.ddpm.config.config import from_options
-from mlflow_ddpm.ddpm.data.loading import LabelledImages, load_dataset
+from mlflow_ddpm.ddpm.data.images import LabelledImages
+from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.model.precision import uses_bf16
 from mlflow_ddpm.ddpm.training.distributed import Processes
 from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model
@@ -27,25 +28,25 @@ def digits() -> LabelledImages:
 
 
 def two_steps(**chosen: Any) -> tuple[list[float], set[torch.dtype], Trainer]:
-    """Train two batches; return their losses, what convolutions gave, and the learner."""
+    """Train two batches; return their losses, what convolutions gave, and the trainer."""
     config = from_options(TINY | {"warmup_steps": 0} | chosen).resolve()
-    learner = Trainer(config, digits(), 10, ALONE)
+    trainer = Trainer(config, digits(), 10, ALONE)
     seen: set[torch.dtype] = set()
-    learner.model.head.register_forward_hook(lambda _module, _given, out: seen.add(out.dtype))
-    batches = learner.train_epoch(0)
-    return [float(next(batches).loss) for _ in range(2)], seen, learner
+    trainer.model.head.register_forward_hook(lambda _module, _given, out: seen.add(out.dtype))
+    batches = trainer.train_epoch(0)
+    return [float(next(batches).loss) for _ in range(2)], seen, trainer
 
 
 def test_bf16_computes_in_bf16_and_keeps_weights_gradients_and_loss_in_float32() -> None:
     """The losses are those of float32 to bfloat16's three digits."""
     plain, plain_dtypes, _ = two_steps(precision="fp32")
-    halved, halved_dtypes, learner = two_steps(precision="bf16")
+    halved, halved_dtypes, trainer = two_steps(precision="bf16")
 
     assert (plain_dtypes, halved_dtypes) == ({torch.float32}, {torch.bfloat16})
     assert halved == pytest.approx(plain, rel=1e-2)
     assert halved != plain
-    assert {p.dtype for p in learner.model.parameters()} == {torch.float32}
-    assert {p.dtype for p in learner.ema.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.ema.model.parameters()} == {torch.float32}
 
 
 def test_auto_is_float32_on_a_cpu() -> None:
@@ -79,7 +80,7 @@ def test_compiling_leaves_names_and_average_as_they_are() -> None:
     learners = [
         Trainer(from_options(TINY | {"compile": wanted}).resolve(), digits(), 10, ALONE) for wanted in ("no", "yes")
     ]
-    compiled, plain = (learner.state_dict() for learner in reversed(learners))
+    compiled, plain = (trainer.state_dict() for trainer in reversed(learners))
 
     assert isinstance(learners[1]._parallel, torch._dynamo.OptimizedModule)
     assert set(compiled["model"]) == set(plain["model"]) == set(compiled["ema"]["model"])

@@ -12,35 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.pipeline import NAMES, small_model
 
 from mlflow_ddpm import load_model
 from mlflow_ddpm.core.errors import ModelError, UsageError
-from mlflow_ddpm.ddpm.config.config import Config, from_options
-from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.save import save_model
-from mlflow_ddpm.ddpm.training.trainer import build_model
 
 torch.set_num_threads(1)
-
-NAMES = ("A", "b", "3")
-
-
-def trained() -> tuple[UNet, Config]:
-    """A small model of three classes whose output depends on all inputs, laid out as in training, and its settings."""
-    chosen = {"base_channels": 8, "channel_mults": (1, 2), "image_size": 16, "sample_steps": 3, "timesteps": 20}
-    config = from_options(chosen | {"prediction": "v"}).resolve()
-    model = build_model(config, len(NAMES))
-    with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * 0.1)
-    return model.eval(), config
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output directory with a model in it."""
     directory = tmp_path_factory.mktemp("run")
-    save_model(directory, *trained(), NAMES)
+    save_model(directory, *small_model(), NAMES)
     return directory
 
 
@@ -72,7 +57,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_the_weights_file_holds_every_parameter_under_its_name(saved: Path) -> None:
     """To the last bit, in the order of its dimensions, whatever the layout in memory was."""
     tensors = tensors_of(saved / "model/model.safetensors")
-    state = trained()[0].state_dict()
+    state = small_model()[0].state_dict()
 
     assert set(state) == set(tensors)
     for name, tensor in state.items():
@@ -95,7 +80,7 @@ def test_the_description_says_all_that_drawing_needs(saved: Path) -> None:
 
 def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     """Nothing but the two files is left, and nothing in them depends on when or where they were written."""
-    paths = save_model(tmp_path, *trained(), NAMES)
+    paths = save_model(tmp_path, *small_model(), NAMES)
 
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     for path in paths:
@@ -105,7 +90,7 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("where", ["", "model"])
 def test_a_loaded_model_predicts_what_the_trained_one_did(saved: Path, where: str) -> None:
     """From the output directory, or from a folder with the two files; in eval mode and without gradients."""
-    loaded, (model, _) = load_model(saved / where), trained()
+    loaded, (model, _) = load_model(saved / where), small_model()
     x_t, timestep, labels = torch.randn(2, 1, 16, 16), torch.tensor([3, 19]), torch.tensor([0, 3])
 
     assert torch.equal(model(x_t, timestep, labels), loaded.unet(x_t, timestep, labels))

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from ddpm.test_train import ALONE, Notes, learner, tiny
 from support.common import ROOT
+from support.pipeline import ALONE, RecordingTracker, new_trainer, tiny
 from torch import Tensor, nn
 
 from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS
@@ -24,8 +24,8 @@ from mlflow_ddpm.ddpm.model.gradients import PARTS, clip_gradients, gradient_nor
 from mlflow_ddpm.ddpm.train import prepare, train_with
 from mlflow_ddpm.ddpm.training import diagnostics as insights
 from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics, update_to_weight
-from mlflow_ddpm.ddpm.training.seconds import Seconds
 from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model
+from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 torch.set_num_threads(1)
 
@@ -40,10 +40,10 @@ def model_with_gradients(**values: Any) -> nn.Module:
 
 def fed(*batches: tuple[list[float], list[int]]) -> EpochDiagnostics:
     """What was told of losses and timesteps out of 20."""
-    insight = EpochDiagnostics(build_model(tiny(), 10), 20)
+    diagnostics = EpochDiagnostics(build_model(tiny(), 10), 20)
     for losses, at in batches:
-        insight.add_losses(torch.tensor(losses), torch.tensor(at))
-    return insight
+        diagnostics.add_losses(torch.tensor(losses), torch.tensor(at))
+    return diagnostics
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-3, 1.0, 1e9])
@@ -94,47 +94,49 @@ def test_losses_are_told_apart_by_quarter_of_the_timestep() -> None:
     """Of 20 timesteps, 0 to 4 are the first quarter, with least noise, and 15 to 19 the last; images count alike."""
     told = fed(([1, 2, 3, 4], [0, 5, 10, 15]), ([3, 5], [4, 19]), ([7.5], [4])).read(ALONE)
 
-    assert [told[f"loss_t_q{q}"] for q in (1, 2, 3, 4)] == pytest.approx([11.5 / 3, 2, 3, 4.5])
+    assert [told[f"loss_t/q{q}"] for q in (1, 2, 3, 4)] == pytest.approx([11.5 / 3, 2, 3, 4.5])
 
 
 @pytest.mark.parametrize("fold_at", [1, 2, 256])
 def test_folding_changes_nothing(monkeypatch: pytest.MonkeyPatch, fold_at: int) -> None:
     """Sums on the device, at any time, give the same means as all at the end."""
     monkeypatch.setattr(insights, "_FOLD_AT", fold_at)
-    insight = fed()
-    norms = torch.rand(5, len(insight._parts))
+    diagnostics = fed()
+    norms = torch.rand(5, len(diagnostics._parts))
     for i in range(5):
-        insight.add_losses(torch.tensor([1.0 + i, 2.0]), torch.tensor([i, 19 - i]))
-        insight.add_gradients(norms[i])
-    told = insight.read(ALONE)
-    expected = part_norms(norms, insight._parts).mean(0)
+        diagnostics.add_losses(torch.tensor([1.0 + i, 2.0]), torch.tensor([i, 19 - i]))
+        diagnostics.add_gradients(norms[i])
+    told = diagnostics.read(ALONE)
+    expected = part_norms(norms, diagnostics._parts).mean(0)
 
-    assert (told["loss_t_q1"], told["loss_t_q2"], told["loss_t_q4"]) == (3.0, None, 2.0)
-    assert [told[f"grad_norm_{part}"] for part in PARTS] == pytest.approx(expected.tolist(), rel=1e-12)
+    assert (told["loss_t/q1"], told["loss_t/q2"], told["loss_t/q4"]) == (3.0, None, 2.0)
+    assert [told[f"grad_part/{part}"] for part in PARTS] == pytest.approx(expected.tolist(), rel=1e-12)
 
 
 def test_a_value_that_is_not_finite_hides_no_other() -> None:
     """It is left out of its mean; where there is no other the mean is NaN, and without images None."""
-    insight = fed(([1, math.nan, 3, math.inf], [0, 0, 0, 19]))
-    finite, broken = torch.ones(len(insight._parts)), torch.ones(len(insight._parts))
-    broken[insight._parts == PARTS.index("middle")] = math.nan
-    insight.add_gradients(finite)
-    insight.add_gradients(broken)
-    told = insight.read(ALONE)
+    diagnostics = fed(([1, math.nan, 3, math.inf], [0, 0, 0, 19]))
+    finite, broken = torch.ones(len(diagnostics._parts)), torch.ones(len(diagnostics._parts))
+    broken[diagnostics._parts == PARTS.index("middle")] = math.nan
+    diagnostics.add_gradients(finite)
+    diagnostics.add_gradients(broken)
+    told = diagnostics.read(ALONE)
 
-    assert told["loss_t_q1"] == 2.0
-    assert told["loss_t_q2"] is None
-    assert math.isnan(told["loss_t_q4"] or 0)
-    assert told["grad_norm_middle"] == pytest.approx(float((insight._parts == PARTS.index("middle")).sum()) ** 0.5)
+    assert told["loss_t/q1"] == 2.0
+    assert told["loss_t/q2"] is None
+    assert math.isnan(told["loss_t/q4"] or 0)
+    assert told["grad_part/middle"] == pytest.approx(float((diagnostics._parts == PARTS.index("middle")).sum()) ** 0.5)
 
 
 def test_an_epoch_forgets_the_one_before_it() -> None:
     """Also what had been folded."""
-    insight = fed(([1], [0]))
-    insight.read(ALONE)
-    insight.start_epoch()
+    diagnostics = fed(([1], [0]))
+    diagnostics.read(ALONE)
+    diagnostics.start_epoch()
 
-    assert insight.read(ALONE) == {name: None for name in insight.read(ALONE) if name != "data_sec"} | {"data_sec": 0.0}
+    assert diagnostics.read(ALONE) == {name: None for name in diagnostics.read(ALONE) if name != "time/data_sec"} | {
+        "time/data_sec": 0.0
+    }
 
 
 def test_the_step_is_measured_against_the_weights_before_it() -> None:
@@ -148,42 +150,42 @@ def test_the_step_is_measured_against_the_weights_before_it() -> None:
 
 def test_the_learner_tells_what_its_batches_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each quarter's mean over the very losses that were trained on, all norms, and the last step of the epoch."""
-    taught = learner(tiny(batch_size=300))
+    trainer = new_trainer(tiny(batch_size=300))
     seen: list[tuple[Tensor, Tensor]] = []
     weights: list[Tensor] = []
-    add, step = taught.insight.add_losses, taught._optimizer.step
+    add, step = trainer.diagnostics.add_losses, trainer._optimizer.step
 
     def note_losses(loss: Tensor, at: Tensor) -> None:
         seen.append((loss.detach(), at))
         add(loss, at)
 
     def note_weights() -> None:
-        weights.append(flat(taught))
+        weights.append(flat(trainer))
         step()
 
-    monkeypatch.setattr(taught.insight, "add_losses", note_losses)
-    monkeypatch.setattr(taught._optimizer, "step", note_weights)
-    norms = [float(result.grad_norm) for result in taught.train_epoch(0)]
-    told = taught.insight.read(ALONE)
+    monkeypatch.setattr(trainer.diagnostics, "add_losses", note_losses)
+    monkeypatch.setattr(trainer._optimizer, "step", note_weights)
+    norms = [float(result.grad_norm) for result in trainer.train_epoch(0)]
+    told = trainer.diagnostics.read(ALONE)
     losses, at = (torch.cat(list(column)) for column in zip(*seen, strict=True))
     last = weights[-1]
 
     assert len(losses) == 1500
     for quarter in range(4):
         mine = losses[(at >= 5 * quarter) & (at < 5 * (quarter + 1))].double()
-        assert told[f"loss_t_q{quarter + 1}"] == pytest.approx(float(mine.mean()), rel=1e-12)
-    assert all(0 < (told[f"grad_norm_{part}"] or 0) <= max(norms) for part in PARTS)
-    assert told["update_to_weight"] == pytest.approx(float((flat(taught) - last).norm() / last.norm()), rel=1e-4)
+        assert told[f"loss_t/q{quarter + 1}"] == pytest.approx(float(mine.mean()), rel=1e-12)
+    assert all(0 < (told[f"grad_part/{part}"] or 0) <= max(norms) for part in PARTS)
+    assert told["update/weight_ratio"] == pytest.approx(float((flat(trainer) - last).norm() / last.norm()), rel=1e-4)
 
 
-def flat(taught: Trainer) -> Tensor:
+def flat(trainer: Trainer) -> Tensor:
     """All weights, end to end, in float64."""
-    return torch.cat([p.detach().double().flatten() for p in taught.model.parameters()])
+    return torch.cat([p.detach().double().flatten() for p in trainer.model.parameters()])
 
 
 def test_seconds_add_up_until_they_are_taken() -> None:
     """Here on a clock that moves by one at each look."""
-    seconds = Seconds(clock=itertools.count().__next__)
+    seconds = AccumulatingTimer(clock=itertools.count().__next__)
     for _ in range(3):
         with seconds:
             pass
@@ -195,20 +197,20 @@ def test_every_row_tells_the_pipelines_metrics_and_counts_each_checkpoint_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row's maintenance is its own samples and the checkpoint before it: one and two looks, the first row one."""
-    monkeypatch.setattr(training, "Seconds", lambda: Seconds(clock=itertools.count().__next__))
-    notes = Notes()
-    train_with(notes, prepare(tiny(epochs=3), ALONE, tmp_path), tmp_path)
+    monkeypatch.setattr(training, "AccumulatingTimer", lambda: AccumulatingTimer(clock=itertools.count().__next__))
+    tracker = RecordingTracker()
+    train_with(tracker, prepare(tiny(epochs=3), ALONE, tmp_path), tmp_path)
     insights_named = {m.name for m in PIPELINE_METRICS if m.category == "Diagnostics"}
 
-    assert [set(row.extra) for row in notes.rows] == [insights_named] * 3
-    assert [row.extra["maintenance_sec"] for row in notes.rows] == [1, 2, 2]
+    assert [set(row.extra) for row in tracker.rows] == [insights_named] * 3
+    assert [row.extra["time/maintenance_sec"] for row in tracker.rows] == [1, 2, 2]
 
 
 def test_grids_of_all_epochs_start_from_one_noise(tmp_path: Path) -> None:
     """A model that does not learn draws the same picture again and again: what differs else is what was learnt."""
     drawn: list[bytes] = []
 
-    class Keeping(Notes):
+    class Keeping(RecordingTracker):
         def log_image(self, name: str, image: Any, epoch: int) -> None:  # noqa: ARG002
             drawn.append(image.tobytes())
 
@@ -224,11 +226,11 @@ def test_grids_of_all_epochs_start_from_one_noise(tmp_path: Path) -> None:
 
 def test_preparing_is_timed_once_for_the_order_and_once_for_each_batch() -> None:
     """Of an epoch of four batches."""
-    taught = learner(tiny())
-    taught.insight.preparing = Seconds(clock=itertools.count().__next__)
-    list(taught.train_epoch(0))
+    trainer = new_trainer(tiny())
+    trainer.diagnostics.data_timer = AccumulatingTimer(clock=itertools.count().__next__)
+    list(trainer.train_epoch(0))
 
-    assert taught.insight.read(ALONE)["data_sec"] == 5
+    assert trainer.diagnostics.read(ALONE)["time/data_sec"] == 5
 
 
 @pytest.mark.parametrize("every", [0, 2])
@@ -237,20 +239,20 @@ def test_samples_are_judged_when_it_was_asked_for_and_at_the_end(
 ) -> None:
     """Of five epochs every second, and the last; without a wish the last alone. Its row has what the judge says."""
     said = SampleQuality(0.9, 0.8, None, 3.0, 1.0, 0.99)
-    monkeypatch.setattr(SampleEvaluator, "judge", lambda *_: said)
-    notes = Notes()
-    train_with(notes, prepare(tiny(epochs=5, judge_every=every, judge_per_class=2), ALONE, tmp_path), tmp_path)
-    judged = [row.epoch for row in notes.rows if said._asdict().items() <= row.extra.items()]
+    monkeypatch.setattr(SampleEvaluator, "evaluate", lambda *_: said)
+    tracker = RecordingTracker()
+    train_with(tracker, prepare(tiny(epochs=5, eval_every=every, eval_per_class=2), ALONE, tmp_path), tmp_path)
+    judged = [row.epoch for row in tracker.rows if said.metrics().items() <= row.extra.items()]
 
     assert judged == ([1, 3, 4] if every else [4])
-    assert [row.epoch for row in notes.rows if "sample_accuracy" in row.extra] == judged
+    assert [row.epoch for row in tracker.rows if "sample/accuracy" in row.extra] == judged
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_its_cost_runs() -> None:
     """One epoch of each; nothing is asserted of any time."""
-    command = [sys.executable, str(ROOT / "tests" / "bench" / "insight.py"), "--quick"]
+    command = [sys.executable, str(ROOT / "tests" / "bench" / "diagnostics.py"), "--quick"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=300)
 
-    assert "with insight, beside the same without" in done.stdout
+    assert "with diagnostics, beside the same without" in done.stdout

@@ -1,6 +1,6 @@
-"""Measure what it costs a training step to tell loss by noise level, gradients by part and the rest of its insight.
+"""Measure what it costs a training step to tell loss by noise level, gradients by part and the rest of its diagnostics.
 
-    python tests/bench/insight.py [--quick]
+    python tests/bench/diagnostics.py [--quick]
 
 Two learners of the default digits run take steps in turn, one of them with clipping by torch alone and nothing told.
 The clock is the process's CPU time on one thread, which a neighbour disturbs least.
@@ -30,11 +30,11 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 class Bare(Trainer):
-    """Steps as a loop without insight would."""
+    """Steps as a loop without diagnostics would."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.insight = Silent()
+        self.diagnostics = Silent()
 
     def _update(self, loss: Tensor, lr: float) -> Tensor:
         loss.backward()
@@ -51,7 +51,7 @@ class Bare(Trainer):
 class Silent(EpochDiagnostics):
     """Keeps nothing."""
 
-    preparing: Any = contextlib.nullcontext()
+    data_timer: Any = contextlib.nullcontext()
 
     def __init__(self) -> None:
         pass
@@ -63,25 +63,25 @@ class Silent(EpochDiagnostics):
         """Do nothing."""
 
 
-def steps_of(learner: Trainer) -> Iterator[None]:
+def steps_of(trainer: Trainer) -> Iterator[None]:
     """Take a step at each ``next``, epoch after epoch; the tellers are read at each epoch's end."""
     for epoch in itertools.count():
-        for _ in learner.train_epoch(epoch):
+        for _ in trainer.train_epoch(epoch):
             yield
-        if not isinstance(learner, Bare):
-            learner.insight.read(ALONE)
+        if not isinstance(trainer, Bare):
+            trainer.diagnostics.read(ALONE)
 
 
 def main() -> None:
     """Print one line."""
-    parser = argparse.ArgumentParser(description="Measure what insight costs a training step.")
+    parser = argparse.ArgumentParser(description="Measure what diagnostics costs a training step.")
     parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, judges nothing")
     epochs = 1 if parser.parse_args().quick else 16
     torch.set_num_threads(1)
     config = from_options({"device": "cpu"}).resolve()
     data = load_dataset(config.data).train
     learners = [kind(config, data, 10, ALONE) for kind in (Trainer, Bare)]
-    told, bare = (steps_of(learner) for learner in learners)
+    told, bare = (steps_of(trainer) for trainer in learners)
     batches = learners[0].batches_per_epoch
     for stream in (told, bare):
         next(stream)
@@ -89,8 +89,8 @@ def main() -> None:
     ratios = [pair[0] / pair[1] for pair in (_epoch_of_each(told, bare, batches) for _ in range(epochs))]
     parameters = sum(p.numel() for p in learners[0].model.parameters())
     print(
-        f"a training step ({parameters:,} parameters, batch {config.train.batch_size}) with insight, beside the same "
-        f"without: {statistics.median(ratios):.4f} x (median of {epochs} epochs of {batches} steps; "
+        f"a training step ({parameters:,} parameters, batch {config.train.batch_size}) with diagnostics, beside the "
+        f"same without: {statistics.median(ratios):.4f} x (median of {epochs} epochs of {batches} steps; "
         f"{min(ratios):.4f} to {max(ratios):.4f}); CPU time of one thread"
     )
 
