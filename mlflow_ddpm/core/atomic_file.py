@@ -14,8 +14,10 @@ __all__ = ["flush_directory", "remove_remains", "replace_file", "shown"]
 _numbers = itertools.count()
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> None:
     """Write ``content`` under a temporary name beside ``path``, flush it to the disk, then take the name over.
+
+    With ``keep_as``, what had the name before gets that one: a file keeps its own name until the new one has it.
 
     Raises:
         OSError: the disk is full, read-only or gone; ``path`` is untouched.
@@ -29,11 +31,21 @@ def replace_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep_as is not None:
+            _keep(path, keep_as)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
+
+
+def _keep(path: Path, keep_as: Path) -> None:
+    if path.is_file() and not path.is_symlink():
+        with contextlib.suppress(OSError, NotImplementedError):  # not every file system has hard links
+            os.link(path, keep_as)
+            return
+    path.rename(keep_as)
 
 
 def remove_remains(directory: Path, names: Sequence[str]) -> None:
@@ -45,13 +57,14 @@ def remove_remains(directory: Path, names: Sequence[str]) -> None:
 
 
 def flush_directory(directory: Path) -> None:
-    """Make new names in it durable, where the system lets a directory be opened."""
+    """Make new names in it durable, where the file system can do that: some network file systems refuse it."""
     if os.name == "posix":
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with contextlib.suppress(OSError):
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def shown(path: Path) -> str:

@@ -7,7 +7,9 @@ finite. A last line without its line feed is one that a crash tore: readers pass
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import itertools
 import os
@@ -16,10 +18,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, Number
-from mlflow_ddpm.storage.layout import TORN_NAME
+from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
+from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
 __all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
 
@@ -32,9 +36,7 @@ _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|inf|nan)")
 
 def render_csv(rows: Sequence[EpochMetrics]) -> bytes:
     """Return the whole file's bytes."""
-    extras = _extra_names(rows)
-    lines = [",".join([*_TABLE, *extras, _LAST]), *(_line(row, extras) for row in rows)]
-    return ("\n".join(lines) + "\n").encode()
+    return _render(rows, _extra_names(rows))
 
 
 def read_csv(path: Path) -> list[EpochMetrics]:
@@ -67,7 +69,10 @@ class CsvJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._extras: list[str] | None = None  # of the header on disk; None: the file must be written whole
+        self._file = GuardedFile(path)
+        self._extras: list[str] = []  # of the header on disk
+        self._written = 0  # rows on disk, as we left the file
+        self._last: EpochMetrics | None = None  # the last of them
         self._handle: int | None = None
 
     def recover(self) -> list[EpochMetrics]:
@@ -87,8 +92,9 @@ class CsvJournal:
             raise MirrorError(
                 f"{self.path} was edited: epoch and {_LAST} must rise from row to row; mend it, or move it away"
             )
-        torn = whole < len(content) and not self._cut(content, whole)
-        self._extras = None if torn or not whole else extras
+        self._file.adopt()
+        if whole == len(content) or self._cut(content, whole):
+            self._extras, self._written, self._last = extras, len(rows), rows[-1] if rows else None
         return rows
 
     def _extras_of_header(self, content: bytes) -> list[str]:
@@ -115,51 +121,98 @@ class CsvJournal:
         try:
             replace_file(self.path.with_name(TORN_NAME), content[whole:])
             os.truncate(self.path, whole)
+            self._file.adopt()
         except OSError:
             return False  # the next write replaces the file
         return True
 
-    def fits(self, row: EpochMetrics) -> bool:
-        """Say whether the file stands and its header has a column for every extra of the row."""
-        return self._extras is not None and row.extra.keys() <= set(self._extras)
-
-    def append(self, row: EpochMetrics) -> None:
-        """Write one more row, which must fit, and flush it to the disk.
+    def write(self, rows: Sequence[EpochMetrics]) -> None:
+        """Bring the file to these rows: append what is new to the file that we left, else replace it by the whole.
 
         Raises:
-            OSError: it could not be written; the file must then be rewritten whole (:meth:`rewrite`).
+            OSError: the disk is full, read-only or gone, or out of file descriptors; call it again later.
         """
-        line = (_line(row, self._extras or ()) + "\n").encode()
-        if self._handle is None:
-            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        extras, self._extras = self._extras, None  # nothing fits until this row stands whole
-        if os.write(self._handle, line) != len(line):
-            raise OSError(f"{self.path}: the disk took only a part of the row")
-        os.fsync(self._handle)
-        self._extras = extras
+        if self._continues(rows) and self._file.is_ours():
+            self._append(rows[self._written :])
+        else:
+            self.close()
+            extras = _extra_names(rows)
+            self._file.replace(_render(rows, extras), lambda found: _holds_only(found, rows))
+            self._extras = extras
+        self._written, self._last = len(rows), rows[-1] if rows else None
 
-    def rewrite(self, rows: Sequence[EpochMetrics]) -> None:
-        """Replace the file by these rows, all or nothing."""
-        self.close()
-        self._extras = None
-        replace_file(self.path, render_csv(rows))
-        self._extras = _extra_names(rows)
+    def holds(self, rows: Sequence[EpochMetrics]) -> bool:
+        """Read the file of that name and return whether it holds exactly these rows."""
+        try:
+            return _lines(read_csv(self.path), self._extras) == _lines(rows, self._extras)
+        except (OSError, MirrorError):
+            return False
+
+    def is_current(self, rows: Sequence[EpochMetrics]) -> bool:
+        """Return whether the file of that name is the one that we wrote, with all of these rows; does not read it."""
+        try:
+            return self._written == len(rows) and (not rows or (self._last is rows[-1] and self._file.is_ours()))
+        except OSError:
+            return False
+
+    def forget(self) -> None:
+        """Have the next write replace the whole file."""
+        self._last = None
+
+    def _continues(self, rows: Sequence[EpochMetrics]) -> bool:
+        """Return whether the rows on disk are the first of these, and the header has a column for every extra."""
+        if self._last is None or len(rows) < self._written or rows[self._written - 1] is not self._last:
+            return False
+        return all(row.extra.keys() <= set(self._extras) for row in rows[self._written :])
+
+    def _append(self, rows: Sequence[EpochMetrics]) -> None:
+        content = "".join(_lines(rows, self._extras)).encode()
+        if not content:
+            return
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        before, self._file.state = self._file.state, None
+        taken = os.write(self._handle, content)
+        if taken != len(content):
+            with contextlib.suppress(OSError):  # the disk is full: readers find whole rows meanwhile
+                os.ftruncate(self._handle, before.size if before else 0)
+                self._file.adopt()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        os.fsync(self._handle)
+        self._file.state = FileState.create(os.fstat(self._handle))
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        """Close the file."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with contextlib.suppress(OSError):  # some network file systems report an earlier write's error here
+                os.close(handle)
 
 
 def _extra_names(rows: Iterable[EpochMetrics]) -> list[str]:
     return sorted({name for row in rows for name in row.extra})
 
 
-def _line(row: EpochMetrics, extras: Sequence[str]) -> str:
-    numbers = [getattr(row, name) for name in _TABLE]
-    numbers += [row.extra.get(name) for name in extras]
-    return ",".join("" if n is None else repr(n) for n in (*numbers, row.logged_at_ms))
+def _render(rows: Sequence[EpochMetrics], extras: Sequence[str]) -> bytes:
+    return csv_bytes([*_TABLE, *extras, _LAST], [_cells(row, extras) for row in rows])
+
+
+def _lines(rows: Sequence[EpochMetrics], extras: Sequence[str]) -> list[str]:
+    return [csv_bytes((), [_cells(row, extras)]).decode() for row in rows]
+
+
+def _cells(row: EpochMetrics, extras: Sequence[str]) -> list[Number]:
+    return [*(getattr(row, name) for name in _TABLE), *(row.extra.get(name) for name in extras), row.logged_at_ms]
+
+
+def _holds_only(content: bytes, rows: Sequence[EpochMetrics]) -> bool:
+    """Return whether a file holds no row, or column, that these rows do not hold."""
+    try:
+        found = parse_csv(content, CSV_NAME)
+    except MirrorError:
+        return False
+    extras = _extra_names([*rows, *found])
+    return content.endswith(b"\n") and set(_lines(found, extras)) <= set(_lines(rows, extras))
 
 
 def _row(name: str, number: int, header: Sequence[str], cells: Sequence[str]) -> EpochMetrics:

@@ -67,20 +67,30 @@ class DirectoryLock:
         except OSError:
             return False
 
+    @property
+    def may_write(self) -> bool:
+        """Whether no other process can be writing: the lock is held, or there is none to hold."""
+        return self._lock is None or self.is_held
+
     def renew(self) -> None:
         """Lock the directory of that name again, after another program moved or deleted the locked one.
 
         Raises:
             OSError: another process writes there now, or the directory cannot be made.
         """
-        if self._lock is None or self.is_held:
+        if self.is_held:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
             lock = _acquire(self._directory, 0)
         except UsageError as error:
             raise OSError(errno.EBUSY, str(error)) from error
-        self._lock.release(force=True)
+        except OSError:
+            if self._lock is None:  # a directory that could not be locked before, either
+                return
+            raise
+        if self._lock is not None:
+            self._lock.release(force=True)
         self._lock = lock
         self._name_holder()
 
@@ -89,7 +99,7 @@ class DirectoryLock:
         if os.getpid() != self._pid:
             return
         _open_here.pop(self._key, None)
-        if self._lock is None or self.is_held:
+        if self.may_write:
             with contextlib.suppress(OSError):
                 (self._directory / HOLDER_NAME).unlink(missing_ok=True)
         if self._lock is not None:

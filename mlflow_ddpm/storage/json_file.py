@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, number, read_number
+from mlflow_ddpm.storage.guarded_file import GuardedFile
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -114,35 +114,78 @@ class JsonWriter:
     """Writes the document off the training thread, the newest content only, at a bounded share of one core.
 
     Nothing depends on the thread: it may die with the process, and :meth:`write_now` needs none.
+
+    Args:
+        path: the file.
+        render: returns the content of this moment, and its revision.
+        may_write: returns whether the directory is still ours; nothing is written where it is not.
+        on_written: called after each write with what went wrong, or None.
     """
 
     _SHARE = 0.003  # of one core, at most, goes into writing
     _PAUSE_SEC = 0.2  # between two writes, at least
 
-    def __init__(self, path: Path, render: Callable[[], bytes], warn: Callable[[OSError], None]) -> None:
-        self._path, self._render, self._warn = path, render, warn
+    def __init__(
+        self,
+        path: Path,
+        render: Callable[[], tuple[int, bytes]],
+        may_write: Callable[[], bool],
+        on_written: Callable[[OSError | None], None],
+    ) -> None:
+        self._file = GuardedFile(path)
+        self._render, self._may_write, self._on_written = render, may_write, on_written
+        self._revision = -1  # of the content on disk
         self._wanted, self._closed = threading.Event(), threading.Event()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def recover(self) -> RunDocument | None:
+        """Return what an earlier process left in the file; None if there is none, or it is empty.
+
+        Raises:
+            MirrorError: the file is not such a document. It is left untouched.
+            OSError: it cannot be read.
+        """
+        if not self._file.path.exists() or not self._file.path.stat().st_size:
+            return None
+        document = read_document(self._file.path)
+        self._file.adopt()
+        return document
 
     def request(self) -> None:
         """Ask for a write soon; return at once."""
         self._wanted.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="mlflow_ddpm-snapshot", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="mlflow_ddpm-json", daemon=True)
             self._thread.start()
 
-    def write_now(self) -> None:
-        """Write the content of this moment, on the caller's thread."""
-        with self._writing:
-            self._wanted.clear()
-            self._write()
+    def write_now(self, timeout: float) -> None:
+        """Write the content of this moment on the caller's thread, which waits for another write to end at most."""
+        if self._writing.acquire(timeout=max(0.0, timeout)):
+            try:
+                self._wanted.clear()
+                self._write()
+            finally:
+                self._writing.release()
+
+    def holds(self, revision: int) -> bool:
+        """Return whether the file of that name is the one that we wrote, at this revision."""
+        try:
+            return self._revision == revision and self._file.is_ours()
+        except OSError:
+            return False
 
     def _write(self) -> None:
+        if not self._may_write():
+            return
+        revision, content = self._render()
         try:
-            replace_file(self._path, self._render())
+            self._file.replace(content, lambda found: _holds_only(found, content))
         except OSError as error:
-            self._warn(error)
+            self._on_written(error)
+        else:
+            self._revision = revision
+            self._on_written(None)
 
     def stop(self) -> None:
         """Let the thread end; what it has not written stays unwritten."""
@@ -162,3 +205,12 @@ class JsonWriter:
                     self._wanted.clear()
                     self._write()
             self._closed.wait(max(self._PAUSE_SEC, (time.perf_counter() - began) / self._SHARE))
+
+
+def _holds_only(content: bytes, ours: bytes) -> bool:
+    """Return whether a document holds no epoch that ours does not hold."""
+    try:
+        epochs = {json.dumps(epoch, sort_keys=True) for epoch in json.loads(content)["epochs"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return epochs <= {json.dumps(epoch, sort_keys=True) for epoch in json.loads(ours)["epochs"]}

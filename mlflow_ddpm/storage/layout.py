@@ -12,7 +12,6 @@ __all__ = [
     "CSV_NAME",
     "DELIVERY_STATE_NAME",
     "DESCRIPTION_NAME",
-    "EDITED_NAME",
     "HOLDER_NAME",
     "HTML_NAME",
     "JSON_NAME",
@@ -28,6 +27,7 @@ __all__ = [
     "TORN_NAME",
     "WEIGHTS_NAME",
     "checkpoint_name",
+    "edited_name",
     "model_files",
     "sample_name",
 ]
@@ -38,7 +38,6 @@ ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 CSV_NAME = "training_metrics.csv"
 JSON_NAME = "training_metrics.json"
 SUPERSEDED_NAME = "training_metrics.superseded.csv"  # rows that a later row of the same epoch replaced
-EDITED_NAME = "training_metrics.edited.csv"  # the CSV as another program left it, where it differs from what we wrote
 TORN_NAME = "training_metrics.csv.torn"  # a last line that a crash left unfinished
 
 # The state of the upload, and who writes to the directory.
@@ -73,6 +72,11 @@ def sample_name(name: str, epoch: int) -> str:
 def checkpoint_name(epoch: int) -> str:
     """Return the file name of the checkpoint written after an epoch."""
     return f"checkpoint_{epoch:06d}.pt"
+
+
+def edited_name(path: Path, number: int) -> str:
+    """Return the name for a file as another program changed it: ``training_metrics.edited.csv``, ``.edited-2``, ..."""
+    return f"{path.stem}.edited{f'-{number}' if number > 1 else ''}{path.suffix}"
 
 
 def model_files(output_dir: Path) -> list[Path]:

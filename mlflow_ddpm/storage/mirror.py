@@ -1,28 +1,31 @@
 """A run's files on local disk: complete by themselves, written before anything goes to MLflow.
 
-One process at a time writes to a directory. A disk that is full or read-only is a warning, not an exception: the rows
-stay in memory and the next write tries them all again.
+One process at a time writes to a directory. A disk that is full, read-only or gone is a warning, not an exception: the
+rows stay in memory, and each later write brings the files up to all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import tempfile
 import threading
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file, shown
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
-from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, read_document, render_document
+from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 
-__all__ = ["Mirror"]
+__all__ = ["Mirror", "merge_rows"]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -30,55 +33,171 @@ _log = logging.getLogger("mlflow_ddpm")
 class Mirror:
     """The writer of one output directory. Its rows are those that no later one superseded, by epoch.
 
+    A copy in a forked child writes nothing.
+
     Raises:
         UsageError: another live process writes here, or the path is not a directory.
         MirrorError: the directory's files are not ours or are damaged; they are left untouched.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._lock = DirectoryLock(directory)
-        self._journal = CsvJournal(directory / CSV_NAME)
-        self._warned = False
-        if self._lock.is_held:
-            remove_remains(directory, OWN_FILES)
-        try:
-            self.rows: list[EpochMetrics] = keep_last_written(self._journal.recover())
-            self.previous_run, self.previous_config = self._previous()
-        except MirrorError:
-            self._lock.release()
-            raise
-        except OSError as error:
-            self._lock.release()
-            raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
-        self._consistent = threading.Lock()  # held for microseconds: rows, their JSON and the summary change together
-        self._encoded: list[str] = []  # of the first rows; whoever writes the JSON makes up for the rest
-        self._summary = summarise(self.rows)
+        self.directory, self._pid = directory, os.getpid()
         self.run: dict[str, Any] = {}
         self.config: Mapping[str, Any] = {}
         self.environment: Mapping[str, Any] = {}
-        self._snapshot = JsonWriter(directory / JSON_NAME, self._render, self.warn)
+        self._consistent = threading.Lock()  # held for microseconds: rows and what the JSON says change together
+        self._revision = 0  # of all that the JSON holds
+        self._encoded: list[str] = []  # of the first rows; whoever writes the JSON adds the rest
+        self._warned: int | None = None  # error number of the fault that the user knows of
+        self._closed = False
+        self._lock = DirectoryLock(directory)
+        self._journal = CsvJournal(directory / CSV_NAME)
+        self._json = JsonWriter(directory / JSON_NAME, self._render, self._may_write, self._on_json_written)
+        try:
+            if self._lock.is_held:
+                remove_remains(directory, OWN_FILES)
+            self.rows: list[EpochMetrics] = self._recover()
+        except OSError as error:
+            self._lock.release()
+            raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a copy in a forked child, or the directory was let go: nothing is written then."""
+        return self._closed or os.getpid() != self._pid
 
     def write(self, row: EpochMetrics) -> None:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
-        superseded = bool(self.rows) and self.rows[-1].epoch >= row.epoch
+        if self.is_foreign:
+            return
+        superseded = [old for old in self.rows if old.epoch >= row.epoch] if self._goes_back_to(row.epoch) else []
         if superseded:
-            self._keep_superseded([old for old in self.rows if old.epoch >= row.epoch])
+            self._keep_superseded(superseded)
         with self._consistent:
-            if superseded:
-                kept = sum(old.epoch < row.epoch for old in self.rows)
-                del self.rows[kept:], self._encoded[kept:]
-                self._summary = summarise(self.rows)
+            kept = len(self.rows) - len(superseded)
+            del self.rows[kept:], self._encoded[kept:]
             self.rows.append(row)
-            self._summary.add(row)
-        self._write(row, anew=superseded)
-        self._snapshot.request()
+            self._revision += 1
+        self._write_csv()
+        self._json.request()
+
+    def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
+        """Take over the rows of a run whose files were lost, from ``source``, and make them durable."""
+        _log.warning("%s: %d epochs were restored from %s", shown(self.directory / CSV_NAME), len(rows), source)
+        with self._consistent:
+            self.rows[:], self._encoded = rows, []
+            self._revision += 1
+        self._write_csv()
+
+    def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Set what the JSON says beside the epochs, and have it written soon."""
+        with self._consistent:
+            self.run.update(run)
+            self.config, self.environment = config, environment
+            self._revision += 1
+        if not self.is_foreign:
+            self._json.request()
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Bring the JSON up to this moment; return whether CSV and JSON on disk hold everything."""
+        if self.is_foreign:
+            return False
+        self._json.write_now(timeout)
+        return self._journal.is_current(self.rows) and self._json.holds(self._revision)
+
+    def current_files(self) -> list[Path]:
+        """Return those of CSV and JSON whose file of that name holds everything at this moment."""
+        current = []
+        if self.rows and self._journal.is_current(self.rows):
+            current.append(self.directory / CSV_NAME)
+        if self._json.holds(self._revision):
+            current.append(self.directory / JSON_NAME)
+        return current
+
+    def close(self, outcome: RunOutcome) -> bool:
+        """Write all files a last time and let the directory go; return whether the CSV, read back, has every row."""
+        if self.is_foreign:
+            return False
+        with self._consistent:
+            self.run["status"] = outcome.status
+            if outcome.at_ms is not None:
+                self.run["end_time_ms"] = outcome.at_ms
+            self._revision += 1
+            del self._encoded[len(self.rows) :]  # a signal may have come in the middle of a write
+        if self.rows:
+            self._write_csv()
+        self.flush()
+        is_safe = not self.rows or self._journal.holds(self.rows)
+        if not is_safe:
+            self._rescue()
+        self.abandon()
+        return is_safe
+
+    def abandon(self) -> None:
+        """Let the directory go as it is."""
+        if not self.is_foreign:
+            self._closed = True
+            self._json.stop()
+            self._journal.close()
+            self._lock.release()
+
+    def warn(self, error: OSError) -> None:
+        """Warn that the disk takes nothing, once for each cause."""
+        if self._warned != (error.errno or 0):
+            self._warned = error.errno or 0
+            _log.warning(
+                "cannot write to %s (%s); training continues, rows are kept in memory and written when it is possible. "
+                "Make room or make it writable",
+                shown(self.directory),
+                error.strerror or error,
+            )
+
+    def _recover(self) -> list[EpochMetrics]:
+        """Return the rows of CSV and JSON together: either may have lost some."""
+        from_csv = keep_last_written(self._recover_csv())
+        try:
+            document = self._json.recover()
+        except MirrorError as error:
+            remedy = f"; move it away, and it is written again from {CSV_NAME}" if from_csv else ""
+            raise MirrorError(f"{error}{remedy}") from error
+        self.previous_run, self.previous_config = (document.run, document.config) if document else ({}, {})
+        rows = merge_rows(from_csv, document.rows if document else [], self.directory)
+        if len(rows) > len(from_csv):
+            _log.warning(
+                "%s had %d of the run's %d epochs; the others are restored from %s",
+                *(shown(self.directory / CSV_NAME), len(from_csv), len(rows), JSON_NAME),
+            )
+            self._journal.forget()
+            try:
+                self._journal.write(rows)
+            except OSError as error:
+                self.warn(error)
+        return rows
+
+    def _recover_csv(self) -> list[EpochMetrics]:
+        try:
+            return self._journal.recover()
+        except MirrorError as error:
+            rows: Sequence[EpochMetrics] = ()
+            with contextlib.suppress(MirrorError, OSError):
+                document = self._json.recover()
+                rows = document.rows if document else ()
+            if rows:
+                remedy = f"or move it away, and {len(rows)} epochs are restored from {JSON_NAME}"
+                raise MirrorError(f"{error}; {remedy}") from error
+            raise
+
+    def _goes_back_to(self, epoch: int) -> bool:
+        return bool(self.rows) and self.rows[-1].epoch >= epoch
 
     def _keep_superseded(self, rows: list[EpochMetrics]) -> None:
-        """Say that rows make way, and put them aside: a loop that began anew by mistake has lost nothing."""
+        """Log and save the superseded rows, so that a loop that began anew by mistake loses nothing."""
         path = self.directory / SUPERSEDED_NAME
         _log.warning(
-            "epoch %d is recorded already: the rows from there to epoch %d make way for new ones, and are kept in %s",
+            "epoch %d is recorded already: rows up to epoch %d are replaced, and kept in %s",
             rows[0].epoch,
             rows[-1].epoch,
             shown(path),
@@ -89,62 +208,57 @@ class Mirror:
         except (OSError, MirrorError) as error:
             _log.warning("the superseded rows could not be kept: %s", error)
 
-    def _write(self, row: EpochMetrics, *, anew: bool) -> None:
+    def _write_csv(self) -> None:
+        """Bring the CSV up to all rows, those included that an earlier write could not take."""
         try:
-            if anew or not self._journal.fits(row):
-                self._journal.rewrite(self.rows)
-            else:
-                self._journal.append(row)
+            self._lock.renew()
+            self._journal.write(self.rows)
         except OSError as error:
             self.warn(error)
 
-    def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Set what the JSON says beside the epochs, and have it written soon."""
-        with self._consistent:
-            self.run.update(run)
-            self.config, self.environment = config, environment
-        self._snapshot.request()
+    def _may_write(self) -> bool:
+        return not self.is_foreign and self._lock.may_write
 
-    def flush(self) -> None:
-        """Bring the JSON up to this moment."""
-        self._snapshot.write_now()
+    def _on_json_written(self, error: OSError | None) -> None:
+        if error:
+            self.warn(error)
+        elif self._warned is not None and self._journal.is_current(self.rows):
+            self._warned = None
+            _log.warning("%s can be written again, and has all %d epochs", shown(self.directory), len(self.rows))
 
-    def close(self, **run: object) -> None:
-        """Write the JSON a last time, with these entries in ``run``, and let the directory go."""
-        with self._consistent:
-            self.run.update(run)
-            if self._summary.epochs != len(self.rows):  # a signal came in the middle of an append
-                self._encoded, self._summary = [], summarise(self.rows)
-        if self.rows and not self._journal.fits(self.rows[-1]):  # an earlier write failed or was interrupted
-            self._write(self.rows[-1], anew=True)
-        self.flush()
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Let the directory go as it is."""
-        self._snapshot.stop()
-        self._journal.close()
-        self._lock.release()
-
-    def _render(self) -> bytes:
+    def _render(self) -> tuple[int, bytes]:
         with self._consistent:
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
-            rows, summary, run = list(self._encoded), replace(self._summary), dict(self.run)
-        return render_document(run, self.config, self.environment, summary, rows)
+            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self.run), self._revision
+        return revision, render_document(run, self.config, self.environment, summarise(rows), encoded)
 
-    def _previous(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return what the JSON of an earlier life says: run and config."""
-        path = self.directory / JSON_NAME
-        told = read_document(path) if path.exists() else None
-        return (told.run, told.config) if told else ({}, {})
-
-    def warn(self, error: OSError) -> None:
-        """Say once that the disk takes nothing."""
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                "cannot write to %s (%s); training goes on, rows are kept in memory and tried again each epoch. "
-                "Make room or make it writable",
-                shown(self.directory),
-                error.strerror or error,
+    def _rescue(self) -> None:
+        """Write the rows, which would be lost with this process, to the system's folder of temporary files."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"mlflow_ddpm-{self.directory.name}-"))
+            replace_file(folder / CSV_NAME, render_csv(self.rows))
+        except OSError as error:
+            _log.error("%s could not be written, nor could %s (%s)", self._journal.path, tempfile.gettempdir(), error)
+        else:
+            _log.error(
+                "%s could not be written; all %d epochs are in %s: copy it there when it can be written, and continue",
+                *(shown(self.directory / CSV_NAME), len(self.rows), shown(folder / CSV_NAME)),
             )
+
+
+def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], directory: Path) -> list[EpochMetrics]:
+    """Return the rows of a run from its two files, of which either may have lost some.
+
+    Rows are told apart by their time, which rises strictly, so a row that a later one superseded stays superseded.
+
+    Raises:
+        MirrorError: each has epochs that the other does not have, and they share none: two different runs.
+    """
+    by_time = {row.logged_at_ms: row for row in (*json, *csv)}  # the CSV wins: it is the journal
+    rows = keep_last_written(by_time.values())
+    if csv and json and len(by_time) == len(csv) + len(json) and {row.epoch for row in rows} - {r.epoch for r in csv}:
+        raise MirrorError(
+            f"{directory / CSV_NAME} and {JSON_NAME} hold two different runs, of {len(csv)} and {len(json)} epochs; "
+            "move one of them away"
+        )
+    return rows

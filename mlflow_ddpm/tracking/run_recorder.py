@@ -149,14 +149,17 @@ class RunRecorder:
                 self._post_row(row)
         self._describe({})
         self.mirror.flush()  # whoever sent SIGTERM may send SIGKILL while the store is waited for
+        is_safe = False
         try:
             done = self.courier.close(timeout)
         finally:
-            self.mirror.close(run_id=self.run_id, status=cursor.status, end_time_ms=cursor.ended_at_ms)
+            self._describe({"run_id": self.run_id} if self.run_id else {})
+            is_safe = self.mirror.close(ending._replace(at_ms=cursor.ended_at_ms))
         if not done:
             waiting, where = self.courier.waiting, shown(self.mirror.directory)
             what = f"{waiting} rows and pictures have" if waiting else "the end of the run has"
-            _log.warning("%s not reached MLflow; all is safe in %s: `mlflow-ddpm sync %s` sends it", what, where, where)
+            safe = f"all is safe in {where}" if is_safe else f"not all of it is in {where}"
+            _log.warning("%s not reached MLflow; %s: `mlflow-ddpm sync %s` sends it", what, safe, where)
         return done
 
     def _resume_or_begin(self, wish: RunTarget, *, resume: bool) -> tuple[DeliveryState, RunTarget]:

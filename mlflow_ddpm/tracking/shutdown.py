@@ -13,23 +13,15 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow_ddpm.core.errors import PeerLostError
+from mlflow_ddpm.core.run_outcome import RunOutcome
 
 __all__ = ["RunOutcome", "ShutdownHandler", "classify_exit"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class RunOutcome(NamedTuple):
-    """A run's final status in MLflow's words, and why."""
-
-    status: str  # FINISHED, FAILED or KILLED
-    error_type: str = ""
-    error_message: str = ""
-    at_ms: int | None = None  # None: now
 
 
 def classify_exit(error: BaseException | None, signum: int | None) -> RunOutcome:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -19,6 +20,7 @@ from mlflow_ddpm.storage.json_file import encode_row, read_document, render_docu
 from mlflow_ddpm.storage.layout import CSV_NAME, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 
+FINISHED = RunOutcome("FINISHED")
 ROWS = [
     EpochMetrics(epoch=n, loss_mean=1 / (n + 1), lr=0.1, extra={"fid": float(n)} if n else {}, logged_at_ms=10**12 + n)
     for n in range(6)
@@ -153,7 +155,7 @@ def test_a_hundred_thousand_rows_are_recovered_appended_to_and_read(tmp_path: Pa
     began = time.perf_counter()
     mirror.write(EpochMetrics(epoch=10**5, logged_at_ms=10**6))
     appended = time.perf_counter() - began
-    mirror.close()
+    mirror.close(FINISHED)
 
     print(f"100,000 rows: opened in {opened:.1f} s, one more in {1e3 * appended:.1f} ms")
     assert [*EPOCHS[:3], 10**5] == [row.epoch for row in (*mirror.rows[:3], mirror.rows[-1])]

@@ -17,12 +17,14 @@ import pytest
 
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 
+FINISHED = RunOutcome("FINISHED")
 AWKWARD = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -1e-17, 123456789.123456789, 2.0, math.inf, -math.inf]
 
 
@@ -52,7 +54,7 @@ def test_each_row_is_in_the_csv_as_soon_as_it_is_written(tmp_path: Path) -> None
 
     assert [*(m.name for m in METRICS), "accuracy", "fid", "logged_at_ms"] == list(cells)
     assert (cells["epoch"], cells["loss_mean"], cells["lr"], cells["fid"]) == ("0", "1.0", "", "12.5")
-    mirror.close()
+    mirror.close(FINISHED)
 
 
 def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> N
     mirror = Mirror(tmp_path)
     for epoch, value in enumerate(AWKWARD):
         mirror.write(_row(epoch, loss_mean=value, extra={"x": value}))
-    mirror.close()
+    mirror.close(FINISHED)
 
     assert AWKWARD == [float(cells["loss_mean"]) for cells in _table(tmp_path)]
     assert AWKWARD == [row.extra["x"] for row in read_csv(tmp_path / CSV_NAME)]
@@ -72,7 +74,7 @@ def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Pat
     mirror = Mirror(tmp_path)
     mirror.describe(run={"run_id": "abc"}, config={"lr": 0.1}, environment={"device": "cpu"})
     mirror.write(_row(0, loss_mean=math.nan, lr=None, extra={"x": -math.inf}))
-    mirror.close(status="FINISHED")
+    mirror.close(FINISHED)
 
     document = _document(tmp_path)
     (epoch,) = document["epochs"]
@@ -91,7 +93,7 @@ def test_the_json_follows_while_the_run_goes_on(tmp_path: Path) -> None:
         time.sleep(0.01)
 
     assert len(_document(tmp_path)["epochs"]) == 1
-    mirror.close()
+    mirror.close(FINISHED)
 
 
 def test_a_new_extra_widens_the_table_and_keeps_every_row(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_new_extra_widens_the_table_and_keeps_every_row(tmp_path: Path) -> Non
     mirror.write(_row(0))
     mirror.write(_row(1, extra={"fid": 3.0}))
     mirror.write(_row(2))
-    mirror.close()
+    mirror.close(FINISHED)
 
     assert ["", "3.0", ""] == [cells["fid"] for cells in _table(tmp_path)]
 
@@ -111,7 +113,7 @@ def test_a_row_of_an_earlier_epoch_supersedes_what_followed(tmp_path: Path) -> N
     for epoch in range(5):
         mirror.write(_row(epoch))
     mirror.write(_row(3, loss_mean=9.0, logged_at_ms=2000))
-    mirror.close()
+    mirror.close(FINISHED)
 
     assert [("0", "1.0"), ("1", "0.5"), ("3", "9.0")] == [
         (cells["epoch"], cells["loss_mean"]) for cells in _table(tmp_path) if cells["epoch"] != "2"
@@ -189,7 +191,7 @@ time.sleep(60)
 
     other.kill()
     other.communicate()
-    Mirror(tmp_path).close()
+    Mirror(tmp_path).close(FINISHED)
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
@@ -211,8 +213,10 @@ def test_a_full_disk_is_one_warning_and_loses_no_row(tmp_path: Path, caplog: pyt
         mirror.write(_row(1))
 
     mirror.write(_row(2))
-    mirror.close()
+    mirror.close(FINISHED)
 
     assert ["0", "1", "2"] == [cells["epoch"] for cells in _table(tmp_path)]
-    assert len(caplog.records) == 1
+    warning, relief = (record.getMessage() for record in caplog.records)
+    assert "cannot write to" in warning
+    assert "can be written again, and has all 3 epochs" in relief
     assert "No space left" in caplog.text
