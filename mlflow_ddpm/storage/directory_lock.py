@@ -27,6 +27,7 @@ __all__ = ["DirectoryLock", "is_locked"]
 _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}
 _open_here: dict[str, int] = {}  # directories that are being written -> the process, since a fork copies this table
 
 
@@ -53,6 +54,10 @@ class DirectoryLock:
                 f"output_dir must be a directory, but {error.filename} is a file; choose another"
             ) from error
         except OSError as error:  # no room, no right to write, or a file system without locks
+            if not directory.is_dir() and error.errno not in _PASSING:
+                raise UsageError(
+                    f"output_dir {shown(directory)} cannot be made ({error.strerror}); choose another"
+                ) from error
             self._check_holder(error)
         _open_here[self._key] = self._pid
         self._name_holder()

@@ -58,7 +58,10 @@ def image_from_path(path: Path) -> LoggedImage:
 def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedImage]:
     """Return the pictures of an output directory by file name, except those whose file names are in ``but``."""
     try:
-        paths = sorted((directory / SAMPLES_FOLDER).glob("*.png"))
+        folder = directory / SAMPLES_FOLDER
+        if folder.is_symlink():  # a directory may come from a stranger: what lies outside it is not sent
+            return []
+        paths = [path for path in sorted(folder.glob("*.png")) if path.is_file() and not path.is_symlink()]
         return [image_from_path(path) for path in paths if SAMPLE_PATTERN.fullmatch(path.name) and path.name not in but]
     except OSError:  # the folder cannot be read: no reason to keep anything else back
         return []

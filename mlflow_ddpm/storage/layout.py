@@ -80,6 +80,8 @@ def edited_name(path: Path, number: int) -> str:
 
 
 def model_files(output_dir: Path) -> list[Path]:
-    """Return the model's two files in an output directory, or none unless both are there."""
-    paths = [output_dir / MODEL_FOLDER / name for name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
-    return paths if all(path.is_file() for path in paths) else []
+    """Return the model's two files in an output directory, or none unless both are there. Links are not followed."""
+    folder = output_dir / MODEL_FOLDER
+    paths = [folder / name for name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
+    is_whole = all(path.is_file() and not path.is_symlink() for path in paths) and not folder.is_symlink()
+    return paths if is_whole else []
