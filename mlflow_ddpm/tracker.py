@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.storage.run_target import RunTarget
+from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
 from mlflow_ddpm.tracking import batch_values, epoch_statistics, probes
 from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches, Scalar
 from mlflow_ddpm.tracking.environment import describe_environment
@@ -71,7 +71,7 @@ class MetricsTracker:
         config: object = None,
         run_name: str | None = None,
         experiment_name: str | None = None,
-        tracking_uri: str | None = None,
+        tracking_uri: str | Path | None = None,
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         device: torch.device | str | None = None,
@@ -95,7 +95,7 @@ class MetricsTracker:
         if self.rank == 0:
             self._recording = RunRecorder(
                 self.output_dir,
-                RunTarget(tracking_uri or "", run_id, run_name, experiment_name),
+                RunTarget(absolute_uri(tracking_uri) if tracking_uri else "", run_id, run_name, experiment_name),
                 config=config,
                 tags=tags or {},
                 environment=describe_environment(device),
@@ -133,6 +133,8 @@ class MetricsTracker:
         if self._recording is None and not self._reduce:
             self._refuse("start_epoch")
             return
+        if self._recording is not None:
+            self._endings.epoch_begins()
         self._epoch = int(epoch)
         self._batches = BatchValues()
         probes.reset_cuda_peak(self._device)
@@ -268,7 +270,7 @@ class MetricsTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(classify_exit(error, self._endings.signum if self._recording else None))
+        self._end(self._endings.outcome_of(error) if self._recording else classify_exit(error))
 
     def _end(self, ending: RunOutcome, timeout: float = 30.0) -> bool:
         recording, self._recording = self._recording, None

@@ -23,9 +23,9 @@ from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_target import absolute_uri
-from mlflow_ddpm.storage.sqlite_init import exclusive_migration
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,7 @@ from mlflow_ddpm.ddpm.training.memory_estimate import Memory, estimate_memory, f
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
-from mlflow_ddpm.storage.preflight import preflight_store
+from mlflow_ddpm.storage.run_target import preflight_store
 
 __all__ = ["Plan", "plan_training"]
 

@@ -21,7 +21,7 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
-from mlflow_ddpm.storage.sqlite_init import exclusive_migration
+from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 
 if TYPE_CHECKING:
     import pandas as pd

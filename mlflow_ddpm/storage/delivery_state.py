@@ -26,6 +26,7 @@ class DeliveryState:
 
     tracking_uri: str = ""  # without credentials
     run_id: str | None = None
+    parent_run_id: str | None = None  # the run that was asked for, if another tracker writes to it
     run_name: str | None = None
     experiment_name: str | None = None
     run_key: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag, by which a run made twice is found again
@@ -82,7 +83,13 @@ class DeliveryState:
         replace_file(directory / DELIVERY_STATE_NAME, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
 
-_OPTIONAL: dict[str, type] = {"run_id": str, "run_name": str, "experiment_name": str, "ended_at_ms": int}
+_OPTIONAL: dict[str, type] = {
+    "run_id": str,
+    "parent_run_id": str,
+    "run_name": str,
+    "experiment_name": str,
+    "ended_at_ms": int,
+}
 
 
 def _checked(name: str, value: Any) -> Any:

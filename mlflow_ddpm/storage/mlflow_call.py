@@ -1,82 +1,193 @@
-"""The line between an outage and a mistake, drawn around every call into MLflow; either becomes one clear line."""
+"""What surrounds every call into MLflow: errors become ours, logs stay quiet, tables are made by one process.
+
+MLflow creates and migrates the tables of a database at first use without a lock: two processes at once on a new sqlite
+file crash, and can leave it unusable for good (measured; hydraflow issue 245).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import re
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from mlflow_ddpm.core.errors import RunMissingError, StoreRefusedError, StoreUnavailableError
-from mlflow_ddpm.core.redaction import redact
-
-__all__ = ["translate_mlflow_errors"]
-
-# Answers that the same call will get again. Everything else (5xx, time-outs, locked or full databases) may pass.
-_REFUSALS = frozenset(
-    {
-        "BAD_REQUEST",
-        "CUSTOMER_UNAUTHORIZED",
-        "ENDPOINT_NOT_FOUND",
-        "INVALID_PARAMETER_VALUE",
-        "NOT_FOUND",
-        "NOT_IMPLEMENTED",
-        "PERMISSION_DENIED",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "UNAUTHENTICATED",
-    }
+from mlflow_ddpm.core.errors import (
+    ItemRefusedError,
+    MlflowDdpmError,
+    RunMissingError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
 )
+from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.storage.fault_rules import Fault
+from mlflow_ddpm.storage.mlflow_faults import classify_fault
+
+__all__ = [
+    "bound_mlflow_waits",
+    "exclusive_migration",
+    "host_lock",
+    "is_first_use",
+    "sqlite_file",
+    "translate_mlflow_errors",
+]
+
+_log = logging.getLogger("mlflow_ddpm")
+_WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
+_CONNECT_SEC = 5.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
+_NOISY_LOGGERS = (
+    "alembic.ddl.impl",
+    "alembic.runtime.migration",
+    "alembic.runtime.plugins",
+    "databricks.sdk",
+    "mlflow.exceptions",
+    "mlflow.store.db.utils",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.utils.credentials",
+    "mlflow.utils.databricks_utils",
+    "mlflow.utils.rest_utils",
+    "sqlalchemy.pool.impl.NullPool",
+    "sqlalchemy.pool.impl.QueuePool",
+    "urllib3.connectionpool",
+    "urllib3.util.retry",
+)
+_calls = threading.local()  # .depth: how many of our calls into MLflow this thread is in
+_first_uses: set[str] = set()  # sqlite stores whose tables this process is making
+
+
+def bound_mlflow_waits() -> None:
+    """Keep one call to a dead server from taking MLflow's default of four to twenty minutes.
+
+    MLflow reads these variables at each call and knows no setting per client; what the user has set stays.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 @contextlib.contextmanager
-def translate_mlflow_errors(tracking_uri: str) -> Iterator[None]:
-    """Tell an outage from a mistake, and make one line of either."""
-    from mlflow.exceptions import MlflowException
+def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool = False) -> Iterator[None]:
+    """Re-raise what the body raises as StoreUnavailableError (retry) or as one of the errors that are not retried.
 
+    Args:
+        tracking_uri: the store that the body calls.
+        item: what the body sends: a file, a picture, a batch of values.
+        is_file: the item goes to the artifact store, whose refusals concern no row.
+
+    Raises:
+        StoreUnavailableError: the same call may work later.
+        RunMissingError: the store has no such run.
+        ItemRefusedError: the store will never take this item.
+        StoreRefusedError: the same call will be refused again.
+    """
+    bound_mlflow_waits()
+    with _quiet_logs():
+        try:
+            _check_reachable(tracking_uri)
+            yield
+        except MlflowDdpmError:
+            raise
+        except Exception as error:
+            raise _translated(classify_fault(error), redact(tracking_uri), item, is_file=is_file) from error
+
+
+def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreError:
+    remedy = f"; {fault.remedy}" if fault.remedy else ""
+    what = redact(fault.cause.rstrip(".")) + remedy
+    if fault.kind is StoreUnavailableError:
+        return StoreUnavailableError(f"MLflow at {where} is unavailable: {what}")
+    if item and (fault.kind is ItemRefusedError or (is_file and fault.kind is StoreRefusedError and "401" not in what)):
+        return ItemRefusedError(f"MLflow at {where} cannot take {item}: {what}")
+    if fault.kind is RunMissingError:
+        return RunMissingError(f"MLflow at {where} refused: {what}")
+    return StoreRefusedError(f"MLflow at {where} refused: {what}")
+
+
+def _check_reachable(tracking_uri: str) -> None:
+    """Fail at once if no database server listens: MLflow would try eleven times over 100 s."""
+    scheme = urlsplit(tracking_uri).scheme.partition("+")[0] if "://" in tracking_uri else ""
+    if scheme not in _DATABASE_PORTS:
+        return
+    address = urlsplit(tracking_uri)
+    if address.hostname:
+        with socket.create_connection((address.hostname, address.port or _DATABASE_PORTS[scheme]), _CONNECT_SEC):
+            pass
+
+
+class _NotInOurCalls(logging.Filter):
+    """Drops records of threads that are in a call of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging names it
+        return not getattr(_calls, "depth", 0)
+
+
+_quiet = _NotInOurCalls()
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep MLflow and the libraries below it from logging in this thread while the body runs."""
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_quiet)  # a filter that is there already is not added again
+    _calls.depth = getattr(_calls, "depth", 0) + 1
     try:
         yield
-    except MlflowException as error:
-        where, first = redact(tracking_uri), redact(_first_line(error))
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise RunMissingError(f"MLflow at {where} refused: {first}") from error
-        if error.error_code in _REFUSALS:
-            raise StoreRefusedError(
-                f"MLflow at {where} refused: {first.rstrip('.')}.{_remedy(error, first)}"
-            ) from error
-        raise StoreUnavailableError(f"MLflow at {where} is unavailable: {first}") from error
-    except (OSError, ImportError) as error:  # requests' exceptions are OSErrors
-        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {redact(str(error))}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3", "urllib3"):
-            raise
-        first = redact(_first_line(error))
-        raise StoreUnavailableError(f"MLflow at {redact(tracking_uri)} is unavailable: {first}") from error
+    finally:
+        _calls.depth -= 1
 
 
-def _first_line(error: BaseException) -> str:
-    """Return what went wrong without the layers of HTTP libraries around it."""
-    text = str(error).strip()
-    cause = re.search(r"\[Errno -?\d+\] ([^'\"()]+)|(Read timed out|ConnectTimeoutError)", text)
-    if "Max retries exceeded" in text and cause:
-        return (cause[1] or "no answer in time").strip().lower()
-    return text.splitlines()[0] if text else type(error).__name__
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """Return the file of a sqlite store; None for every other store."""
+    if not tracking_uri.startswith("sqlite:///") or ":memory:" in tracking_uri:
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])  # "?timeout=5" is for the driver
 
 
-def _remedy(error: Any, message: str) -> str:
-    if "maintenance mode" in message or "file store" in message.lower():
-        return (
-            " A ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
-            "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
-        )
-    if error.error_code in ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
-        return (
-            " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN: credentials in a "
-            "tracking URI are not kept on disk"
-        )
-    if "'active' state" in message or "deleted state" in message:
-        return (
-            " It was deleted: restore it (in the UI, or with `mlflow runs restore --run-id ID` or `mlflow experiments "
-            "restore -x ID`)"
-        )
-    return ""
+def is_first_use(tracking_uri: str) -> bool:
+    """Return whether this process is making the tables of a new sqlite store just now: slow, but no outage."""
+    return tracking_uri in _first_uses
+
+
+@contextlib.contextmanager
+def exclusive_migration(tracking_uri: str) -> Iterator[None]:
+    """Hold a lock while the body runs, if the URI is a sqlite file's; other stores need none.
+
+    Raises:
+        OSError: the lock could not be had within two minutes.
+    """
+    path = sqlite_file(tracking_uri)
+    if path is None:
+        yield
+        return
+    with host_lock(tracking_uri):
+        if not path.exists() or path.stat().st_size == 0:
+            _log.info("making a new MLflow database, %s; this takes some seconds, once", path)
+            _first_uses.add(tracking_uri)
+        try:
+            yield
+        finally:
+            _first_uses.discard(tracking_uri)
+
+
+@contextlib.contextmanager
+def host_lock(name: str) -> Iterator[None]:
+    """Hold a lock that this user's processes on this host share, while the body runs.
+
+    The lock is a file in the system's temporary directory, so that none lies beside the user's database.
+
+    Raises:
+        OSError: the lock could not be had within two minutes.
+    """
+    from filelock import FileLock
+
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    with FileLock(Path(tempfile.gettempdir()) / f"mlflow_ddpm-{user}-{key}.lock", timeout=_WAIT_SEC):
+        yield

@@ -6,6 +6,7 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ __all__ = [
 
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
-_PARAM_MAX, _TAG_MAX = 6000, 8000  # characters; MLflow's own limits, mlflow/utils/validation.py
+_PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
 _METRICS_PER_BATCH = 1000
 _FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
@@ -57,6 +58,7 @@ class MlflowRun:
         self.tracking_uri, self.run_id = tracking_uri, run_id
         with translate_mlflow_errors(tracking_uri):  # a file store refuses to be made, without its switch
             self._client = client(tracking_uri)
+            _forget_artifact_address(run_id)
 
     def info(self) -> dict[str, Any]:
         """Return what the JSON and the report say of the run: id, name, experiment, status, times (Unix ms), marks."""
@@ -92,7 +94,7 @@ class MlflowRun:
             for key, value in row.points().items()
             if (key, row.epoch, row.logged_at_ms) not in held.points
         ]
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri, "a batch of metrics"):
             for start in range(0, len(points), _METRICS_PER_BATCH):
                 batch = points[start : start + _METRICS_PER_BATCH]
                 self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
@@ -101,7 +103,7 @@ class MlflowRun:
         """Log the params that the run does not have yet. Params cannot be changed, and ``mlflow run`` logs its own."""
         from mlflow.entities import Param
 
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri, "a batch of params"):
             present = self._client.get_run(self.run_id).data.params
             fit = redacted(params).value
             wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in fit.items()}  # two names may become one
@@ -113,7 +115,7 @@ class MlflowRun:
         """Set tags, over earlier values."""
         from mlflow.entities import RunTag
 
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri, "a batch of tags"):
             new = [RunTag(key, value) for key, value in clean_tags(tags).items()]
             self._client.log_batch(self.run_id, tags=new, synchronous=True)
 
@@ -127,9 +129,10 @@ class MlflowRun:
         import numpy as np
         from PIL import Image
 
-        with Image.open(png) as picture:
-            pixels = np.asarray(picture)
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri, png.name, is_file=True):
+            _check_readable(png)
+            with Image.open(png) as picture:
+                pixels = np.asarray(picture)
             if not _is_held(held, name, epoch, timestamp_ms):
                 at = {"step": epoch, "timestamp": timestamp_ms}
                 self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
@@ -137,13 +140,24 @@ class MlflowRun:
 
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri, path.name, is_file=True):
+            _check_readable(path)
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def list_files(self, folder: str) -> list[str]:
-        """Return the paths of the artifacts in a folder."""
+        """Return the paths of the artifacts in a folder.
+
+        The artifact store is asked itself: the client's own call would ask for logged models, too, which servers
+        before 3.0 answer with 404.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
         with translate_mlflow_errors(self.tracking_uri):
-            return [f.path for f in self._client.list_artifacts(self.run_id, folder) if not f.is_dir]
+            address = self._client.get_run(self.run_id).info.artifact_uri
+            address = add_databricks_profile_info_to_artifact_uri(address, self.tracking_uri)
+            repository = get_artifact_repository(address, tracking_uri=self.tracking_uri)
+            return [file.path for file in repository.list_artifacts(folder) if not file.is_dir]
 
     def fetch_file(self, artifact: str, into: Path) -> Path | None:
         """Download one artifact; None if the run has none of that path."""
@@ -214,6 +228,21 @@ def client(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri)
 
 
+def _forget_artifact_address(run_id: str) -> None:
+    """Have MLflow ask anew where a run's artifacts are: the same server may have another port by now."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
+
+
+def _check_readable(path: Path) -> None:
+    """Raise OSError unless the path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL if path.exists() else errno.ENOENT, "not a plain file", str(path))
+    with path.open("rb"):
+        pass
+
+
 def _value(key: str, value: float) -> Any:
     if key in _INTEGRAL:
         return int(value)
@@ -234,5 +263,5 @@ def _text(value: str) -> str:
 
 def _key(name: str) -> str:
     """Return a param or tag name with what MLflow would refuse in it replaced."""
-    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:250]
+    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:_KEY_MAX]
     return os.path.normpath(clean) if clean else "_"

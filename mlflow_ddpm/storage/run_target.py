@@ -1,19 +1,36 @@
-"""Which MLflow run a tracker writes to: the one asked for, the active one, or a new one."""
+"""Which MLflow run a tracker writes to: the one asked for, the active one, a child of a taken one, or a new one."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import StoreUnavailableError
+from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, client
-from mlflow_ddpm.storage.sqlite_init import exclusive_migration
 
-__all__ = ["RUN_KEY", "RunTarget", "absolute_uri", "context_tags", "open_run", "resolve_run_target"]
+__all__ = [
+    "RUN_KEY",
+    "RunTarget",
+    "absolute_uri",
+    "context_tags",
+    "open_run",
+    "preflight_store",
+    "resolve_run_target",
+]
+
+# The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second
+# tracker out of a run that is taken. MLflow's pages hide tags that begin with "mlflow.".
+RUN_KEY = "mlflow.mlflow_ddpm.run_key"
+_PARENT = "mlflow.parentRunId"
+_ERROR_TAGS = ("error.type", "error.message")  # why an earlier part of the run ended
+_DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_log = logging.getLogger("mlflow_ddpm")
 
 
 class RunTarget(NamedTuple):
@@ -23,67 +40,147 @@ class RunTarget(NamedTuple):
     run_id: str | None = None
     run_name: str | None = None
     experiment_name: str | None = None
-    run_key: str = ""  # a new run bears it as a tag, and is found by it if nobody heard that it was made
+    run_key: str = ""  # of the tracker; empty: take the run whoever writes to it
+    is_own: bool = False  # the directory wrote to this run before: it is the tracker's, whatever the run's tag
 
 
-RUN_KEY = "mlflow_ddpm.run_key"
-
-
-def resolve_run_target(wish: RunTarget | None = None, *, tracking_uri: str | None = None) -> RunTarget:
+def resolve_run_target(target: RunTarget | None = None, *, tracking_uri: str | Path | None = None) -> RunTarget:
     """Fill in what was not asked for, from MLflow's own settings; must run on the caller's thread, makes no request.
 
-    Order: what the wish names; the active run; ``MLFLOW_RUN_ID``; a new run.
+    Order: what the target names; the active run; ``MLFLOW_RUN_ID``; a new run. An active run and ``MLFLOW_RUN_ID``
+    belong to MLflow's configured store, and count only if that is the store asked for.
     """
     import mlflow
 
-    uri = absolute_uri(tracking_uri or (wish.tracking_uri if wish else "") or mlflow.get_tracking_uri())
-    wish = (wish or RunTarget(uri))._replace(tracking_uri=uri)
-    if wish.run_id:
-        return wish
+    configured = absolute_uri(mlflow.get_tracking_uri())
+    uri = absolute_uri(tracking_uri or (target.tracking_uri if target else "") or configured)
+    target = (target or RunTarget(uri))._replace(tracking_uri=uri)
+    if target.run_id or not _is_same_store(uri, configured):
+        return target
     active = mlflow.active_run()
     if active is not None:
-        return wish._replace(run_id=active.info.run_id)
-    return wish._replace(run_id=os.environ.get("MLFLOW_RUN_ID") or None)
+        return target._replace(run_id=active.info.run_id)
+    return target._replace(run_id=os.environ.get("MLFLOW_RUN_ID", "").strip() or None)
 
 
-def absolute_uri(uri: str) -> str:
-    """Return the URI with relative sqlite and file paths resolved now, before anybody changes directory."""
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////") and ":memory:" not in uri:
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
-    if "://" not in uri and uri != "databricks" and not uri.startswith("file:"):
-        return Path(uri).resolve().as_uri()
-    return uri
+def _is_same_store(one: str, other: str) -> bool:
+    """Compare two absolute URIs; credentials and a last slash make no difference."""
+    plain = [re.sub(r"(?<=://)[^/@]*@", "", uri).rstrip("/") for uri in (one, other)]
+    return plain[0] == plain[1]
 
 
-def open_run(wish: RunTarget, *, started_at_ms: int, tags: Mapping[str, str]) -> tuple[MlflowRun, bool]:
-    """Return the store of the wished run, and whether it was created here.
+def absolute_uri(uri: str | Path) -> str:
+    """Return a tracking URI with relative paths and ``~`` resolved now, before anyone changes the directory.
+
+    Args:
+        uri: a URI, or a path: of a database file (.db, .sqlite, .sqlite3), or of a folder for MLflow's file store.
+
+    Raises:
+        UsageError: it is neither a string nor a path, or a URI that was made into a path.
+    """
+    if not isinstance(uri, str | os.PathLike):
+        raise UsageError(f"tracking_uri must be a string or a path, got {type(uri).__name__}")
+    text = os.fspath(uri)
+    if not isinstance(text, str):
+        raise UsageError(f"tracking_uri must be a string or a path, got {type(text).__name__}")
+    text = text.strip()
+    if isinstance(uri, Path) and re.match(r"[a-z][a-z0-9+-]+:/", text):
+        raise UsageError(f"tracking_uri is a URI that was made into a path, {text!r}; pass the URI as a string")
+    if text.startswith("sqlite:///"):
+        is_memory = ":memory:" in text or text == "sqlite:///"
+        return text if is_memory else f"sqlite:///{_resolved(text.removeprefix('sqlite:///'))}"
+    if text.startswith("file:") and not text.startswith("file://"):
+        return text if text.startswith("file:/") else _resolved(text.removeprefix("file:")).as_uri()
+    if "://" in text or re.match(r"(databricks|databricks-uc|uc)(:|$)", text):
+        return text
+    path = _resolved(text)
+    if path.suffix.lower() in _DATABASE_SUFFIXES and not path.is_dir():
+        return f"sqlite:///{path}"
+    return path.as_uri()
+
+
+def _resolved(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def open_run(target: RunTarget, *, started_at_ms: int, tags: Mapping[str, str]) -> tuple[MlflowRun, bool]:
+    """Return the run that is meant, and whether it was created here: a new one, or a child of one that is taken.
 
     Raises:
         StoreUnavailableError: the store is away; try again later.
         StoreRefusedError: there is no such run or experiment, or MLflow will not use this store.
     """
-    if wish.run_id:
-        with translate_mlflow_errors(wish.tracking_uri), exclusive_migration(wish.tracking_uri):
-            client(wish.tracking_uri).get_run(wish.run_id)
-        return MlflowRun(wish.tracking_uri, wish.run_id), False
-    return _create_run(wish, started_at_ms=started_at_ms, tags=tags), True
+    uri = target.tracking_uri
+    with translate_mlflow_errors(uri), exclusive_migration(uri):
+        mlflow = client(uri)
+        if not target.run_id:
+            experiment_id = _experiment_id(mlflow, target.experiment_name)
+            return _create_run(mlflow, target, experiment_id, started_at_ms, tags), True
+        with host_lock(f"{redact(uri)} {target.run_id}"):  # of two that come at once, the second sees the first
+            run = mlflow.get_run(target.run_id)
+            if _is_taken(run, target):
+                return _create_child(mlflow, target, run, started_at_ms, tags), True
+            _take(mlflow, target, run)
+    return MlflowRun(uri, target.run_id), False
 
 
-def _create_run(wish: RunTarget, *, started_at_ms: int, tags: Mapping[str, str]) -> MlflowRun:
-    """Create a run in the wished experiment, or in the one that MLflow's settings name. Raises as :func:`open_run`.
+def _is_taken(run: Any, target: RunTarget) -> bool:
+    """Return whether another tracker writes to the run."""
+    return bool(target.run_key) and not target.is_own and run.data.tags.get(RUN_KEY, target.run_key) != target.run_key
 
-    One of the same key that an earlier try made is taken instead: its answer, or the process, may have got lost.
-    """
-    with translate_mlflow_errors(wish.tracking_uri), exclusive_migration(wish.tracking_uri):
-        mlflow = client(wish.tracking_uri)
-        experiment_id = _experiment_id(mlflow, wish.experiment_name)
-        key = {RUN_KEY: wish.run_key} if wish.run_key else {}  # first: file stores write tags one by one, until a kill
-        run = _find_by_key(mlflow, experiment_id, wish.run_key) or mlflow.create_run(
-            experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=wish.run_name
-        )
+
+def _take(mlflow: Any, target: RunTarget, run: Any) -> None:
+    """Mark the run as this tracker's, and log which wishes it cannot have."""
+    if not target.run_key:
+        return
+    for key in _ERROR_TAGS:
+        if key in run.data.tags:
+            mlflow.delete_tag(run.info.run_id, key)
+    if run.data.tags.get(RUN_KEY) == target.run_key:
+        return
+    mlflow.set_tag(run.info.run_id, RUN_KEY, target.run_key)
+    if target.run_name not in (None, run.info.run_name):
+        _log_unused("run_name", target.run_name, run, run.info.run_name)
+    if target.experiment_name is not None:
+        experiment = mlflow.get_experiment(run.info.experiment_id).name
+        if experiment != target.experiment_name:
+            _log_unused("experiment_name", target.experiment_name, run, experiment)
+
+
+def _log_unused(name: str, wanted: str | None, run: Any, actual: str) -> None:
+    where = f"run {run.info.run_id}, which was there before"
+    _log.warning("%s=%r has no effect: the tracker writes to %s (%r)", name, wanted, where, actual)
+
+
+def _create_child(
+    mlflow: Any, target: RunTarget, parent: Any, started_at_ms: int, tags: Mapping[str, str]
+) -> MlflowRun:
+    """Create a run below one that another tracker writes to, in the same experiment."""
+    name = target.run_name or tags.get("mlflow_ddpm.output_dir")
+    tags = {**tags, _PARENT: parent.info.run_id}
+    child = _create_run(mlflow, target._replace(run_name=name), parent.info.experiment_id, started_at_ms, tags)
+    _log.warning(
+        "another tracker writes to run %s; this one writes to a child run of its own, %s (%s)",
+        *(parent.info.run_id, child.run_id, name),
+    )
+    experiment = target.experiment_name
+    if experiment is not None and mlflow.get_experiment(parent.info.experiment_id).name != experiment:
+        _log.warning("experiment_name=%r has no effect: a child run is in its parent's experiment", experiment)
+    return child
+
+
+def _create_run(
+    mlflow: Any, target: RunTarget, experiment_id: str, started_at_ms: int, tags: Mapping[str, str]
+) -> MlflowRun:
+    """Create a run, or take one of the same key that an earlier try made and whose response was lost."""
+    key = {RUN_KEY: target.run_key} if target.run_key else {}  # first: file stores write tags one by one, until a kill
+    run = _find_by_key(mlflow, experiment_id, target.run_key) or mlflow.create_run(
+        experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=target.run_name
+    )
     if not run.info.run_id:
-        raise StoreUnavailableError(f"{redact(wish.tracking_uri)} answered, but not as MLflow does; is it its URI?")
-    return MlflowRun(wish.tracking_uri, run.info.run_id)
+        where = redact(target.tracking_uri)
+        raise StoreUnavailableError(f"{where} did not respond like an MLflow server; check the tracking URI")
+    return MlflowRun(target.tracking_uri, run.info.run_id)
 
 
 def _find_by_key(mlflow: Any, experiment_id: str, run_key: str) -> Any:
@@ -113,7 +210,51 @@ def _create_experiment(mlflow: Any, name: str) -> Any:
 
     try:
         return mlflow.get_experiment(mlflow.create_experiment(name))
-    except MlflowException as error:  # another process may have created it since it was asked for
+    except MlflowException as error:  # another process may have created it since
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return mlflow.get_experiment_by_name(name)
+
+
+def preflight_store(*, tracking_uri: str | None = None, experiment_name: str | None = None) -> str:
+    """Describe where a new run would go. Only reads; the right to write shows when something is written.
+
+    Raises:
+        StoreUnavailableError: the store is away.
+        StoreRefusedError: it would refuse the run: its experiment is deleted, the run asked for is not there, or its
+            database can be neither made nor written.
+    """
+    target = resolve_run_target(RunTarget(tracking_uri or "", experiment_name=experiment_name))
+    uri, where = target.tracking_uri, redact(target.tracking_uri)
+    database = sqlite_file(uri)
+    if database and not _is_database(database):
+        return f"{where}, which will be made"  # to open it would make it
+    with translate_mlflow_errors(uri), exclusive_migration(uri):
+        mlflow = client(uri)
+        if target.run_id:
+            return f"{where}: run {mlflow.get_run(target.run_id).info.run_name}"
+        identifier, name = os.environ.get("MLFLOW_EXPERIMENT_ID"), os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        name = experiment_name or (None if identifier else name)
+        experiment = mlflow.get_experiment_by_name(name) if name else mlflow.get_experiment(identifier or "0")
+    if experiment is None:
+        return f"{where}: experiment {name}, which will be made"
+    if experiment.lifecycle_stage != "active":
+        raise StoreRefusedError(
+            f"experiment {experiment.name} in {where} is deleted; restore it with `mlflow experiments restore -x "
+            f"{experiment.experiment_id}`, or name another with --experiment-name"
+        )
+    return f"{where}: experiment {experiment.name}"
+
+
+def _is_database(path: Path) -> bool:
+    """Return whether a sqlite file is there; one that is not, or is empty, must be possible to make.
+
+    Raises:
+        StoreRefusedError: it can be neither made nor written.
+    """
+    for needed in (path.parent, *([path] if path.exists() else [])):
+        if not os.access(needed, os.W_OK):
+            raise StoreRefusedError(
+                f"{needed} cannot be written; make it writable, or name another store with --tracking-uri"
+            )
+    return path.exists() and path.stat().st_size > 0

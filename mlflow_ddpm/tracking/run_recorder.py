@@ -164,7 +164,8 @@ class RunRecorder:
 
     def _resume_or_begin(self, wish: RunTarget, *, resume: bool) -> tuple[DeliveryState, RunTarget]:
         directory = self.mirror.directory
-        before = DeliveryState.load(directory) or DeliveryState.of_run(self.mirror.previous_run)
+        saved = DeliveryState.load(directory)
+        before = saved or DeliveryState.of_run(self.mirror.previous_run)
         if before is None:
             return self._begin(resolve_run_target(wish))
         epochs, where = f"{len(self.mirror.rows)} epochs", shown(directory)
@@ -174,7 +175,7 @@ class RunRecorder:
                 "or pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
             )
         wanted = resolve_run_target(wish)
-        if before.run_id and wanted.run_id not in (None, before.run_id):
+        if before.run_id and wanted.run_id not in (None, before.run_id, before.parent_run_id):
             raise UsageError(
                 f"{where} holds run {before.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
                 "choose another output_dir, or the run that is there"
@@ -182,7 +183,11 @@ class RunRecorder:
         uri = store_of(before, wish.tracking_uri)
         before.tracking_uri = redact(uri)
         self._about.compare_config(self.mirror.previous_config)
-        found = RunTarget(uri, before.run_id or wanted.run_id, before.run_name, before.experiment_name, before.run_key)
+        run_name, experiment_name = before.run_name, before.experiment_name  # of a run that is yet to be made
+        if before.run_id:
+            run_name, experiment_name = wish.run_name, wish.experiment_name
+        found = RunTarget(uri, before.run_id or wanted.run_id, run_name, experiment_name, before.run_key)
+        found = found._replace(is_own=saved is None or saved.delivered_through_ms > 0)
         return before, found
 
     def _begin(self, wish: RunTarget) -> tuple[DeliveryState, RunTarget]:
@@ -250,6 +255,8 @@ class RunRecorder:
             self._cursor.tags = context_tags({"mlflow_ddpm.output_dir": self.mirror.directory.name, **self._about.tags})
             self.courier.save_cursor()
         store, created = open_run(self._wish, started_at_ms=self._cursor.started_at_ms, tags=self._cursor.tags)
+        if created and self._wish.run_id:  # a child of the run that was asked for, which another tracker writes to
+            self._cursor.parent_run_id, self._cursor.owned = self._wish.run_id, True
         self._wish = self._wish._replace(run_id=store.run_id)  # so that a second try does not make a second run
         if not created and self._cursor.owned and not self._is_late:
             store.resume()

@@ -1,17 +1,20 @@
-"""How a training ends: by itself, by an exception, or by a signal; and that somebody is told in every case.
+"""Detect how a training ends: by itself, by an exception, or by a signal; and report the outcome.
 
-SIGKILL tells nobody; that is what resuming is for.
+A signal counts only if it ended the training: an ignored one, and one whose exception the loop catches, change nothing.
+If a handler of the user's returns, the loop may have been asked to leave: it was, if at most one more epoch began.
+SIGKILL cannot be handled; resume the run instead.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,10 +25,11 @@ __all__ = ["RunOutcome", "ShutdownHandler", "classify_exit"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
-def classify_exit(error: BaseException | None, signum: int | None) -> RunOutcome:
-    """Return how a training ended that left with ``error`` after ``signum`` was received; either may be None."""
+def classify_exit(error: BaseException | None, signum: int | None = None) -> RunOutcome:
+    """Return how a training ended that left with ``error``; ``signum``: the signal that ended it, if one did."""
     if signum is not None and not isinstance(error, PeerLostError):  # after a death the launcher signals the others
         return RunOutcome("KILLED", signal.Signals(signum).name)
     if isinstance(error, KeyboardInterrupt):
@@ -38,18 +42,19 @@ def classify_exit(error: BaseException | None, signum: int | None) -> RunOutcome
 class ShutdownHandler:
     """Watches for SIGTERM, SIGINT and the interpreter's exit from the moment it is made until :meth:`stop`.
 
-    A handler that was there before still runs. Where there was none, SIGTERM raises ``SystemExit(143)`` in the main
-    thread, so that ``finally`` blocks and context managers run. Outside the main thread no handler can be installed.
+    A handler that was there before still runs, and an ignored signal stays ignored. Where there was none, SIGTERM
+    raises ``SystemExit(143)`` in the main thread, so that ``finally`` blocks and context managers run. Outside the
+    main thread no handler can be installed.
     """
 
     def __init__(self, at_exit: Callable[[RunOutcome], object]) -> None:
-        self.signum: int | None = None
+        self._raised: dict[int, BaseException] = {}  # by signal: what its handler raised
+        self._survived: dict[int, int] = {}  # by signal whose handler returned: how many epochs began since
         self._at_exit = at_exit
         self._pid = os.getpid()
         self._earlier_error = getattr(sys, "last_value", None)
         _watching.append(self)
-        if len(_watching) == 1:
-            _install_handlers()
+        _install_handlers()
         atexit.register(self._on_exit)
 
     def stop(self) -> None:
@@ -60,40 +65,123 @@ class ShutdownHandler:
         if not _watching:
             _restore_handlers()
 
+    def outcome_of(self, error: BaseException | None) -> RunOutcome:
+        """Return how a training ended that left with ``error``."""
+        return classify_exit(error, self._ending_signal(error))
+
+    def epoch_begins(self) -> None:
+        """Note that the training goes on after whatever signals came before."""
+        self._survived = {signum: count + 1 for signum, count in self._survived.items()}
+        if threading.current_thread() is threading.main_thread():  # where handlers run, and raise
+            self._raised = {}
+
+    def note_signal(self, signum: int, error: BaseException | None) -> None:
+        """Note that a signal came, and what its handler raised."""
+        if error is None:
+            self._survived[signum] = 0
+        else:
+            self._raised[signum] = error
+
+    def _ending_signal(self, error: BaseException | None) -> int | None:
+        """Return the signal that ended a training which left with ``error``."""
+        raised = [signum for link in _chain(error) for signum, own in self._raised.items() if link is own]
+        if raised:
+            return raised[0]
+        is_orderly = error is None or isinstance(error, SystemExit)
+        asked = [signum for signum, epochs in self._survived.items() if epochs <= _EPOCHS_TO_LEAVE]
+        return asked[0] if asked and is_orderly else None
+
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child, such as a data loader's worker, inherits this; the training is its parent's
         # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed. At
-        # an interactive prompt it is some earlier line's, and the session has gone on since.
+        # an interactive prompt it is some earlier line's. SystemExit is not kept there.
         error = getattr(sys, "last_value", None)
         if error is self._earlier_error or hasattr(sys, "ps1"):
-            error = None
-        self._at_exit(classify_exit(error, self.signum))
+            error = next((raised for raised in self._raised.values() if isinstance(raised, SystemExit)), None)
+        self._at_exit(self.outcome_of(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class _SignalHandler:
+    """Stands before the handler that a signal had, for the trackers that are open."""
+
+    def __init__(self, signum: int, previous: Any) -> None:
+        self.signum, self.previous, self._pid = signum, previous, os.getpid()
+        self.is_asked_to_leave = False  # by another thread, which cannot set handlers itself
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.is_asked_to_leave:
+            self.is_asked_to_leave = False
+            if not _watching:
+                self.leave()
+                return
+        trackers = list(_watching) if os.getpid() == self._pid else []
+        raised: BaseException | None = None
+        try:
+            self._act(signum, frame, is_watched=bool(trackers))
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            for tracker in trackers:
+                tracker.note_signal(signum, raised)
+
+    def _act(self, signum: int, frame: FrameType | None, *, is_watched: bool) -> None:
+        if callable(self.previous):
+            self.previous(signum, frame)
+        elif is_watched:
+            raise SystemExit(128 + signum)
+        else:  # nothing is left to save: as if this handler were not there
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    def leave(self) -> None:
+        """Put the earlier handler back, unless another one stands here by now."""
+        if self.is_in_place():
+            signal.signal(self.signum, self.previous)
+
+    def is_in_place(self) -> bool:
+        """Return whether the signal still comes here first."""
+        current: object = signal.getsignal(self.signum)
+        return current is self
 
 
 _watching: list[ShutdownHandler] = []  # trackers that are open in this process; they share the handlers
-_previous: dict[int, Any] = {}
+_installed: list[_SignalHandler] = []
 
 
 def _install_handlers() -> None:
-    if threading.current_thread() is threading.main_thread():
-        for signum in _SIGNALS:
-            _previous[signum] = signal.signal(signum, _on_signal)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if _installed and len(_watching) > 1:
+        return
+    _leave_all()  # left from trackers that were closed on another thread
+    for signum in _SIGNALS:
+        previous = signal.getsignal(signum)
+        if previous not in (signal.SIG_IGN, None):  # None: a handler that Python did not set, and cannot put back
+            handler = _SignalHandler(signum, previous)
+            signal.signal(signum, handler)
+            _installed.append(handler)
 
 
 def _restore_handlers() -> None:
     if threading.current_thread() is threading.main_thread():
-        for signum in list(_previous):
-            previous = _previous.pop(signum)
-            if signal.getsignal(signum) is _on_signal:
-                signal.signal(signum, previous)
+        _leave_all()
+        return
+    for handler in _installed:  # only the main thread may: it is interrupted, as by the signal itself, to do so
+        if handler.is_in_place():
+            handler.is_asked_to_leave = True
+            _thread.interrupt_main(signal.Signals(handler.signum))
 
 
-def _on_signal(signum: int, frame: FrameType | None) -> None:
-    for endings in _watching:
-        endings.signum = signum
-    previous = _previous.get(signum)
-    if callable(previous):
-        previous(signum, frame)
-    elif previous != signal.SIG_IGN:
-        raise SystemExit(128 + signum)
+def _leave_all() -> None:
+    while _installed:
+        _installed.pop().leave()

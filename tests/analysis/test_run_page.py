@@ -110,7 +110,7 @@ def test_a_page_that_the_store_refuses_keeps_no_run_from_ending(
     run_id = record(sqlite_uri)
 
     assert MlflowClient(sqlite_uri).get_run(run_id).info.status == "FINISHED"
-    assert "the run's page in MLflow does not sum it up (StoreRefusedError: " in caplog.text
+    assert "the run's page in MLflow does not sum it up (ItemRefusedError: " in caplog.text
 
 
 def test_a_resumed_run_is_summed_up_anew(sqlite_uri: str) -> None:

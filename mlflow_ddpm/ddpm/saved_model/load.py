@@ -17,7 +17,7 @@ from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.save import FORMAT_VERSION
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
-from mlflow_ddpm.storage.sqlite_init import exclusive_migration
+from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 
 __all__ = ["load_model"]
 

@@ -1,0 +1,191 @@
+"""What HTTP statuses, MLflow's error codes, packages and databases mean when they fail: cause and remedy of each."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
+
+__all__ = [
+    "DATABASE_TEXTS",
+    "EDIT_RIGHT",
+    "HTTP_STATUS",
+    "ITEM_CODES",
+    "KNOWN_TEXTS",
+    "OF_ITEM",
+    "PACKAGES",
+    "PASSING",
+    "PASSING_ERRNO",
+    "PASSING_STATUS",
+    "PERMANENT",
+    "PERMANENT_CODES",
+    "RESTORE",
+    "SEND_CREDENTIALS",
+    "Fault",
+]
+
+
+class Fault(NamedTuple):
+    """What a failed call means. ItemRefusedError: what was sent was at fault, such as a value that is too long."""
+
+    kind: type[StoreError]
+    cause: str
+    remedy: str = ""
+
+
+PASSING, PERMANENT, OF_ITEM = StoreUnavailableError, StoreRefusedError, ItemRefusedError
+
+# Answers that the same call will get again. All other codes may pass.
+PERMANENT_CODES = frozenset(
+    {
+        "ALREADY_EXISTS",
+        "CUSTOMER_UNAUTHORIZED",
+        "ENDPOINT_NOT_FOUND",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "PERMISSION_DENIED",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
+    }
+)
+ITEM_CODES = frozenset({"BAD_REQUEST", "INVALID_PARAMETER_VALUE"})
+PASSING_STATUS = frozenset({408, 409, 423, 425, 429})  # and every 5xx but 501
+PASSING_ERRNO = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ESTALE}
+)
+SEND_CREDENTIALS = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN: credentials in a tracking "
+    "URI are not kept on disk"
+)
+EDIT_RIGHT = (
+    "ask the experiment's owner for EDIT permission; behind a host check, start the server with --allowed-hosts"
+)
+HTTP_STATUS = {
+    401: ("the server asks for credentials, or does not accept these (401)", SEND_CREDENTIALS),
+    403: (
+        "permission denied (403)",
+        EDIT_RIGHT,
+    ),
+    404: (
+        "there is no MLflow at this address (404)",
+        "check the tracking URI; behind a path prefix (`mlflow server --static-prefix`) it ends with that prefix",
+    ),
+    405: ("what answers at this address is not MLflow (405)", "check the tracking URI"),
+    407: ("the HTTP proxy asks for credentials (407)", "put them into HTTPS_PROXY, or list the host in NO_PROXY"),
+    413: (
+        "a proxy in front of the server takes no request of this size (413)",
+        "raise its limit (nginx: client_max_body_size)",
+    ),
+    429: ("the server is asked too often (429)", ""),
+    502: ("a proxy answered that the server behind it is away (502)", ""),
+    503: ("the server, or a proxy in front of it, is not ready (503)", ""),
+    504: ("a proxy got no answer from the server behind it in time (504)", ""),
+    507: ("the server's disk is full (507)", ""),
+}
+PACKAGES = {
+    "boto3": "boto3",
+    "botocore": "boto3",
+    "google": "google-cloud-storage",
+    "azure": "azure-storage-blob azure-identity",
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+    "requests_auth_aws_sigv4": "requests-auth-aws-sigv4",
+    "databricks": "databricks-sdk",
+    "pysftp": "pysftp",
+}
+RESTORE = (
+    "it was deleted: restore it in the UI, or with `mlflow runs restore --run-id ID` or `mlflow experiments restore -x "
+    "ID`"
+)
+_HALF_MADE = (
+    "its tables are half made: a program was stopped while it made or migrated them",
+    "if the database holds no runs, delete it; else restore a backup, or try `mlflow db upgrade URI`",
+)
+# What databases and alembic say, and what it means: pattern, kind, cause, remedy.
+DATABASE_TEXTS = (
+    (
+        r"database is locked|database table is locked|lock timeout|deadlock",
+        PASSING,
+        "another program has locked the database",
+        "",
+    ),
+    (r"database or disk is full|No space left", PASSING, "the disk under the database is full", "free some space"),
+    (
+        r"readonly database|read-only (transaction|file system)",
+        PERMANENT,
+        "the database cannot be written",
+        "make the file and its folder writable, or name another store",
+    ),
+    (
+        r"file is not a database|malformed|file is encrypted",
+        PERMANENT,
+        "the file is damaged, or no sqlite database",
+        "restore a backup, or name another store",
+    ),
+    (
+        r"Can't locate revision identified by '?(?P<detail>\w+)",
+        PERMANENT,
+        "a newer MLflow made this database (schema {detail})",
+        "upgrade MLflow here (pip install -U mlflow), or name another store",
+    ),
+    (r"found version None", PERMANENT, *_HALF_MADE),
+    (
+        r"out-of-date database schema \(found version (?P<detail>\w+)",
+        PERMANENT,
+        "another version of MLflow made this database (schema {detail})",
+        "make a backup, then `mlflow db upgrade URI`; or use the version of MLflow that made it",
+    ),
+    (
+        r"_alembic_tmp_|duplicate column name|already exists|expected to match one row|no such (table|column|index)",
+        PERMANENT,
+        *_HALF_MADE,
+    ),
+    (
+        r"relation \"?(?P<detail>[\w.]+)\"? does not exist|table '?(?P<other>[\w.]+)'? doesn't exist",
+        PERMANENT,
+        *_HALF_MADE,
+    ),
+    (
+        r"password authentication failed|Access denied for user|no password supplied|role \"[^\"]*\" does not exist",
+        PERMANENT,
+        "the database does not accept these credentials",
+        "check the user and the password in the tracking URI",
+    ),
+    (
+        r"database \"(?P<detail>[^\"]+)\" does not exist|Unknown database '(?P<other>[^']+)'",
+        PERMANENT,
+        "the database server has no database {detail}",
+        "create it, or correct the tracking URI",
+    ),
+    (r"permission denied", PERMANENT, "the database user lacks the right", "grant it, or use another user"),
+)
+# What MLflow's own messages mean, whatever their code.
+KNOWN_TEXTS = (
+    (
+        r"maintenance mode|file store",
+        "MLflow's file store needs a switch",
+        (
+            "a ./mlruns folder with data in it makes MLflow choose its file store: set MLFLOW_ALLOW_FILE_STORE=true "
+            "to use it, or MLFLOW_TRACKING_URI=sqlite:///mlflow.db to use a database"
+        ),
+    ),
+    (
+        r"Unity Catalog tracking URI",
+        "a Unity Catalog is a model registry, not a tracking store",
+        "track to databricks, and set MLFLOW_REGISTRY_URI to databricks-uc",
+    ),
+    (
+        r"Databricks credential configuration|cannot configure default credentials|OAuth authentication using",
+        "there are no Databricks credentials",
+        "set DATABRICKS_HOST and DATABRICKS_TOKEN, or run `databricks configure`",
+    ),
+    (
+        r"unsupported URI|Invalid url|No connection adapters|Invalid IPv6|Failed to parse|Could not parse SQLAlchemy",
+        "this is not a tracking URI",
+        "use http(s)://HOST, sqlite:///FILE, postgresql://..., databricks, or a folder",
+    ),
+)
