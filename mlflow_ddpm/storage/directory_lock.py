@@ -99,6 +99,18 @@ class DirectoryLock:
         self._lock = lock
         self._name_holder()
 
+    def rename(self, target: Path) -> None:
+        """Give the directory another name while nobody else can write to it, and let it go.
+
+        Raises:
+            OSError: the system refuses it.
+        """
+        (self._directory / HOLDER_NAME).unlink(missing_ok=True)
+        if os.name == "nt" and self._lock is not None:  # Windows moves no directory that has an open file
+            self._lock.release(force=True)
+        self._directory.resolve().rename(target)
+        self.release()
+
     def release(self) -> None:
         """Let the directory go. A forked child, which is not the writer, changes nothing."""
         if os.getpid() != self._pid:

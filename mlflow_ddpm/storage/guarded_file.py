@@ -79,10 +79,9 @@ class GuardedFile:
 
     def _name_for_foreign(self, content: bytes, holds_only_ours: Callable[[bytes], bool]) -> Path | None:
         """Return the name under which to keep what now has ours; None if nothing in it would be lost."""
-        try:
-            status = self.path.lstat()
-        except FileNotFoundError:
+        if not self.path.exists():  # nothing, or a link to nothing
             return None
+        status = self.path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size <= len(content) + _FOREIGN_SIZE_MAX:
             found = self.path.read_bytes()
             if content.startswith(found) or holds_only_ours(found):

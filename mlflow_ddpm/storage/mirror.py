@@ -6,9 +6,11 @@ rows stay in memory, and each later write brings the files up to all of them.
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import itertools
 import logging
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file, shown
-from mlflow_ddpm.core.errors import MirrorError
-from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.errors import MirrorError, UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
+from mlflow_ddpm.storage.recovery import recover_files
 
-__all__ = ["Mirror", "merge_rows"]
+__all__ = ["Mirror"]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -45,6 +48,7 @@ class Mirror:
         self.run: dict[str, Any] = {}
         self.config: Mapping[str, Any] = {}
         self.environment: Mapping[str, Any] = {}
+        self._writing = threading.Lock()  # of the CSV; taken before the other one
         self._consistent = threading.Lock()  # held for microseconds: rows and what the JSON says change together
         self._revision = 0  # of all that the JSON holds
         self._encoded: list[str] = []  # of the first rows; whoever writes the JSON adds the rest
@@ -56,7 +60,10 @@ class Mirror:
         try:
             if self._lock.is_held:
                 remove_remains(directory, OWN_FILES)
-            self.rows: list[EpochMetrics] = self._recover()
+            found = recover_files(self._journal, self._json)
+            self.rows, self.previous_run, self.previous_config = found.rows, found.run, found.config
+            if found.restored:
+                self._write_csv()
         except OSError as error:
             self._lock.release()
             raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
@@ -76,21 +83,23 @@ class Mirror:
         superseded = [old for old in self.rows if old.epoch >= row.epoch] if self._goes_back_to(row.epoch) else []
         if superseded:
             self._keep_superseded(superseded)
-        with self._consistent:
-            kept = len(self.rows) - len(superseded)
-            del self.rows[kept:], self._encoded[kept:]
-            self.rows.append(row)
-            self._revision += 1
-        self._write_csv()
+        with self._writing:
+            with self._consistent:
+                kept = len(self.rows) - len(superseded)
+                del self.rows[kept:], self._encoded[kept:]
+                self.rows.append(row)
+                self._revision += 1
+            self._write_csv()
         self._json.request()
 
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
         """Take over the rows of a run whose files were lost, from ``source``, and make them durable."""
         _log.warning("%s: %d epochs were restored from %s", shown(self.directory / CSV_NAME), len(rows), source)
-        with self._consistent:
-            self.rows[:], self._encoded = rows, []
-            self._revision += 1
-        self._write_csv()
+        with self._writing:
+            with self._consistent:
+                self.rows[:], self._encoded = rows, []
+                self._revision += 1
+            self._write_csv()
 
     def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Set what the JSON says beside the epochs, and have it written soon."""
@@ -102,9 +111,12 @@ class Mirror:
             self._json.request()
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Bring the JSON up to this moment; return whether CSV and JSON on disk hold everything."""
+        """Bring CSV and JSON up to this moment; return whether they hold everything."""
         if self.is_foreign:
             return False
+        with self._writing:
+            if not self._journal.is_current(self.rows):
+                self._write_csv()
         self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)
 
@@ -127,14 +139,21 @@ class Mirror:
                 self.run["end_time_ms"] = outcome.at_ms
             self._revision += 1
             del self._encoded[len(self.rows) :]  # a signal may have come in the middle of a write
-        if self.rows:
-            self._write_csv()
         self.flush()
-        is_safe = not self.rows or self._journal.holds(self.rows)
+        is_safe = self._is_safe()
         if not is_safe:
             self._rescue()
         self.abandon()
         return is_safe
+
+    def _is_safe(self) -> bool:
+        """Read the CSV of that name back; write it again if it does not hold every row."""
+        with self._writing:
+            if not self.rows or self._journal.holds(self.rows):
+                return True
+            self._journal.forget()
+            self._write_csv()
+            return self._journal.holds(self.rows)
 
     def abandon(self) -> None:
         """Let the directory go as it is."""
@@ -143,6 +162,33 @@ class Mirror:
             self._json.stop()
             self._journal.close()
             self._lock.release()
+
+    def move_aside(self) -> Path:
+        """Let the directory go under another name, the first free of ``DIR-1``, ``DIR-2``, ...; return that name.
+
+        Raises:
+            UsageError: it cannot be moved: it is the working directory, holds the running script, or is a mount point.
+        """
+        directory = self.directory.resolve()
+        names = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(1))
+        target = next(name for name in names if not os.path.lexists(name))
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        try:
+            in_use = [Path.cwd(), *([Path(script).resolve()] if script else [])]
+            if any(path.is_relative_to(directory) for path in in_use):
+                raise OSError(errno.EBUSY, "the program runs in it")  # noqa: TRY301 - one message for all reasons
+            self._json.stop()
+            self._journal.close()
+            self._lock.rename(target)
+        except OSError as error:
+            self.abandon()
+            raise UsageError(
+                f"{shown(self.directory)} holds a finished run and cannot be moved aside ({error.strerror}); choose "
+                "another output_dir, or pass resume=True to add epochs to that run"
+            ) from error
+        self._closed = True
+        directory.mkdir(exist_ok=True)  # what a link of that name points to is there again
+        return target
 
     def warn(self, error: OSError) -> None:
         """Warn that the disk takes nothing, once for each cause."""
@@ -154,41 +200,6 @@ class Mirror:
                 shown(self.directory),
                 error.strerror or error,
             )
-
-    def _recover(self) -> list[EpochMetrics]:
-        """Return the rows of CSV and JSON together: either may have lost some."""
-        from_csv = keep_last_written(self._recover_csv())
-        try:
-            document = self._json.recover()
-        except MirrorError as error:
-            remedy = f"; move it away, and it is written again from {CSV_NAME}" if from_csv else ""
-            raise MirrorError(f"{error}{remedy}") from error
-        self.previous_run, self.previous_config = (document.run, document.config) if document else ({}, {})
-        rows = merge_rows(from_csv, document.rows if document else [], self.directory)
-        if len(rows) > len(from_csv):
-            _log.warning(
-                "%s had %d of the run's %d epochs; the others are restored from %s",
-                *(shown(self.directory / CSV_NAME), len(from_csv), len(rows), JSON_NAME),
-            )
-            self._journal.forget()
-            try:
-                self._journal.write(rows)
-            except OSError as error:
-                self.warn(error)
-        return rows
-
-    def _recover_csv(self) -> list[EpochMetrics]:
-        try:
-            return self._journal.recover()
-        except MirrorError as error:
-            rows: Sequence[EpochMetrics] = ()
-            with contextlib.suppress(MirrorError, OSError):
-                document = self._json.recover()
-                rows = document.rows if document else ()
-            if rows:
-                remedy = f"or move it away, and {len(rows)} epochs are restored from {JSON_NAME}"
-                raise MirrorError(f"{error}; {remedy}") from error
-            raise
 
     def _goes_back_to(self, epoch: int) -> bool:
         return bool(self.rows) and self.rows[-1].epoch >= epoch
@@ -244,21 +255,3 @@ class Mirror:
                 "%s could not be written; all %d epochs are in %s: copy it there when it can be written, and continue",
                 *(shown(self.directory / CSV_NAME), len(self.rows), shown(folder / CSV_NAME)),
             )
-
-
-def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], directory: Path) -> list[EpochMetrics]:
-    """Return the rows of a run from its two files, of which either may have lost some.
-
-    Rows are told apart by their time, which rises strictly, so a row that a later one superseded stays superseded.
-
-    Raises:
-        MirrorError: each has epochs that the other does not have, and they share none: two different runs.
-    """
-    by_time = {row.logged_at_ms: row for row in (*json, *csv)}  # the CSV wins: it is the journal
-    rows = keep_last_written(by_time.values())
-    if csv and json and len(by_time) == len(csv) + len(json) and {row.epoch for row in rows} - {r.epoch for r in csv}:
-        raise MirrorError(
-            f"{directory / CSV_NAME} and {JSON_NAME} hold two different runs, of {len(csv)} and {len(json)} epochs; "
-            "move one of them away"
-        )
-    return rows

@@ -1,0 +1,103 @@
+"""What an earlier process left in an output directory: CSV and JSON together, since either may have lost epochs.
+
+The fuller one counts, by its epochs, not by its date; the emptier one is written again from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
+from mlflow_ddpm.storage.json_file import JsonWriter, read_document
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+
+__all__ = ["RecoveredFiles", "merge_rows", "read_rows", "recover_files"]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+class RecoveredFiles(NamedTuple):
+    """The run as the files have it."""
+
+    rows: list[EpochMetrics]  # one per epoch
+    run: Mapping[str, Any]  # as the JSON has it, as the config
+    config: Mapping[str, Any]
+    restored: bool  # the CSV must be written again: the JSON had epochs that it had lost
+
+
+def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
+    """Open both files for writing, and return what they hold together.
+
+    Raises:
+        MirrorError: a file is damaged or not ours, or they hold two different runs; both are left untouched.
+        OSError: one cannot be read.
+    """
+    from_csv = keep_last_written(_recover_csv(journal, json))
+    try:
+        document = json.recover()
+    except MirrorError as error:
+        remedy = f"; move it away, and it is written again from {CSV_NAME}" if from_csv else ""
+        raise MirrorError(f"{error}{remedy}") from error
+    if document is None:
+        return RecoveredFiles(from_csv, {}, {}, restored=False)
+    rows = merge_rows(from_csv, document.rows, journal.path)
+    restored = [row.logged_at_ms for row in rows] != [row.logged_at_ms for row in from_csv]
+    if restored:
+        journal.forget()
+        _log.warning(
+            "%s had %d of the run's %d epochs; the others are restored from %s",
+            *(shown(journal.path), len(from_csv), len(rows), JSON_NAME),
+        )
+    return RecoveredFiles(rows, document.run, document.config, restored)
+
+
+def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
+    try:
+        return journal.recover()
+    except MirrorError as error:
+        rows: Sequence[EpochMetrics] = ()
+        with contextlib.suppress(MirrorError, OSError):
+            document = json.recover()
+            rows = document.rows if document else ()
+        if rows:
+            remedy = f"or move it away, and {len(rows)} epochs are restored from {JSON_NAME}"
+            raise MirrorError(f"{error}; {remedy}") from error
+        raise
+
+
+def read_rows(directory: Path) -> list[EpochMetrics]:
+    """Return the epochs of an output directory, without changing a file: what CSV and JSON hold together.
+
+    Raises:
+        MirrorError: a file is damaged, or they hold two different runs.
+        OSError: one cannot be read.
+    """
+    csv, json = directory / CSV_NAME, directory / JSON_NAME
+    from_csv = keep_last_written(read_csv(csv)) if csv.exists() else []
+    has_json = json.exists() and json.stat().st_size > 0
+    return merge_rows(from_csv, read_document(json).rows, csv) if has_json else from_csv
+
+
+def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], path: Path) -> list[EpochMetrics]:
+    """Return the rows of a run from its two files, of which either may have lost some.
+
+    Rows are told apart by their time, which rises strictly, so a row that a later one superseded stays superseded.
+
+    Raises:
+        MirrorError: the JSON has epochs that the CSV does not have, and they share none: two different runs.
+    """
+    by_time = {row.logged_at_ms: row for row in (*json, *csv)}  # the CSV wins: it is the journal
+    rows = keep_last_written(by_time.values())
+    shares_none = len(by_time) == len(csv) + len(json)
+    if csv and json and shares_none and {row.epoch for row in rows} != {row.epoch for row in csv}:
+        raise MirrorError(
+            f"{path} and {JSON_NAME} hold two different runs, of {len(csv)} and {len(json)} epochs; move one away"
+        )
+    return rows
