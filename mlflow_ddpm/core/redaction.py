@@ -1,8 +1,8 @@
-"""What looks like a credential is hidden before anything is written, sent or logged.
+"""Hide what looks like a credential before anything is written, sent or logged.
 
-Three things give one away: the name it stands under (``hf_token``, ``db.password``), its own shape (``ghp_...``,
-``user:password@host``, a JSON web token), or that a variable of such a name has this value in the environment. This is
-a net, not a vault: what has neither a telling name nor a telling shape goes through.
+A credential is recognised by its name (``hf_token``, ``db.password``; see :mod:`.secret_names`), by its format
+(``ghp_...``, ``user:password@host``, a JSON web token), or because a variable of such a name holds it in the
+environment. This is best effort: a value with neither a recognisable name nor a recognisable format is recorded.
 """
 
 from __future__ import annotations
@@ -10,73 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.core.secret_formats import HIDDEN, hide_in_text, is_harmless, is_secret, looks_random
 from mlflow_ddpm.core.secret_names import Suspicion, suspicion
 from mlflow_ddpm.core.strict_json import plain
 
 __all__ = ["HIDDEN", "Redacted", "redact", "redacted", "without_credentials"]
 
-HIDDEN = "***"
-_KNOWN_LENGTH = 8  # a shorter value is not looked for elsewhere: it may be a word
-
-# Everything that repeats is bounded, or can begin at the start of a word alone: a long text takes time in proportion.
-_NAME = (
-    r"[\w\-]{0,40}?(?:password|passwd|passphrase|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key|signature|"
-    r"credential)[\w\-]{0,40}|sig"
+_KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
+_NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
+_PIN_MIN = 1000  # a smaller integer under a secret's name is a count
+# Of credentials, these are none.
+_DESCRIPTION = re.compile(
+    r"(?:^|_|\b)(?:user(?:name)?|login|host|port|email|type|name|id|region|path|file|provider|url)$", re.IGNORECASE
 )
-_QUOTED = rf"(?P<before>(?<![\w\-])(?P<q>['\"]?)(?P<name>{_NAME})(?P=q)\s*[:=]\s*(?P<quote>['\"]))"
-_LOGIN = r"(?:[^/\s]{1,500}|[^/\s:@]{0,100}:(?!\d{1,5}/)[^\s'\"]{1,500})"
-_PEM_END = r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
-Replacement = str | Callable[[re.Match[str]], str]
-
-
-def _if_secret(match: re.Match[str]) -> str:
-    """Hide the value of an assignment whose name is a secret's."""
-    told = suspicion(match["name"]) in (Suspicion.CERTAIN, Suspicion.IF_TEXT) or match["name"] in ("sig", "signature")
-    return match["before"] + HIDDEN if told or "ignature" in match["name"] else match[0]
-
-
-_SHAPES: tuple[tuple[re.Pattern[str], Replacement], ...] = tuple(
-    (re.compile(pattern, flags), replacement)
-    for pattern, flags, replacement in (
-        (rf"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:{_PEM_END}|\Z)", re.DOTALL, HIDDEN),
-        # scheme://user:password@ and scheme://token@; a password may hold "@" and, as SQLAlchemy reads it, "/"
-        (rf"(?!ssh://git@)\b([A-Za-z][\w+.\-]{{0,40}}://){_LOGIN}@", 0, rf"\1{HIDDEN}@"),
-        # ?token=...&sig=..., the AccountKey=... of connection strings, --api-key=...
-        (rf"(?P<before>(?<![\w\-])-{{0,2}}(?P<name>{_NAME})\s?=\s?)(?!\s)[^&;\s,'\"]+", re.IGNORECASE, _if_secret),
-        # "password": "..." and password='...', as JSON, Python and shells write them
-        (rf"{_QUOTED}(?:(?!(?P=quote)).)+", re.IGNORECASE, _if_secret),
-        # --hf-token ... on a command line
-        (rf"(?P<before>(?<!\S)--?(?P<name>{_NAME})\s+)(?!-)\S+", re.IGNORECASE, _if_secret),
-        (r"\b(Bearer\s+)(?=\S{0,80}\d)[\w.~+/\-]{8,}=*", re.IGNORECASE, rf"\1{HIDDEN}"),
-        (r"\b(Basic\s+)(?=\S+[A-Z\d=])[A-Za-z0-9+/]{8,}=*", 0, rf"\1{HIDDEN}"),
-        # What issuers give out: Hugging Face, GitHub, GitLab, AWS, Slack, Google, OpenAI and its like, Stripe, npm,
-        # PyPI, Databricks, DigitalOcean, SendGrid; JSON web tokens.
-        (r"\b(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,}|\bhf_[a-z]{30,}", 0, HIDDEN),
-        (
-            r"(?<![\w\-])(?:gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl[a-z]{2,6}-(?=\D{0,40}\d)[\w\-]{16,})",
-            0,
-            HIDDEN,
-        ),
-        (r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b", 0, HIDDEN),
-        (r"(?<![\w\-])xox[a-z]-[\w\-]{10,}", 0, HIDDEN),
-        (r"(?<![\w\-])(?:AIza[\w\-]{30,}|ya29\.[\w\-]{16,})", 0, HIDDEN),
-        (r"(?<![\w\-])sk-(?:[a-z]{1,10}\d{0,2}-){0,4}(?=[A-Za-z]*\d)[A-Za-z0-9_]{16,}[\w\-]*", 0, HIDDEN),
-        (r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{10,}", 0, HIDDEN),
-        (r"\bnpm_[A-Za-z0-9]{30,}|(?<![\w\-])pypi-[\w\-]{40,}|\bdapi[0-9a-f]{32}|\bdop_v1_[0-9a-f]{40,}", 0, HIDDEN),
-        (r"(?<![\w\-])SG\.[\w\-]{16,}\.[\w\-]{16,}", 0, HIDDEN),
-        (r"(?<![\w\-])eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)?", 0, HIDDEN),
-    )
-)
-# One look that spares most texts the twenty of the shapes.
-_HINT = re.compile(
-    r"://|=|-----|['\"]\s*:|(?<!\S)-|basic|bearer|_|akia|asia|xox|aiza|ya29|sk-|gl|dapi|pypi|sg\.|eyj", re.IGNORECASE
-)
-_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w+/=.~\-]{16,}")
-# Nothing, hidden already, a special token, or a reference to a variable.
-_HARMLESS = re.compile(r"\s*(?:\*+|<[^>]*>|\[[A-Z]+\]|\$\{\w+\}|None|null)?\s*")
 
 
 class Redacted(NamedTuple):
@@ -84,40 +33,34 @@ class Redacted(NamedTuple):
 
     value: Any  # dicts, lists, strings, numbers, booleans and None alone
     names: tuple[str, ...]  # dotted keys whose value is hidden, wholly or in part
-    known: tuple[str, ...]  # hidden values, to be looked for elsewhere; never written
+    known: tuple[str, ...]  # hidden values, to be searched for elsewhere; never written
 
 
-def redact(text: str, known: tuple[str, ...] = ()) -> str:
-    """Return the text without what looks like a credential in it, or is one of ``known`` or of the environment's.
+def redact(text: str, known: Iterable[str] = ()) -> str:
+    """Return the text without credentials, those of ``known`` and of the environment included.
 
     >>> redact("postgresql://u:p@host/db?sslmode=on&password=x")
     'postgresql://***@host/db?sslmode=on&password=***'
     """
-    for secret in (*known, *_environment_secrets()):
-        text = text.replace(secret, HIDDEN)
-    if _HINT.search(text):
-        for pattern, replacement in _SHAPES:
-            text = pattern.sub(replacement, text)
-    return text
+    return _hide(text, known)[0]
 
 
-def redacted(values: object, known: tuple[str, ...] = ()) -> Redacted:
+def redacted(values: object, known: Iterable[str] = ()) -> Redacted:
     """Return a config, an environment or tags without credentials, whatever they are made of.
 
-    Under a telling name texts and numbers are hidden, elsewhere what has a telling shape. ``True``, ``False``,
-    ``None``, the empty text and references such as ``${HF_TOKEN}`` hide nothing.
+    ``True``, ``False``, ``None``, the empty text, paths and references such as ``${HF_TOKEN}`` are never hidden.
     """
-    search = _Search(known)
-    value = search.clean(plain(values), "")
-    if search.known:  # what stands under a telling name may stand under others, too: in a command line, say
-        again = _Search(tuple(secret for secret in search.known if not secret.isalpha()))  # a word means itself
+    walk = _Walk(known)
+    value = walk.clean(plain(values), "")
+    if walk.known:  # a value under a secret's name may stand under other names, too: in a command line, say
+        again = _Walk([secret for secret in walk.known if _is_searchable(secret)])
         value = again.clean(value, "")
-        search.names |= again.names
-    return Redacted(value, tuple(search.names), tuple(search.known))
+        walk.names |= again.names
+    return Redacted(value, tuple(walk.names), tuple(walk.known))
 
 
 def without_credentials(uri: str) -> str:
-    """Return a redacted URI as it can be used, by whom the server knows from elsewhere.
+    """Return a redacted URI that can be used where the server takes credentials from elsewhere.
 
     MLflow sends ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``, or ``MLFLOW_TRACKING_TOKEN``;
     PostgreSQL's driver takes ``PGUSER`` and ``PGPASSWORD``.
@@ -129,71 +72,102 @@ def without_credentials(uri: str) -> str:
     return re.sub(r"([?&])[^?&=]*=\*\*\*(&|$)", lambda m: m[1] if m[2] else "", uri)
 
 
-class _Search:
-    """One walk through a value."""
+def _hide(text: str, known: Iterable[str]) -> tuple[str, list[str]]:
+    for secret in (*known, *_environment_secrets()):
+        text = _cut(text, secret)
+    return hide_in_text(text)
 
-    def __init__(self, known: tuple[str, ...]) -> None:
-        self._elsewhere = known
+
+def _cut(text: str, secret: str) -> str:
+    """Remove a known value; one that may be a name is left alone inside paths and longer words."""
+    if secret not in text:
+        return text
+    if looks_random(secret):
+        return text.replace(secret, HIDDEN)
+    return re.sub(rf"(?<![\w\-./\\]){re.escape(secret)}(?![\w\-/\\])", HIDDEN, text)
+
+
+def _is_searchable(secret: str) -> bool:
+    """Say whether a value is distinctive enough to be searched for in other texts; a word or a path is not."""
+    shortest = _WORD_LENGTH if secret.isalpha() else _NUMERIC_LENGTH if secret.isdecimal() else _KNOWN_LENGTH
+    return len(secret) >= shortest and not is_harmless(secret)
+
+
+class _Walk:
+    """One walk through a value of dicts, lists and scalars."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._elsewhere = tuple(known)
         self.names: dict[str, None] = {}  # in order, each once
         self.known: dict[str, None] = {}
 
-    def clean(self, value: Any, key: str) -> Any:
-        """Return the value without credentials; ``key`` is its dotted name."""
+    def clean(self, value: Any, path: str, level: Suspicion = Suspicion.NONE) -> Any:
+        """Return the value without credentials; ``path`` is its dotted name, ``level`` that name's suspicion."""
         if isinstance(value, dict):
-            return {self._text(name): self._clean_named(item, name, key) for name, item in value.items()}
-        if isinstance(value, list):
-            options = ["", *(item if isinstance(item, str) and item.startswith("-") else "" for item in value)]
-            return [self._clean_item(item, option, key) for item, option in zip(value, options, strict=False)]
-        if not isinstance(value, str):
-            return value
-        text = self._text(value)
-        if text != value:
-            self.names[self._text(key)] = None
-        return text
-
-    def _clean_named(self, item: Any, name: str, above: str) -> Any:
-        key = f"{above}.{name}" if above else name
-        told = suspicion(key if name.lower() in ("key", "keys") else name)  # what it opens may stand above it
-        if told is Suspicion.CERTAIN or (told is Suspicion.IF_TEXT and isinstance(item, str | list)):
-            return self._hide(item, key, numbers=told is Suspicion.CERTAIN)
-        if told is Suspicion.IF_RANDOM and isinstance(item, str) and _RANDOM.fullmatch(item):
-            return self._hide(item, key)
-        return self.clean(item, key)
-
-    def _clean_item(self, item: Any, option: str, key: str) -> Any:
-        """Clean one item of a list; after ``--hf-token`` comes a token."""
-        told = suspicion(option) if "=" not in option else Suspicion.NONE
-        is_value = isinstance(item, str) and not item.startswith("-")
-        if is_value and told in (Suspicion.CERTAIN, Suspicion.IF_TEXT):
-            return self._hide(item, key)
-        return self.clean(item, key)
-
-    def _hide(self, item: Any, key: str, *, numbers: bool = True) -> Any:
-        """Return the item with every text, and every number, in it hidden."""
-        if isinstance(item, dict):
+            pair = _name_of_pair(value)
             return {
-                self._text(name): self._hide(value, f"{key}.{name}", numbers=numbers) for name, value in item.items()
+                self._text(k): self._item(v, k, path, level, pair if k == "value" else "") for k, v in value.items()
             }
-        if isinstance(item, list):
-            return [self._hide(value, key, numbers=numbers) for value in item]
-        is_number = isinstance(item, int | float) and not isinstance(item, bool)
-        if not (isinstance(item, str) and not _HARMLESS.fullmatch(item)) and not (is_number and numbers):
-            return item
-        self.names[self._text(key)] = None
-        if len(str(item)) >= _KNOWN_LENGTH:
-            self.known[str(item)] = None
+        if isinstance(value, list):
+            return self._list(value, path, level)
+        if isinstance(value, str) and is_secret(value, level):
+            return self._hide(value, path, is_named=level >= Suspicion.IF_MIXED)
+        if isinstance(value, int) and abs(value) >= _PIN_MIN and level is Suspicion.CERTAIN:
+            return self._hide(str(value), path, is_named=True)
+        return self._text(value, path) if isinstance(value, str) else value
+
+    def _item(self, item: Any, name: str, path: str, above: Suspicion, pair: str) -> Any:
+        path = f"{path}.{name}" if path else name
+        level = suspicion(pair or name)
+        if level is not Suspicion.CERTAIN and not pair and name.isalpha():  # {"smtp": {"pass": ...}}
+            level = max(level, suspicion(".".join(path.split(".")[-2:])))
+        if level is Suspicion.IF_LOGIN and isinstance(item, list):  # (user, password)
+            level = Suspicion.IF_MIXED
+        if above is Suspicion.CERTAIN or (above is Suspicion.IF_TEXT and level is Suspicion.NONE):
+            level = Suspicion.NONE if _DESCRIPTION.search(name) else above
+        return self.clean(item, path, level)
+
+    def _list(self, items: list[Any], path: str, level: Suspicion) -> list[Any]:
+        before: list[Any] = ["", *items][: len(items)]
+        levels = [max(level, self._level_after(previous, items)) for previous in before]
+        return [self.clean(item, path, own) for item, own in zip(items, levels, strict=True)]
+
+    @staticmethod
+    def _level_after(previous: Any, items: list[Any]) -> Suspicion:
+        """Return the suspicion of an item after ``--hf-token``, or of the second of ["Authorization", "..."]."""
+        if not isinstance(previous, str) or not re.fullmatch(r"-{0,2}[A-Za-z_][\w.\-]{0,60}", previous):
+            return Suspicion.NONE
+        level = suspicion(previous)
+        if previous.startswith("-"):
+            return level
+        is_pair = len(items) == 2 and previous is items[0]  # noqa: PLR2004 - a name and its value
+        return level if is_pair and level is Suspicion.CERTAIN else Suspicion.NONE
+
+    def _hide(self, value: str, path: str, *, is_named: bool) -> str:
+        self.names[self._text(path)] = None
+        if is_named and _is_searchable(value):
+            self.known[value] = None
         return HIDDEN
 
-    def _text(self, text: str) -> str:
-        return redact(text, self._elsewhere)
+    def _text(self, text: str, path: str = "") -> str:
+        clean, found = _hide(text, self._elsewhere)
+        if path and clean != text:
+            self.names[self._text(path)] = None
+            self.known |= dict.fromkeys(secret for secret in found if _is_searchable(secret))
+        return clean
+
+
+def _name_of_pair(value: dict[str, Any]) -> str:
+    """Return the name in {"name": "HF_PASSWORD", "value": ...}; empty for any other dict."""
+    names = [value[key] for key in ("name", "key", "variable", "header", "id") if isinstance(value.get(key), str)]
+    return names[0] if names and "value" in value else ""
 
 
 def _environment_secrets() -> Iterator[str]:
-    """Yield what variables of this process hold that are named like secrets. A path, a flag or a word is none."""
+    """Yield the values of environment variables that are named like secrets; words, paths and switches are left out."""
     for name, value in os.environ.items():
-        if len(value) < _KNOWN_LENGTH or value.isalpha() or value.startswith(("/", "./", "~")):
-            continue
-        if suspicion(name) in (Suspicion.CERTAIN, Suspicion.IF_TEXT):
+        level = suspicion(name)
+        if level >= Suspicion.IF_MIXED and _is_searchable(value) and is_secret(value, level):
             yield value
 
 

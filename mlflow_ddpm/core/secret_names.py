@@ -1,24 +1,28 @@
-"""Which names stand for credentials: ``hf_token`` and ``db.password`` do, ``max_tokens`` and ``key_dim`` do not.
+"""Decide from a name whether its value is a credential: ``hf_token`` and ``db.password`` yes, ``max_tokens`` no.
 
-A name is taken apart at its separators and humps; what counts is which words are in it, and in which order.
+A name is split into words at its separators and capitals. The last noun decides (password, secret, token, key, pass),
+together with the word before it: ``api_key`` opens an account, ``sort_key`` names a column. The lists hold words of the
+language and of the field, not names of settings.
 """
 
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import IntEnum
 from functools import lru_cache
 
 __all__ = ["Suspicion", "suspicion"]
 
 
-class Suspicion(Enum):
-    """What a name says of the value under it."""
+class Suspicion(IntEnum):
+    """Which values of a name are credentials. A number is none, but for an integer under a ``CERTAIN`` name."""
 
     NONE = 0
-    IF_RANDOM = 1  # a credential if it looks like one: sixteen letters and digits that are no word
-    IF_TEXT = 2  # a credential if it is a text; a number is a count or an index
-    CERTAIN = 3  # a credential, texts and numbers alike, and all that lies below
+    IF_RANDOM = 1  # a text that looks generated
+    IF_LOGIN = 2  # user:password, too
+    IF_MIXED = 3  # a text that is more than words and numbers
+    IF_TEXT = 4  # any text
+    CERTAIN = 5  # any text, a PIN, and everything nested below
 
 
 def _words(text: str) -> frozenset[str]:
@@ -26,60 +30,113 @@ def _words(text: str) -> frozenset[str]:
 
 
 _SECRET = _words(
-    "password passwd passphrase passcode pwd secret secrets credential credentials authorization bearer jwt apikey "
-    "apikeys accesskey secretkey privatekey authkey authtoken accesstoken apitoken bearertoken sessiontoken hftoken"
+    "password passwords passwd passwrd passphrase passcode pword pwd pswd psw secret secrets credential credentials "
+    "cred creds authorization bearer jwt totp otp passwort kennwort wachtwoord contraseña contrasena senha parola hasło"
 )
-# What a token or a key opens, or who gives it out.
-_OPENS = _words(
-    "access account admin api app auth aws azure bearer bot client cluster comet csrf databricks deploy encryption gcp "
-    "gh git github gitlab google hf hub huggingface jwt login master mlflow neptune oauth oauth2 openai anthropic "
-    "personal private push refresh sas secret security service session shared signing slack ssh storage subscription "
-    "telegram tracking upload wandb"
+_AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt token")
+_LOGINS = _words("ansible become database db ftp imap ldap mail mongo mysql pg postgres proxy redis root smtp sql sudo")
+# A key or token of these is a credential; of those that follow it may be a column or an index as well.
+_ROLES = _words(
+    "access api auth aws bearer csrf encryption fernet hmac jwt oauth personal private sas secret signing ssh xsrf"
 )
-_STAGES = _words("dev live main prod production read staging test write")  # api_key_prod
-# What a tokenizer or a transformer knows: pad_token, cls_token.
+_OWNERS = _words(
+    "account admin app application bot client consumer deploy installation license login master mfa push refresh "
+    "security service session shared subscription tracking upload user username webhook write"
+)
+_PROVIDERS = _words(
+    "anthropic azure clearml cloud cohere comet databricks devops digitalocean discord docker figshare gcp gh git "
+    "github gitlab google groq heroku hf hub huggingface hugging kaggle mistral mlflow neptune npm openai openrouter "
+    "pypi replicate sentry slack stripe telegram twilio vault wandb zenodo"
+)
+_OPENS = _ROLES | _PROVIDERS
+_BEFORE_SECRET = _OPENS | _OWNERS | _LOGINS
+# A trailing word that changes nothing (api_key_str, api_key_prod), as a leading one (X-Token). Digits are no words.
+_DECORATION = _words(
+    "b64 base64 current data default dev live main old plain prod production staging str string test text v val value"
+)
+_LEADING = _words("my our the x")
+# What follows a secret's noun and names a property of it: token_file, secret_name, password_length.
+_PROPERTIES = _words(
+    "algorithm class count dim dir directory email enabled endpoint env expires expiry field file folder format free "
+    "group header hint host id ids index len length level limit location max method min mode model name names num "
+    "number owner path policy port protected provider rate region required scheme size source strength ttl type uri "
+    "url user username var version weight"
+)
+# A name that begins so counts something or switches it.
+_COUNTS = _words("allow count enable has is max min n need no num number require requires total")
+# Names of tokens in a vocabulary or a transformer; everything that keys a column, a record or a cache.
 _VOCABULARY = _words(
-    "additional begin blank bos class classification cls conditioning decoder dummy empty encoder end eos extra fill "
-    "first forced image img last latent learned mask max mean min negative new next no null num pad padding patch per "
-    "pool pooling position positive prefix pretrained prompt query register registers sep special start stop suffix "
-    "text time timestep trigger unconditional unk unknown vision word"
+    "begin blank bos class cls conditioning context dummy empty end eos eot extra fill first image img input last "
+    "latent mask max mean next null output pad padding patch pool prefix prompt query register sep special start stop "
+    "suffix task text time timestep trigger unk video vision word"
 )
-# What these say of a secret is none: password_free, token_file, secret_name, credentials_dir.
-_HARMLESS_ENDINGS = _words(
-    "count dim dir dropout enabled env field file folder format free id index len length limit max min mode name names "
-    "num path policy protected provider rate required scheme size strength type var weight"
+_DATA = _words(
+    "attention batch bucket cache checkpoint ckpt column commit composite config data dataset dedup dict feature file "
+    "foreign group hash idempotency image index item jax join kv label layer lookup message meta metric module monitor "
+    "name natural node object param partition path primary prng public query record registry rng routing row s sample "
+    "search shard sort split state surrogate table target unique"
 )
-_LOGINS = _words("admin db ftp login mail mysql pg postgres root smtp sql ssh user")
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_KEYS = _words("token tok tkn key pat")
+# The last word of a name, the word before it (None: any; "": none), and what that makes of the value.
+_NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
+    (_words("pw cookie cookies"), None, Suspicion.IF_TEXT),
+    (_words("auth basic login"), None, Suspicion.IF_LOGIN),
+    (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
+    (_words("phrase word"), _words("pass recovery seed"), Suspicion.IF_TEXT),
+    (_words("code codes"), _words("access auth backup mfa recovery security verification"), Suspicion.IF_MIXED),
+    (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
+    (_KEYS | _words("tokens keys"), _OPENS, Suspicion.IF_TEXT),
+    (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
+    (_KEYS, _BEFORE_SECRET, Suspicion.IF_MIXED),
+    (_words("token pass"), frozenset([""]), Suspicion.IF_MIXED),
+)
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
+_GLUED = re.compile(r"(.+?)(passwords?|passwd|passphrase|secret|token|keys?|pwd|pass|pw)")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def suspicion(name: str) -> Suspicion:
-    """Return what a key, tag, option or environment variable of this name is taken to hold.
+    """Return which values under a key, tag, option, header or environment variable are credentials.
 
     >>> [suspicion(name).name for name in ("AWS_SECRET_ACCESS_KEY", "hfToken", "max_tokens", "key_dim")]
     ['CERTAIN', 'IF_TEXT', 'NONE', 'NONE']
     """
-    parts = [part.lower() for part in _PARTS.findall(name)]
-    while parts and (parts[-1].isdecimal() or parts[-1] in _STAGES):  # token_2, api_key_prod
-        parts.pop()
-    if parts[-3:] and parts[-1] == "id" and parts[-3:-1] == ["access", "key"]:
-        return Suspicion.IF_TEXT
-    if not parts or parts[-1] in _HARMLESS_ENDINGS:
+    words = [word for part in _PARTS.findall(name) for word in _unglue(part.lower())]
+    while words and words[-1] in _DECORATION:
+        words.pop()
+    while words and words[0] in _LEADING:
+        words.pop(0)
+    if not words or words[0] in _COUNTS:
         return Suspicion.NONE
-    if _SECRET.intersection(parts):
-        return Suspicion.CERTAIN
-    return _of_last_word(parts[:-1], parts[-1])
+    if words[-1] in _PROVIDERS and words[0] in ("token", "tokens", "key", "keys", "password", "secret"):
+        words = [*words[1:], words[0]]  # token_hf
+    if "webhook" in words[-2:] and words[-1] in ("webhook", "url", "uri"):
+        return Suspicion.IF_TEXT
+    if words[-3:] == ["access", "key", "id"]:
+        return Suspicion.IF_TEXT
+    if words[-1] in _PROPERTIES:
+        return Suspicion.NONE
+    places = [place for place, word in enumerate(words) if word in _SECRET]
+    if places:
+        follows_noun = (_AFTER_SECRET | _BEFORE_SECRET).issuperset(words[places[-1] + 1 :])
+        return Suspicion.CERTAIN if follows_noun else Suspicion.IF_RANDOM
+    return _of_noun(words[-1], words[-2] if len(words) > 1 else "", words)
 
 
-def _of_last_word(before: list[str], last: str) -> Suspicion:
-    opens = bool(before) and before[-1] in _OPENS
-    if last in ("cookie", "cookies") or (last == "pass" and before and before[-1] in _LOGINS):
-        return Suspicion.IF_TEXT
-    if last == "token" and (opens or not before):
-        return Suspicion.IF_TEXT
-    if last in ("tokens", "key", "keys") and opens:
-        return Suspicion.IF_TEXT
-    if last in ("token", "key") and not _VOCABULARY.intersection(before):
-        return Suspicion.IF_RANDOM
-    return Suspicion.NONE
+def _unglue(word: str) -> list[str]:
+    """Split ``pgpassword`` and ``apikey``, but neither ``monkey`` nor ``clstoken``."""
+    match = _GLUED.fullmatch(word)
+    if not match or (
+        match[2] not in ("password", "passwords", "passwd", "passphrase") and match[1] not in _BEFORE_SECRET
+    ):
+        return [word]
+    return [match[1], match[2]]
+
+
+def _of_noun(noun: str, before: str, words: list[str]) -> Suspicion:
+    """Judge by the last word and the one before it; the first row that fits decides."""
+    for nouns, qualifiers, level in _NOUNS:
+        if noun in nouns and (qualifiers is None or before in qualifiers):
+            return level
+    names_datum = _VOCABULARY if noun in ("token", "tok", "tkn") else _DATA
+    return Suspicion.IF_RANDOM if noun in _KEYS and not names_datum.intersection(words) else Suspicion.NONE
