@@ -2,8 +2,8 @@
 
 JSON has no NaN and no infinities; they become the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, the mapping
 that protocol buffers use. Everything that has no JSON form becomes its ``str``. ``pydantic_core.to_json`` writes the
-same strings, but raises on cycles, deep nesting, lone surrogates and objects whose ``str`` raises. A config may hold all
-of them, and no training may end for it.
+same strings, but raises on cycles, deep nesting, lone surrogates and objects whose ``str`` raises. A config may hold
+all of them, and no training may end for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = ["as_config", "dumps", "flatten", "freeze", "number", "plain", "read_n
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # A config is there to be read: what is larger is cut, and the place shows it.
 _DEPTH_MAX, _ITEMS_MAX, _VALUES_MAX, _TEXT_MAX, _ARRAY_MAX, _INTEGER_BITS = 30, 5000, 50_000, 50_000, 64, 4096
+_MORE = "..."
 _TOO_DEEP = "<nested too deeply>"
 
 
@@ -112,7 +113,8 @@ class _Plain:
         return _text(str(value))
 
     def _list(self, items: Iterable[Any], length: int, parents: tuple[int, ...]) -> list[Any]:
-        result = [self.plain(item, parents) for item in islice(items, self._room())]
+        room = self._room()
+        result = [self.plain(item, parents) for item in islice(items, length if length <= room + 1 else room)]
         return [*result, f"<{length - len(result)} more>"] if len(result) < length else result
 
     def _dict(self, pairs: Iterable[tuple[Any, Any]], parents: tuple[int, ...]) -> dict[str, Any]:
@@ -120,8 +122,8 @@ class _Plain:
         result: dict[str, Any] = {}
         room = self._room()
         for key, item in pairs:
-            if len(result) >= room:
-                result["..."] = "<more keys>"
+            if len(result) >= room and key != _MORE:
+                result[_MORE] = "<more keys>"
                 break
             result[_unused(str(self.plain(key, parents)), result)] = self.plain(item, parents)
         return result
@@ -176,7 +178,7 @@ def _unused(key: str, taken: Mapping[str, Any]) -> str:
 
 def _text(text: str) -> str:
     """Return a text that UTF-8 can hold, cut at a length that is still read."""
-    if len(text) > _TEXT_MAX:
+    if len(text) > _TEXT_MAX + 50:  # what was cut once is not cut again
         text = f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,4 +1,4 @@
-"""What a run says of itself beside its epochs: config, tags, environment; without credentials."""
+"""A run's config, tags and environment: made plain, redacted and frozen once, where the caller hands them over."""
 
 from __future__ import annotations
 
@@ -7,51 +7,58 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.redaction import HIDDEN, redact, redacted
-from mlflow_ddpm.core.strict_json import as_config, flatten
+from mlflow_ddpm.core.strict_json import as_config, flatten, freeze
 
 __all__ = ["RunMetadata"]
 
 _log = logging.getLogger("mlflow_ddpm")
-_NAMED = 5  # changed settings that are named
+_NAMED_MAX = 5  # changed settings that are named in one message
 
 
 class RunMetadata(NamedTuple):
-    """A run's own words; nothing else of what the caller gave is written, sent or logged."""
+    """What is recorded of a run beside its epochs. Nobody can change it, and nothing downstream cleans it again."""
 
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # plain data, nested
+    params: Mapping[str, str]  # the config's leaves under dotted keys, as MLflow takes them
     tags: Mapping[str, str]
     environment: Mapping[str, Any]
-    hidden: tuple[str, ...]  # what was taken out, to be looked for in error messages
+    hidden: tuple[str, ...]  # what was taken out, to be searched for in error messages; never written
 
     @classmethod
-    def of(cls, config: object, tags: Mapping[str, str], environment: Mapping[str, Any]) -> Self:
-        """Take the credentials out of what the caller gave, and say once under which names they stood.
+    def create(cls, config: object, tags: Mapping[str, str], environment: Mapping[str, Any]) -> Self:
+        """Take the credentials out of what the caller gave, and log once under which names they stood.
 
         Raises:
-            UsageError: ``config`` is none.
+            UsageError: ``config`` is neither a mapping nor a dataclass, an ``argparse.Namespace`` or the like.
         """
         settings = redacted(as_config(config))
-        marks, place = redacted(tags, settings.known), redacted(environment, settings.known)
-        names = [*settings.names, *(f"tag {name}" for name in marks.names), *place.names]
+        marks, machine = redacted(tags, settings.known), redacted(environment, settings.known)
+        names = [*settings.names, *(f"tag {name}" for name in marks.names), *machine.names]
         if names:
             _log.warning(
                 "what looks like a credential is recorded as %s, on disk and in MLflow alike: %s",
                 HIDDEN,
                 ", ".join(names),
             )
-        return cls(settings.value, marks.value, place.value, (*settings.known, *marks.known))
+        return cls(
+            config=freeze(settings.value),
+            params=freeze(flatten(settings.value)),
+            tags=freeze(flatten(marks.value)),
+            environment=freeze(machine.value),
+            hidden=(*settings.known, *marks.known),
+        )
 
-    def clean(self, text: str) -> str:
-        """Return the text without credentials, those of the config and tags included."""
+    def redact(self, text: str) -> str:
+        """Return the text without credentials, those of the config and the tags included."""
         return redact(text, self.hidden)
 
     def compare_config(self, previous: Mapping[str, Any]) -> None:
-        """Say where a resumed run's config is another: MLflow keeps a param's first value for ever."""
-        first, now = flatten(redacted(previous).value), flatten(self.config)
-        changed = [key for key, value in now.items() if key in first and first[key] != value]
+        """Warn where a resumed run's config differs: MLflow keeps the first value of a param."""
+        first = flatten(redacted(previous).value)
+        changed = [key for key, value in self.params.items() if key in first and first[key] != value]
         if changed:
             _log.warning(
                 "the config has changed since the run began (%s); MLflow's params keep the first values, the JSON "
                 "and the report take the new ones",
-                ", ".join(f"{key} was {first[key]}, is {now[key]}" for key in changed[:_NAMED]),
+                ", ".join(f"{key} was {first[key]}, is {self.params[key]}" for key in changed[:_NAMED_MAX]),
             )
