@@ -1,8 +1,7 @@
-"""The eleven plots of a run, as a table, and the one builder that makes any of them a Figure.
+"""The eleven plots of a run: :func:`generate_all_plots` writes them, :func:`make_figure` makes one of them.
 
-A plot is a tuple of panels: ten hold one, the dashboard nine of the same. Panels draw (``mlflow_ddpm.figures``) on a
-canvas in one of two themes. The same history gives the same bytes, on any day and in any
-directory.
+What a plot is stands in one row of :data:`mlflow_ddpm.plotting.plot_table.PLOTS`. The same history gives the same
+bytes, on any day and in any directory.
 
 >>> from mlflow_ddpm.plotting.plot_table import PLOTS
 >>> [plot.name for plot in PLOTS][:3]
@@ -12,158 +11,221 @@ directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_ddpm.analysis.frame import rows_from_frame
 from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_history
+from mlflow_ddpm.analysis.run_history import RunHistory
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.plotting.figure import FORMATS, THEMES, check, head, look, new_canvas, width_of, write_figure
-from mlflow_ddpm.plotting.headline import headline
+from mlflow_ddpm.plotting.annotations import run_subtitle
+from mlflow_ddpm.plotting.figure import (
+    FONTS,
+    FORMATS,
+    THEMES,
+    FigureGrid,
+    build_figure,
+    check_choice,
+    font_families,
+    theme_context,
+    width_of,
+    write_figure,
+)
 from mlflow_ddpm.plotting.plot_data import write_plot_data
-from mlflow_ddpm.plotting.plot_table import PLOTS, Plot, plot_named, title_of
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns, plot_named
 from mlflow_ddpm.reporting.summary_files import write_summary
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = [
+    "FONTS",
     "THEMES",
     "FigureSet",
     "generate_all_plots",
     "make_figure",
     "write_figures",
+    "write_plots",
 ]
 
-_SHOWN = ("png", "svg", "pdf")  # what a report can show, best first
+_SHOWABLE = ("png", "svg", "pdf")  # what a report can show, best first
+CAPTIONS_NAME = "captions.txt"
 
 
-def make_figure(name: str, history: pd.DataFrame, *, theme: str = "dark", width: str | None = None) -> Figure:
+def make_figure(
+    name: str, source: HistorySource | RunHistory, *, theme: str = "dark", width: str | None = None, font: str = ""
+) -> Figure:
     """Return one plot as a Figure of its own, unknown to pyplot; it keeps its look wherever it is drawn or saved.
 
     ``width`` is that of a paper's column: ``single`` (3.5 in, the default there) or ``double`` (7.2 in, which the
-    dashboard always has). It goes with the theme paper, whose pictures have no title: their caption names them.
+    dashboard always has). It goes with the theme paper, whose pictures have no title: their caption names them. What
+    the caption should mention beside it is in ``figure.facts``. ``font`` is ``serif`` or ``sans``; see
+    :class:`FigureSet`.
 
     Raises:
-        UsageError: no such plot, theme or width.
+        UsageError: no such plot, theme, width or font.
     """
-    plot = plot_named(name)
-    check("theme", theme, THEMES)
-    with look(theme):
-        canvas = new_canvas(theme, len(plot.panels), width)
-        for ax, panel in zip(canvas.axes, plot.panels, strict=True):
-            canvas.title(ax, title_of(panel))
-            panel(ax, history)
+    plot, history = plot_named(name), _load(source)
+
+    def add_header(grid: FigureGrid) -> None:
         if len(plot.panels) > 1:
-            head(canvas.figure, plot.title, headline(history))
-    return canvas.figure
+            grid.add_header(plot.title, run_subtitle(history))
+
+    panels = [
+        (panel.title, partial(panel.draw, quantity=panel.quantity, history=history))
+        for panel in plot.panels
+        if panel.draw is not None
+    ]
+    return build_figure(panels, theme=theme, width=width, font=font, add_header=add_header)
 
 
 class FigureSet(NamedTuple):
-    """Which files are made of the plots: a theme, some formats and, of the theme paper, some widths.
+    """Which files are made of the plots: a theme, some formats and, of the theme paper, some widths and a font.
 
     Attributes:
         theme: ``dark``, for screens, or ``paper``.
         formats: of png, pdf and svg. Beside the vector formats lie the data: what each picture shows as a CSV, and the
-            run's key results as ``training_summary.csv`` and ``training_summary.tex``.
+            run's key results as ``training_summary.csv`` and ``training_summary.tex``. Beside the theme paper's lies
+            ``captions.txt``: what a caption of each picture should mention.
         widths: ``single`` (the default of the theme paper), ``double`` or both. Names of pictures as wide as both
             columns end in ``_double``; the dashboard always is, and keeps its name.
+        font: "" (DejaVu Sans), ``serif`` (STIX, like Times), or ``sans`` (the first installed font like Helvetica).
     """
 
     theme: str = "dark"
     formats: Sequence[str] = ("png",)
     widths: Sequence[str] = ()
+    font: str = ""
 
     @classmethod
-    def of(cls, theme: str, formats: Sequence[str], widths: Sequence[str]) -> FigureSet:
+    def create(cls, theme: str, formats: Sequence[str], widths: Sequence[str], font: str = "") -> FigureSet:
         """Return a set without repeats, and checked; one string is one value. Raises as :meth:`check`."""
-        wanted = cls(theme, _listed(formats), _listed(widths))
+        wanted = cls(theme, _listed(formats), _listed(widths), font)
         wanted.check()
         return wanted
 
     @classmethod
-    def among(cls, theme: str, names: Collection[str]) -> list[FigureSet]:
-        """Return the sets that files of these names belong to, one a width: each may have formats of its own."""
+    def from_file_names(cls, folder: str, names: Collection[str]) -> list[FigureSet]:
+        """Return the sets that files of these names in a folder belong to, one a width: each has formats of its own."""
+        theme, _, font = folder.partition("-")
         stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
         formats = {width: tuple(f for f in FORMATS if f"{stem}.{f}" in names) for width, stem in stems.items()}
-        return [cls(theme, of, (width,) if theme == "paper" else ()) for width, of in formats.items() if of]
+        return [cls(theme, some, (width,) if theme == "paper" else (), font) for width, some in formats.items() if some]
 
     @classmethod
-    def united(cls, sets: Iterable[FigureSet]) -> list[FigureSet]:
+    def merge(cls, sets: Iterable[FigureSet]) -> list[FigureSet]:
         """Return sets of the same figures, of which none is in two."""
-        formats: dict[tuple[str, str], set[str]] = {}
-        for one in sets:
-            for width in one.widths or ("single",):
-                formats.setdefault((one.theme, width), set()).update(one.formats)
-        widths: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-        for (theme, width), of in sorted(formats.items()):
-            widths.setdefault((theme, tuple(sorted(of))), []).append(width)
-        return [cls(theme, of, tuple(every) if theme == "paper" else ()) for (theme, of), every in widths.items()]
+        formats: dict[tuple[str, str, str], set[str]] = {}
+        for each in sets:
+            for width in each.widths or ("single",):
+                formats.setdefault((each.theme, each.font, width), set()).update(each.formats)
+        widths: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+        for (theme, font, width), some in sorted(formats.items()):
+            widths.setdefault((theme, font, tuple(sorted(some))), []).append(width)
+        return [
+            cls(theme, some, tuple(every) if theme == "paper" else (), font)
+            for (theme, font, some), every in widths.items()
+        ]
+
+    @property
+    def folder(self) -> str:
+        """The folder of a run's further figures: the theme, and the font if one was chosen."""
+        return f"{self.theme}-{self.font}" if self.font else self.theme
 
     def check(self) -> None:
         """Refuse what is not offered.
 
         Raises:
-            UsageError: no such theme, format or width.
+            UsageError: no such theme, format, width or font.
         """
         if not self.formats:
             raise UsageError(f"formats must be some of {', '.join(FORMATS)}, got none")
         for fmt in self.formats:
-            check("format", fmt, FORMATS)
+            check_choice("format", fmt, FORMATS)
         for width in self.widths or (None,):
             width_of(self.theme, width)
+        if self.font and self.theme != "paper":
+            raise UsageError(f"font {self.font!r} goes with the theme paper, got {self.theme!r}")
+        font_families(self.font)
+
+
+FOLDERS = tuple(
+    f"{theme}-{font}" if font else theme for theme in THEMES for font in FONTS if theme == "paper" or not font
+)
 
 
 def generate_all_plots(
-    source: HistorySource,
+    source: HistorySource | RunHistory,
     save_dir: str | os.PathLike[str],
     *,
     theme: str = "dark",
     formats: Sequence[str] = ("png",),
     widths: Sequence[str] = (),
+    font: str = "",
 ) -> dict[str, Path]:
     """Write all eleven plots into ``save_dir``, and return each plot's file by name.
 
     ``source`` is whatever :func:`mlflow_ddpm.read_history` reads: a tracker, a run id, a directory, a CSV, a
     JSON, or a history itself. What was not measured gets a picture too, which says why. :class:`FigureSet` says what
-    theme, formats and widths mean. With several formats, the paths returned are of the first one that a report can
-    show (png, else svg), and the others lie beside them. A tracker of a rank other than 0 has nothing to draw: nothing
-    is written, and no path returned.
+    theme, formats, widths and font mean. With several formats, the paths returned are of the first one that a report
+    can show (png, else svg), and the others lie beside them. A tracker of a rank other than 0 has nothing to draw:
+    nothing is written, and no path returned.
 
     Raises:
-        UsageError: no such theme, format or width.
+        UsageError: no such theme, format, width or font.
         HistoryError: there is no history to read.
     """
-    wanted = FigureSet.of(theme, formats, widths)
-    if is_on_another_rank(source):
+    wanted = FigureSet.create(theme, formats, widths, font)
+    if not isinstance(source, RunHistory) and is_on_another_rank(source):
         return {}
-    written = write_figures(read_history(source), Path(save_dir), wanted)
-    log_made(source, written)
-    first = min(wanted.formats, key=_SHOWN.index)
+    written = write_figures(_load(source), Path(save_dir), wanted)
+    if not isinstance(source, RunHistory):
+        log_made(source, written)
+    first = min(wanted.formats, key=_SHOWABLE.index)
     paths = [path for path in written if path.suffix == f".{first}"]
     return {plot.name: next(p for p in paths if p.stem in (plot.name, f"{plot.name}_double")) for plot in PLOTS}
 
 
-def write_figures(history: pd.DataFrame, directory: Path, wanted: FigureSet) -> list[Path]:
-    """Write the wanted files of all eleven plots, and return their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with look(wanted.theme):
-        written = [path for plot in PLOTS for path in _write_plot(plot, history, directory, wanted)]
+def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> list[Path]:
+    """Write the wanted files of all eleven plots of a run, and return their paths."""
+    captions: dict[str, str] = {}
+
+    def make(name: str, width: str | None) -> Figure:
+        figure = make_figure(name, history, theme=wanted.theme, width=width, font=wanted.font)
+        plot = plot_named(name)
+        facts = "; ".join(dict.fromkeys(getattr(figure, "facts", None) or ()))
+        captions[name] = " ".join([plot.caption, plot.describe(history), *([f"{facts}."] if facts else [])])
+        return figure
+
+    written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]
     if {"pdf", "svg"} & set(wanted.formats):
-        written += write_plot_data(history, (plot.name for plot in PLOTS), directory)
-        written += write_summary(rows_from_frame(history), directory)
+        data = [(plot_columns(plot.name, history), directory / f"{plot.name}.csv") for plot in PLOTS]
+        written += [write_plot_data(columns, path) for columns, path in data]
+        written += write_summary(history.rows, directory)
+    if wanted.theme == "paper":
+        path = directory / CAPTIONS_NAME
+        replace_file(path, "".join(f"{name}: {text}\n\n" for name, text in captions.items()).encode())
+        written.append(path)
     return written
 
 
-def _write_plot(plot: Plot, history: pd.DataFrame, directory: Path, wanted: FigureSet) -> Iterator[Path]:
-    is_alone = len(plot.panels) == 1
-    for width in (wanted.widths or (None,)) if is_alone else (None,):
-        figure = make_figure(plot.name, history, theme=wanted.theme, width=width)
-        stem = f"{plot.name}_double" if width == "double" else plot.name
-        for fmt in wanted.formats:
-            yield write_figure(figure, directory / f"{stem}.{fmt}")
+def write_plots(make: Callable[[str, str | None], Figure], directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:
+    """Write the wanted files of all eleven plots, which ``make`` makes by name and width; return them by plot."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written: dict[str, list[Path]] = {plot.name: [] for plot in PLOTS}
+    with theme_context(wanted.theme, wanted.font):  # once for all
+        for plot in PLOTS:
+            for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
+                figure = make(plot.name, width)
+                stem = f"{plot.name}_double" if width == "double" else plot.name
+                written[plot.name] += [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
+    return written
+
+
+def _load(source: HistorySource | RunHistory) -> RunHistory:
+    return source if isinstance(source, RunHistory) else RunHistory.from_frame(read_history(source))
 
 
 def _listed(values: Sequence[str]) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.analysis.frame import rows_from_frame
 from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_description, read_history
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.markdown import Markdown, code, escape, json_block, picture, table
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import as_config
-from mlflow_ddpm.plotting.descriptions import describe_plot
-from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.reporting.context import Figure, ReportContext, build_context
 from mlflow_ddpm.reporting.manifest import output_files, pictures, relative_link, sample_files
 from mlflow_ddpm.reporting.model_card import yaml_header
@@ -68,6 +68,7 @@ def generate_report(
     if is_on_another_rank(source):
         return save_dir / REPORT_NAME
     rows, told = rows_from_frame(read_history(source)), read_description(source)
+    history = RunHistory.create(rows)
     titles = {plot.name: plot.title for plot in PLOTS}
     plots = pictures(titles, save_dir, plot_paths)
     captions = {plot.name: plot.caption for plot in PLOTS}
@@ -81,7 +82,7 @@ def generate_report(
                 title=titles[name],
                 link=relative_link(path, save_dir),
                 caption=captions[name],
-                reading=describe_plot(name, rows),
+                reading=describe_plot(name, history),
             )
             for name, path in plots.items()
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,9 +32,9 @@ class RunHistory:
     """
 
     rows: tuple[EpochMetrics, ...]
-    run: Mapping[str, Any] = field(default=_EMPTY)
-    config: Mapping[str, Any] = field(default=_EMPTY)
-    environment: Mapping[str, Any] = field(default=_EMPTY)
+    run: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    config: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    environment: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
 
     @classmethod
     def create(
@@ -62,3 +63,19 @@ class RunHistory:
     def frame(self) -> pd.DataFrame:
         """The rows as a DataFrame: see :mod:`mlflow_ddpm.analysis.frame`."""
         return frame_from_rows(self.rows, resumed_at_epochs=self.resumed_at_epochs)
+
+    @property
+    def axis_label(self) -> str:
+        """What the numbers of the rows count, as an axis names it."""
+        return "Epoch"
+
+    @cached_property
+    def spacing(self) -> float:
+        """The usual distance between two rows: the lower median of their distances; 1 where two epochs are all.
+
+        A loop may log every fifth epoch, or every thousandth step; rows further apart than this have a gap between.
+        """
+        distances = sorted(b.epoch - a.epoch for a, b in pairwise(self.rows))
+        if not distances or (len(distances) == 1 and self.axis_label == "Epoch"):
+            return 1.0
+        return float(distances[(len(distances) - 1) // 2])

@@ -44,13 +44,14 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core.run_summary import summarise
     from mlflow_ddpm.publishing.compare import compare_runs
 
-    theme, formats, widths = figures_wanted(args)
+    figures = figures_wanted(args)
     made = compare_runs(
         args.runs,
         save_dir=args.output_dir,
-        theme=theme,
-        formats=formats,
-        widths=widths,
+        theme=figures.theme,
+        formats=figures.formats,
+        widths=figures.widths,
+        font=figures.font,
         tracking_uri=args.tracking_uri,
     )
     for one in made.runs:

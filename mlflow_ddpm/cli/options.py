@@ -37,7 +37,7 @@ def command(
 
 
 def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:
-    """Add ``--theme``, ``--format`` and ``--width``; the command says in words what the first two are for."""
+    """Add ``--theme``, ``--format``, ``--width`` and ``--font``; the command says in words what the first two are for."""
     parser.add_argument("--theme", choices=("dark", "paper"), default="dark", help=f"{theme} (default: dark)")
     parser.add_argument("--format", default=AUTO, metavar="LIST", help=formats)
     parser.add_argument(
@@ -46,6 +46,12 @@ def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: 
         metavar="LIST",
         help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
         "ones end in _double (default: auto: single,double)",
+    )
+    parser.add_argument(
+        "--font",
+        choices=("serif", "sans"),
+        default="",
+        help="of paper: serif (like Times), or sans (like Helvetica, if one is installed) (default: DejaVu Sans)",
     )
 
 
@@ -56,7 +62,7 @@ def figures_wanted(args: argparse.Namespace) -> FigureSet:
     paper = args.theme == "paper"
     formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
     widths = ("single,double" if paper else "") if args.width == AUTO else args.width
-    return FigureSet(args.theme, _parts(formats), _parts(widths))
+    return FigureSet(args.theme, _parts(formats), _parts(widths), args.font)
 
 
 def _parts(text: str) -> tuple[str, ...]:

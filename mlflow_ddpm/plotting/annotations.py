@@ -1,10 +1,12 @@
-"""What is written in and around axes: notes under the title, labels beside what they name, reasons for emptiness."""
+"""What is written around axes: the notes above them, labels at the ends of lines, the reason why axes are empty."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from mlflow_ddpm.plotting.series import GAP, series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -13,37 +15,57 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from numpy.typing import NDArray
 
+    from mlflow_ddpm.analysis.run_history import RunHistory
     from mlflow_ddpm.plotting.series import Series
 
     Floats = NDArray[np.float64]
 
 __all__ = [
-    "NAMED",
+    "BAND_ALPHA",
+    "MAX_NAMED",
     "NOTE_ROW",
+    "EndLabel",
     "Note",
+    "add_end_labels",
+    "add_notes",
     "contrast",
     "duration",
-    "empty",
-    "end_labels",
     "epochs_text",
-    "ink",
-    "muted",
-    "note",
-    "nothing_to_draw",
+    "muted_color",
     "number",
+    "run_subtitle",
+    "show_missing_reason",
+    "show_placeholder",
+    "text_color",
 ]
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
 NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letters
-NAMED = 3  # so many epochs are named one by one; more are counted
+MAX_NAMED = 3  # so many epochs are named one by one; more are a range or a count
+BAND_ALPHA = 0.28
 
 
 class Note(NamedTuple):
-    """A few words under the title, in the colour of what they speak of, and fewer words for narrow axes."""
+    """Words above the axes. One with a swatch explains a mark of the picture; one without is a fact.
+
+    Printed figures show the marks' notes alone: the facts belong in the caption (``figure.facts``).
+    """
 
     text: str
     color: str = ""
-    brief: str = ""
+    brief: str = ""  # what is written where the text does not fit
+    swatch: str = ""  # a line style ("-", "--", ...), "band", "bar", or a marker
+    printed: str = ""  # what a printed figure has in place of the brief text
+
+
+class EndLabel(NamedTuple):
+    """A name beside the end of a line, which a sample of the line leads to."""
+
+    text: str
+    epoch: float  # of the line's last point
+    value: float
+    color: str
+    style: str
 
 
 def number(value: float) -> str:
@@ -67,21 +89,44 @@ def duration(seconds: float) -> str:
     return f"{number(seconds)} s"
 
 
-def epochs_text(epochs: Floats) -> str:
-    """Name one to three epochs, count more."""
-    if len(epochs) > NAMED:
-        return f"{len(epochs):,} epochs"
-    return ("epoch " if len(epochs) == 1 else "epochs ") + ", ".join(f"{e:.0f}" for e in epochs)
+def epochs_text(series_of_run: Series, epochs: Floats) -> str:
+    """Name up to three epochs, a range of neighbours by its ends, and count others."""
+    noun = series_of_run.noun + ("s" if len(epochs) > 1 else "")
+    if len(epochs) <= MAX_NAMED:
+        return f"{noun} " + ", ".join(f"{epoch:,.0f}" for epoch in epochs)
+    if np.diff(epochs).max() < GAP * series_of_run.spacing:
+        return f"{noun} {epochs[0]:,.0f}\u2013{epochs[-1]:,.0f}"
+    return f"{len(epochs):,} {noun}" if series_of_run.noun == "epoch" else f"{len(epochs):,} rows"
 
 
-def muted() -> str:
+def run_subtitle(history: RunHistory) -> str:
+    """Return the run in one line: name, epochs, best loss, epochs without a finite loss, total time if measured."""
+    facts = [str(history.run.get("run_name") or str(history.run.get("run_id") or "")[:8]).replace("$", r"\$")]
+    loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
+    if not len(loss.epoch):
+        facts.append(f"no {loss.noun}s yet")
+    elif loss.noun == "epoch":
+        facts.append(f"{len(loss.epoch):,} epoch{'s' if len(loss.epoch) > 1 else ''}")
+    else:
+        facts.append(f"{loss.epoch[-1]:,.0f} {loss.noun}s")
+    if len(loss.finite):
+        best = int(np.nanargmin(loss.value))
+        facts.append(f"best loss {number(loss.value[best])} at {epochs_text(loss, loss.epoch[best : best + 1])}")
+    if len(loss.nonfinite_epochs):
+        facts.append(f"{loss.nonfinite_kind} in {epochs_text(loss, loss.nonfinite_epochs)}")
+    if len(time.finite):
+        facts.append("total " + duration(time.finite[-1]))
+    return "  \u00b7  ".join(fact for fact in facts if fact)
+
+
+def muted_color() -> str:
     """Return the colour of words that should not compete with the data."""
     from matplotlib import rcParams
 
     return str(rcParams["axes.labelcolor"])
 
 
-def ink(color: str) -> str:
+def text_color(color: str) -> str:
     """Return a colour for words: the given one, mixed with the text's own until it can be read on the background."""
     from matplotlib import rcParams
     from matplotlib.colors import to_hex, to_rgb
@@ -92,17 +137,19 @@ def ink(color: str) -> str:
     return to_hex((readable[0], readable[1], readable[2]))
 
 
-def contrast(one: Floats, other: Floats) -> float:
+def contrast(color: Floats, other: Floats) -> float:
     """Return the contrast of two colours (red, green, blue from 0 to 1), from 1 to 21: WCAG 2.1, contrast ratio."""
-    lights = [float(((c + 0.055) / 1.055) ** 2.4 @ _LIGHT) for c in (one, other)]  # without its branch for near-black
+    lights = [float(((c + 0.055) / 1.055) ** 2.4 @ _LIGHT) for c in (color, other)]  # no branch for near-black
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
 _LIGHT = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue at full strength
 _READABLE = 4.5  # what WCAG 2.1, level AA, asks of small letters
+_NOTE_GAP, _SWATCH_GAP = 1.3, 0.4  # after a note and after its swatch, in the size of their letters
+_SWATCH_WIDTHS = {"band": 1.1, "bar": 0.8, "-": 1.7, "--": 2.1, ":": 1.7, "-.": 2.1}  # a marker takes 0.9
 
 
-def note(ax: Axes, notes: Iterable[Note | None]) -> None:
+def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
     """Write notes above the axes: in one row under the title of a picture, else in up to two rows.
 
     If they do not fit, the last ones are shortened first and, if that is not enough, left out. So put those that matter
@@ -110,31 +157,67 @@ def note(ax: Axes, notes: Iterable[Note | None]) -> None:
     """
     from matplotlib import rcParams
 
+    facts = getattr(ax.figure, "facts", None)
+    kept = [note for note in notes if note is not None]
+    if facts is not None:
+        facts += [note.text for note in kept if note.printed or not note.swatch]
+        kept = [n._replace(text=n.printed, brief="") if n.printed else n for n in kept if n.swatch]
     size = rcParams["legend.fontsize"]
     em_px = size * ax.figure.dpi / 72
     titled, alone = bool(ax.get_title(loc="left")), len(ax.figure.axes) == 1
     room, rows = ax.bbox.width + em_px, 1 if titled and alone else 2
-    kept = [n for n in notes if n is not None]
     written = [
         ax.annotate(
-            n.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
-            fontsize=size, color=ink(n.color) if n.color else muted(), annotation_clip=False, gid="note",
+            note.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
+            fontsize=size, color=text_color(note.color) if note.color else muted_color(), annotation_clip=False,
+            gid="note",
         )
-        for n in kept
+        for note in kept
     ]  # fmt: skip
-    widths = [text.get_window_extent().width for text in written]
+    swatches = [em_px * (_SWATCH_WIDTHS.get(n.swatch, 0.9) + _SWATCH_GAP) if n.swatch else 0.0 for n in kept]
+    widths = [w + text.get_window_extent().width for w, text in zip(swatches, written, strict=True)]
     for i in reversed(range(len(kept))):
         if kept[i].brief and not _fit(_flow(widths, room, em_px), widths, room, rows):
             written[i].set_text(kept[i].brief)
-            widths[i] = written[i].get_window_extent().width
+            widths[i] = swatches[i] + written[i].get_window_extent().width
     places = _flow(widths, room, em_px)
     last = rows - 1 if titled else min(rows - 1, max((row for row, _ in places), default=0))
-    for text, width, (row, start) in zip(written, widths, places, strict=True):
-        text.xyann = (start / em_px, 0.9 + NOTE_ROW * (last - row))
+    for note, text, swatch, width, (row, start) in zip(kept, written, swatches, widths, places, strict=True):
+        up = 0.9 + NOTE_ROW * (last - row)
+        text.xyann = ((start + swatch) / em_px, up)
         text.set_visible(row < rows and (start + width <= room or (row, start) == (0, 0.0)))
+        if note.swatch and text.get_visible():
+            _draw_swatch(ax, note, (start / ax.bbox.width, 1 + (up + 0.33) * em_px / ax.bbox.height), em_px)
 
 
-_NOTE_GAP = 1.3  # between notes, in the size of their letters
+def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float) -> None:
+    """Draw what a note explains, as it is drawn in the axes, with its left end at a place in axes fractions."""
+    from matplotlib import rcParams
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
+    (x, y), color = place, note.color or muted_color()
+    em_x, em_y = em_px / ax.bbox.width, em_px / ax.bbox.height
+    width = em_x * _SWATCH_WIDTHS.get(note.swatch, 0.9)
+    if note.swatch in ("band", "bar"):
+        alpha = BAND_ALPHA if note.swatch == "band" else 1.0
+        ax.add_artist(
+            Rectangle(
+                (x, y - 0.38 * em_y), width, 0.76 * em_y, transform=ax.transAxes, facecolor=color, alpha=alpha,
+                linewidth=0, clip_on=False, gid="swatch",
+            )
+        )  # fmt: skip
+        return
+    if note.swatch in _SWATCH_WIDTHS:
+        thickness = rcParams["lines.linewidth"] * (0.6 if note.swatch == ":" else 1.0)
+        style: Any = note.swatch
+        line = Line2D([x, x + width], [y, y], linestyle=style, color=color, linewidth=thickness)
+    else:
+        size = rcParams["lines.markersize"] * (2.2 if note.swatch == "*" else 1.2)
+        line = Line2D([x + width / 2], [y], linestyle="", marker=note.swatch, color=color, markersize=size)
+        line.set_markeredgewidth(size / 4 if note.swatch == "x" else 0)
+    line.set(transform=ax.transAxes, clip_on=False, gid="swatch")
+    ax.add_artist(line)
 
 
 def _flow(widths: Sequence[float], room: float, em_px: float) -> list[tuple[int, float]]:
@@ -152,54 +235,84 @@ def _fit(places: Sequence[tuple[int, float]], widths: Sequence[float], room: flo
     return all(row < rows and start + width <= room for (row, start), width in zip(places, widths, strict=True))
 
 
-def empty(ax: Axes, reason: str) -> None:
-    """Say why there is nothing to see, and leave nothing else to look at."""
+def show_placeholder(ax: Axes, reason: str) -> None:
+    """Write in the middle of empty axes why there is nothing to see."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.text(
-        0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=muted(), linespacing=1.6, gid="empty"
-    )
+        0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=muted_color(), linespacing=1.6,
+        gid="empty",
+    )  # fmt: skip
 
 
-def nothing_to_draw(ax: Axes, of: Series, why_not: str) -> bool:
-    """Tell whether a series has no number at all; if so, the axes say whether and why it was never measured."""
-    if len(of.finite):
+def show_missing_reason(ax: Axes, drawn: Series, reason: str) -> bool:
+    """Return whether a series has no number at all; if so, the axes show whether and why it was never measured."""
+    if len(drawn.finite):
         return False
-    if not len(of.epoch):
-        empty(ax, "no epochs yet")
-    elif not of.measured:
-        empty(ax, f"not measured:\n{why_not}")
+    if not len(drawn.epoch):
+        show_placeholder(ax, f"no {drawn.noun}s yet")
+    elif not drawn.measured:
+        show_placeholder(ax, f"not measured:\n{reason}")
     else:
-        empty(ax, f"measured, but never finite:\n{of.broken_as} in {epochs_text(of.broken)}")
+        epochs = epochs_text(drawn, drawn.nonfinite_epochs)
+        show_placeholder(ax, f"measured, but never finite:\n{drawn.nonfinite_kind} in {epochs}")
     return True
 
 
-def end_labels(ax: Axes, last_epoch: float, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write (value, text, colour) labels beside the ends of their lines, pushed apart where the lines meet.
+_SAMPLE = (0.5, 1.9)  # from where to where a label's sample of its line reaches, in the size of letters
 
-    The axes get longer by the room the labels take; the epochs' ticks stay as they are.
+
+def add_end_labels(ax: Axes, last_epoch: float, labels: Sequence[EndLabel]) -> None:
+    """Write labels beside the ends of their lines, pushed apart where the lines meet; of equals, the first on top.
+
+    A sample of its line stands before each label, joined to the line's end by a thin stroke. The axes get longer by
+    the room that the labels take; the ticks stay as they are.
     """
+    from matplotlib import rcParams
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground=rcParams["axes.facecolor"])]  # legible on the grid
+    reach = ax.get_ylim()[1] - ax.get_ylim()[0] if ax.get_yscale() == "linear" else 0.0
+    rank = [(round(label.value / reach, 2) if reach else label.value, -i) for i, label in enumerate(labels)]
+    ordered = [labels[i] for i in sorted(range(len(labels)), key=rank.__getitem__)]
+    start = _SAMPLE[1] + 0.4
     written = [
         ax.annotate(
-            text, (last_epoch, value), (0.6, 0), textcoords="offset fontsize", va="center", color=ink(color), gid="end"
+            label.text, (last_epoch, label.value), (start, 0), textcoords="offset fontsize", va="center",
+            color=text_color(label.color), gid="end", annotation_clip=False, path_effects=halo,
         )
-        for value, text, color in sorted(labels)
-    ]
+        for label in ordered
+    ]  # fmt: skip
     boxes = [text.get_window_extent() for text in written]
+    em_px = float(written[0].get_fontsize()) * ax.figure.dpi / 72
     first, last = ax.get_xlim()
-    room = max(box.width for box in boxes) + 0.6 * boxes[0].height
-    ax.set_xlim(first, first + (last - first) / (1 - room / ax.bbox.width))
-    _push_apart(ax, written, 1.05 * boxes[0].height)
+    room = max(box.width for box in boxes) + start * em_px
+    ax.set_xlim(first, first + (last - first) / (1 - min(0.6, room / ax.bbox.width)))
+    middles = _push_apart(ax, written, 1.05 * boxes[0].height)
+    thin = rcParams["lines.linewidth"] / 2
+    for label, text, middle in zip(ordered, written, middles, strict=True):
+        end_x, end_y = ax.transData.transform((label.epoch, label.value))
+        label_x = ax.transData.transform((last_epoch, label.value))[0]
+        text.xyann = (start, (middle - end_y) / em_px)
+        left, right = (label_x + em * em_px for em in _SAMPLE)
+        _line_in_pixels(
+            ax, ((end_x, end_y), (left, middle)), linestyle="-", color=label.color, linewidth=thin, alpha=0.5
+        )
+        _line_in_pixels(ax, ((left, middle), (right, middle)), linestyle=label.style, color=label.color, alpha=1.0)
 
 
-def _push_apart(ax: Axes, written: Sequence[Annotation], distance: float) -> None:
-    """Move labels, sorted upwards, so that their middles are ``distance`` pixels apart and within the axes."""
+def _line_in_pixels(ax: Axes, ends: Sequence[tuple[float, float]], **look: Any) -> None:
+    """Draw a line between pixels that keeps its place in the axes at any resolution."""
+    (x0, y0), (x1, y1) = ax.transAxes.inverted().transform(ends)
+    ax.plot([x0, x1], [y0, y1], transform=ax.transAxes, clip_on=False, gid="leader", scalex=False, scaley=False, **look)
+
+
+def _push_apart(ax: Axes, written: Sequence[Annotation], distance: float) -> list[float]:
+    """Return the middles, in pixels, of labels sorted upwards: ``distance`` apart and within the axes."""
     wanted = ax.transData.transform([(0, text.xy[1]) for text in written])[:, 1]
     bottom, top = ax.bbox.y0 + distance / 2, ax.bbox.y1 - distance / 2
     middles = np.minimum(wanted, top - distance * np.arange(len(wanted))[::-1])
     for i, middle in enumerate(middles):
         middles[i] = max(middle, bottom if i == 0 else middles[i - 1] + distance)
-    for text, middle, at in zip(written, middles, wanted, strict=True):
-        em_px = float(text.get_fontsize()) * ax.figure.dpi / 72
-        text.xyann = (0.6, (middle - at) / em_px)
+    return [float(middle) for middle in middles]

@@ -1,38 +1,64 @@
 """One sentence per plot that reads the figure for the reader, from the data alone.
 
-Every sentence names its numbers with unit and epoch. A metric that was never measured, or never finite, is said to be
-so; nothing here judges a run (that is what findings are for).
+Every sentence names its numbers with unit and epoch. It states when a metric was never measured, or never finite; it
+does not judge a run (that is what findings are for).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
+from typing import TYPE_CHECKING
 
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
-from mlflow_ddpm.core.metrics import Points, Rows, finite_points, value_of
+from mlflow_ddpm.core.metrics import Points, finite_points, value_of
 from mlflow_ddpm.core.run_summary import summarise
+from mlflow_ddpm.plotting.quantity import memory_unit
+from mlflow_ddpm.plotting.series import GAP, rate_name, series
 
-__all__ = ["describe_plot"]
+if TYPE_CHECKING:
+    from mlflow_ddpm.analysis.run_history import RunHistory
+
+__all__ = [
+    "Sentence",
+    "describe_best_epoch",
+    "describe_changes",
+    "describe_distance",
+    "describe_fall",
+    "describe_learning_rate",
+    "describe_loss",
+    "describe_memory",
+    "describe_spread",
+    "describe_throughput",
+    "describe_typical",
+]
+
+Sentence = Callable[["RunHistory"], str]
 
 
-def describe_plot(name: str, rows: Rows) -> str:
-    """Return the sentence for a plot; empty for a plot that has none, or a run without epochs."""
-    if name not in _READINGS or not rows:
-        return ""
-    main, sentence = _READINGS[name]
-    points = finite_points(rows, main)
-    if points:
-        return sentence(points, rows)
-    measured = any(value_of(row, main) is not None for row in rows)
-    return "No finite value was measured." if measured else "Not measured in this run."
+def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentence]:
+    """Make a sentence about the finite points of a metric; without any, it states why there are none."""
+
+    def decorate(describe: Callable[[Points, RunHistory], str]) -> Sentence:
+        def sentence(history: RunHistory) -> str:
+            points = finite_points(history.rows, name)
+            if points:
+                return describe(points, history)
+            if not history.rows:
+                return ""
+            is_measured = any(value_of(row, name) is not None for row in history.rows)
+            return "No finite value was measured." if is_measured else "Not measured in this run."
+
+        return sentence
+
+    return decorate
 
 
-def _at(point: tuple[int, float], unit: str = "") -> str:
-    return f"{format_number(point[1])}{unit and ' ' + unit} (epoch {point[0]})"
+def _at(point: tuple[int, float], history: RunHistory, unit: str = "") -> str:
+    return f"{format_number(point[1])}{unit and ' ' + unit} ({history.axis_label.lower()} {point[0]})"
 
 
 def _lowest(points: Points) -> tuple[int, float]:
@@ -43,90 +69,115 @@ def _highest(points: Points) -> tuple[int, float]:
     return max(points, key=lambda p: p[1])
 
 
-def _loss_linear(points: Points, _rows: Rows) -> str:
+@_about("loss_mean")
+def describe_loss(points: Points, history: RunHistory) -> str:
+    """Return where the mean loss begins, ends and is lowest."""
+    first, last, best = points[0], points[-1], _lowest(points)
     if len(points) == 1:
-        return f"The mean loss is {_at(points[0])}."
-    return f"The mean loss goes from {_at(points[0])} to {_at(points[-1])}; its lowest is {_at(_lowest(points))}."
+        return f"The mean loss is {_at(first, history)}."
+    lowest = "which is its lowest" if best == last else f"its lowest is {_at(best, history)}"
+    joint = "," if best == last else ";"
+    return f"The mean loss goes from {_at(first, history)} to {_at(last, history)}{joint} {lowest}."
 
 
-def _loss_log(points: Points, _rows: Rows) -> str:
-    first, best = points[0], _lowest(points)
+@_about("loss_mean")
+def describe_fall(points: Points, history: RunHistory) -> str:
+    """Return by which factor the loss falls, and when half of the way on a logarithmic axis is done."""
+    first, best, noun = points[0], _lowest(points), history.axis_label.lower()
     if best[1] <= 0:
-        return f"The lowest loss, {_at(best)}, has no place on a logarithmic axis."
+        return f"The lowest loss, {_at(best, history)}, has no place on a logarithmic axis."
     if best == first:
-        return f"No epoch is below the first, {_at(first)}."
+        return f"No {noun} is below the first, {_at(first, history)}."
     middle = max(math.sqrt(first[1]) * math.sqrt(best[1]), best[1])  # the product of two may be 0 or infinite
-    half = next(epoch for epoch, loss in points if loss <= middle)
-    times = format_number(float(f"{first[1] / best[1]:.3g}"))
-    return f"The loss falls {times}-fold to its lowest, epoch {best[0]}; half of that, on this axis, by epoch {half}."
+    half = next(point for point in points if point[1] <= middle)
+    whole = f"{_times(first, best)} by {noun} {best[0]}, where it is lowest: {format_number(best[1])}"
+    early = "" if half[0] == best[0] else f"{_times(first, half)} by {noun} {half[0]} and "
+    return f"The loss falls {early}{whole}."
 
 
-def _loss_distribution(points: Points, rows: Rows) -> str:
-    means = dict(finite_points(rows, "loss_mean"))
+def _times(first: tuple[int, float], later: tuple[int, float]) -> str:
+    return f"{format_number(float(f'{first[1] / later[1]:.3g}'))}-fold"
+
+
+@_about("loss_std")
+def describe_spread(points: Points, history: RunHistory) -> str:
+    """Return the standard deviation of the batch losses at the end, and its share of the mean."""
+    means = dict(finite_points(history.rows, "loss_mean"))
     epoch, spread = points[-1]
     share = f", {spread / means[epoch]:.0%} of the mean" if means.get(epoch, 0.0) > 0 else ""
-    first = f"; it was {_at(points[0])} at first" if len(points) > 1 else ""
-    return f"The batch losses' standard deviation ends at {_at(points[-1])}{share}{first}."
+    first = f"; it was {_at(points[0], history)} at first" if len(points) > 1 else ""
+    return f"The batch losses' standard deviation ends at {_at(points[-1], history)}{share}{first}."
 
 
-def _learning_rate(points: Points, _rows: Rows) -> str:
+@_about("lr")
+def describe_learning_rate(points: Points, history: RunHistory) -> str:
+    """Return where the learning rate begins, peaks and ends."""
     low, top = _lowest(points), _highest(points)
     if low[1] == top[1]:
         return f"The learning rate is {format_number(top[1])} throughout."
-    over = f" over a peak of {_at(top)}" if top[1] > max(points[0][1], points[-1][1]) else ""
-    return f"The learning rate goes from {_at(points[0])}{over} to {_at(points[-1])}."
+    over = f" over a peak of {_at(top, history)}" if top[1] > max(points[0][1], points[-1][1]) else ""
+    return f"The learning rate goes from {_at(points[0], history)}{over} to {_at(points[-1], history)}."
 
 
-def _middle_and_extremes(noun: str, unit: str = "") -> Callable[[Points, Rows], str]:
-    def sentence(points: Points, _rows: Rows) -> str:
+def describe_typical(name: str, noun: str) -> Sentence:
+    """Return a sentence on the median of a metric and its extremes."""
+    unit = metric(name).unit
+
+    def describe(points: Points, history: RunHistory) -> str:
         middle = f"{format_number(median(v for _, v in points))}{unit and ' ' + unit}"
         if _lowest(points)[1] == _highest(points)[1]:
             return f"The {noun} is {middle} throughout."
-        return f"The median {noun} is {middle}, between {_at(_lowest(points))} and {_at(_highest(points))}."
+        lowest, highest = _at(_lowest(points), history), _at(_highest(points), history)
+        return f"The median {noun} is {middle}, between {lowest} and {highest}."
 
-    return sentence
-
-
-def _gpu_memory(points: Points, rows: Rows) -> str:
-    unit = metric("gpu_peak_mb").unit
-    reserved = finite_points(rows, "gpu_reserved_mb")
-    held = f"; the allocator held up to {_at(_highest(reserved), unit)}" if reserved else ""
-    return f"Allocated memory peaks at {_at(_highest(points), unit)}{held}."
+    return _about(name)(describe)
 
 
-def _ema_divergence(points: Points, _rows: Rows) -> str:
+def describe_throughput(history: RunHistory) -> str:
+    """Return the median throughput: in batches where no batch size is known, as the picture."""
+    return describe_typical(rate_name(history), "throughput")(history)
+
+
+@_about("gpu_peak_mb")
+def describe_memory(points: Points, history: RunHistory) -> str:
+    """Return the peaks of allocated and reserved memory, in the picture's unit."""
+    names = ("gpu_peak_mb", "gpu_reserved_mb", "gpu_allocated_mb")
+    unit, factor = memory_unit("gpu_peak_mb", [series(history, name) for name in names])
+    reserved = finite_points(history.rows, "gpu_reserved_mb")
+    (peak, top), held = _highest(points), ""
+    if reserved:
+        epoch, most = _highest(reserved)
+        held = f"; the allocator held up to {_at((epoch, most * factor), history, unit)}"
+    return f"Allocated memory peaks at {_at((peak, top * factor), history, unit)}{held}."
+
+
+@_about("ema_delta_norm")
+def describe_distance(points: Points, history: RunHistory) -> str:
+    """Return where the distance of the EMA weights is largest and where it ends."""
     if _lowest(points)[1] == _highest(points)[1]:
         return f"The distance is {format_number(points[0][1])} throughout."
-    return f"The distance is largest at {_at(_highest(points))} and ends at {_at(points[-1])}."
+    return f"The distance is largest at {_at(_highest(points), history)} and ends at {_at(points[-1], history)}."
 
 
-def _loss_derivative(points: Points, _rows: Rows) -> str:
-    steps = [(b[0], b[1] - a[1]) for a, b in pairwise(points) if b[0] == a[0] + 1]
-    if not steps:
-        return "No two epochs in a row, so no change to show."
-    rises = [step for step in steps if step[1] > 0]
-    worst = f"; the largest rise is {_at(_highest(rises))}" if rises else ""
-    return f"The loss fell in {sum(change < 0 for _, change in steps)} of {len(steps)} steps between epochs{worst}."
+@_about("loss_mean")
+def describe_changes(points: Points, history: RunHistory) -> str:
+    """Return how often the loss fell and rose, and its largest rise."""
+    changes = [(b[0], b[1] - a[1]) for a, b in pairwise(points) if b[0] - a[0] < GAP * history.spacing]
+    if not changes:
+        return f"No two {history.axis_label.lower()}s in a row, so no change to show."
+    rises = [change for change in changes if change[1] > 0]
+    fell = sum(change < 0 for _, change in changes)
+    worst = f" and rose in {len(rises)}; the largest rise is {_at(_highest(rises), history)}" if rises else ""
+    return f"From one {history.axis_label.lower()} to the next, the loss fell in {fell} of {len(changes)} cases{worst}."
 
 
-def _dashboard(points: Points, rows: Rows) -> str:
-    summary = summarise(rows)
-    epochs = "1 epoch" if summary.epochs == 1 else f"{summary.epochs} epochs"
+@_about("loss_mean")
+def describe_best_epoch(points: Points, history: RunHistory) -> str:
+    """Return how long the run is and what its lowest loss is."""
+    summary = summarise(history.rows)
+    if history.axis_label == "Epoch":
+        length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs} epochs"
+    else:
+        length = f"{history.rows[-1].epoch} {history.axis_label.lower()}s"
     time = f" in {format_duration(summary.total_time_sec)}" if summary.total_time_sec is not None else ""
-    return f"{epochs}{time}; the lowest mean loss is {_at(_lowest(points))}."
-
-
-# Plot name: the metric without which there is nothing to read, and the sentence.
-_READINGS: Mapping[str, tuple[str, Callable[[Points, Rows], str]]] = {
-    "loss_linear": ("loss_mean", _loss_linear),
-    "loss_log": ("loss_mean", _loss_log),
-    "loss_distribution": ("loss_std", _loss_distribution),
-    "learning_rate": ("lr", _learning_rate),
-    "grad_norm": ("grad_norm", _middle_and_extremes("gradient norm")),
-    "throughput": ("samples_per_sec", _middle_and_extremes("throughput", metric("samples_per_sec").unit)),
-    "gpu_memory": ("gpu_peak_mb", _gpu_memory),
-    "ema_divergence": ("ema_delta_norm", _ema_divergence),
-    "epoch_timing": ("epoch_time_sec", _middle_and_extremes("epoch time", metric("epoch_time_sec").unit)),
-    "loss_derivative": ("loss_mean", _loss_derivative),
-    "training_dashboard": ("loss_mean", _dashboard),
-}
+    return f"{length}{time}; the lowest mean loss is {_at(_lowest(points), history)}."

@@ -1,36 +1,49 @@
-"""Figures to draw on: two looks, the sizes they are read at, panels in a grid, and files that tell no date.
+"""Figures to draw on: two themes, the sizes they are read at, panels in a grid, and files without dates.
 
-A look is a style sheet over matplotlib's own defaults, whatever the user's settings are. The dark one is for screens;
-the paper one has the widths of a printed page's columns, so that its letters are printed in the size that the sheet
-says. Nothing here touches pyplot, and no setting of matplotlib outlives a call.
+A theme is a style sheet over matplotlib's own defaults, whatever the user's settings are. The dark one is for screens;
+the paper one has the widths of a printed page's columns, so that its letters are printed in the sheet's size. Nothing
+here touches pyplot, and no setting of matplotlib outlives a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.annotations import NOTE_ROW
-from mlflow_ddpm.plotting.png import render_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "THEMES", "WIDTHS", "Canvas", "check", "head", "look", "new_canvas", "width_of", "write_figure"]
+__all__ = [
+    "FONTS",
+    "FORMATS",
+    "THEMES",
+    "WIDTHS",
+    "FigureGrid",
+    "build_figure",
+    "check_choice",
+    "font_families",
+    "theme_context",
+    "width_of",
+    "write_figure",
+]
 
 THEMES = ("dark", "paper")
 WIDTHS = ("single", "double")  # of the paper theme: a column of a two-column page, and both columns
 FORMATS = ("png", "pdf", "svg")
+FONTS = ("", "serif", "sans")  # DejaVu Sans, like Times, like Helvetica
+_SERIF = "STIXGeneral"  # comes with matplotlib
+_SANS = ("Helvetica", "Nimbus Sans", "TeX Gyre Heros", "Liberation Sans", "Arimo", "Arial", "FreeSans", "Roboto")
 _STYLES = Path(__file__).parent / "styles"
 
 
@@ -53,40 +66,98 @@ _SIZES = {
 
 # Margins around axes in the size of their letters, fixed rather than fitted: text that grows them would move the axes
 # of one run's picture against another's, and fitting costs a second drawing.
-_LEFT, _RIGHT, _BOTTOM = 6.2, 1.6, 3.9
+_LEFT, _RIGHT, _BOTTOM = 6.4, 1.6, 3.9
 _TITLED, _UNTITLED, _IN_GRID = 4.4, 3.4, 5.4  # above: title and a row of notes; two rows of notes; title and two rows
 _HEAD = 4.6  # above a grid: its title and a line of words
+_PNG_LEVEL = 3  # of zlib's nine: the next takes half as long again and saves a tenth of the size
 
-_METADATA: dict[str, dict[str, Any]] = {  # what would otherwise tell the day or matplotlib's version
+_METADATA: dict[str, dict[str, Any]] = {  # what would otherwise name the day or matplotlib's version
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
 }
 
 
-class Canvas(NamedTuple):
+@dataclass
+class FigureGrid:
     """An empty figure and the axes of its panels, row by row."""
 
     figure: Figure
     axes: list[Axes]
-    titled: bool  # a printed picture of its own has its caption instead
+    is_titled: bool  # a printed picture of its own has its caption instead
+    legend_points: float = 0.0  # the height of a legend between title and notes
 
-    def title(self, ax: Axes, text: str) -> None:
+    def add_title(self, ax: Axes, text: str) -> None:
         """Write a panel's title above its notes, where it has one."""
         from matplotlib import rcParams
 
         second = NOTE_ROW * rcParams["legend.fontsize"] if len(self.axes) > 1 else 0.0
-        if self.titled:
-            ax.set_title(text, pad=rcParams["axes.titlepad"] + second)
+        if self.is_titled:
+            ax.set_title(text, pad=rcParams["axes.titlepad"] + second + self.legend_points)
+
+    def add_header(self, title: str, words: str) -> None:
+        """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
+        from matplotlib import rcParams
+
+        figure, size = self.figure, rcParams["figure.titlesize"]
+        em = rcParams["font.size"] * figure.dpi / 72 / figure.bbox.height
+        below = 1.2 + 1.25 * size / rcParams["font.size"]  # in the size of letters, from the upper edge
+        x = self.axes[0].get_position().x0
+        figure.text(x, 1 - 1.2 * em, title, fontsize=size, fontweight="bold", va="top")
+        figure.text(x, 1 - below * em, words, va="top", color=rcParams["axes.labelcolor"])
+
+    def add_legend_room(self, points: float) -> float:
+        """Make the figure higher, but not its axes, and return where a legend above them ends, as figure fraction."""
+        from matplotlib import rcParams
+
+        figure, inches = self.figure, points / 72
+        self.legend_points = points
+        height = figure.get_figheight()
+        for ax in self.axes:
+            x, y, w, h = ax.get_position().bounds
+            shrink = height / (height + inches)
+            ax.set_position((x, y * shrink, w, h * shrink))
+        figure.set_size_inches(figure.get_figwidth(), height + inches)
+        notes = rcParams["axes.titlepad"] if self.is_titled else (_UNTITLED - 0.6) * rcParams["font.size"]
+        return float(self.axes[0].get_position().y1 + notes / 72 / (height + inches))
 
 
-def check(what: str, value: str, offered: Collection[str]) -> None:
+def build_figure(
+    panels: Sequence[tuple[str, Callable[[Axes], None]]],
+    *,
+    theme: str = "dark",
+    width: str | None = None,
+    font: str = "",
+    add_header: Callable[[FigureGrid], None] | None = None,
+) -> Figure:
+    """Return a figure of one panel or a square of them: each a title, and what draws it on its axes.
+
+    The figure is unknown to pyplot. It is drawn and saved under its theme, whenever and by whomever.
+
+    Raises:
+        UsageError: no such theme, width or font.
+    """
+    size, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
+    with theme_context(theme, font):
+        figure = _themed_figure(theme, font)
+        is_titled = side > 1 or theme != "paper"
+        above = _IN_GRID if side > 1 else _TITLED if is_titled else _UNTITLED
+        grid = FigureGrid(figure, _grid(figure, size, side, above), is_titled)
+        if add_header is not None:
+            add_header(grid)
+        for ax, (title, draw) in zip(grid.axes, panels, strict=True):
+            grid.add_title(ax, title)
+            draw(ax)
+    return figure
+
+
+def check_choice(what: str, value: str, choices: Collection[str]) -> None:
     """Refuse a value that is not offered.
 
     Raises:
         UsageError: naming what is offered.
     """
-    if value not in offered:
-        raise UsageError(f"{what} must be one of {', '.join(offered)}, got {value!r}")
+    if value not in choices:
+        raise UsageError(f"{what} must be one of {', '.join(filter(None, choices))}, got {value!r}")
 
 
 def width_of(theme: str, width: str | None) -> str:
@@ -95,35 +166,57 @@ def width_of(theme: str, width: str | None) -> str:
     Raises:
         UsageError: no such theme or width, or a column's width for the theme of screens.
     """
-    check("theme", theme, THEMES)
+    check_choice("theme", theme, THEMES)
     if theme == "paper":
-        check("width", width or WIDTHS[0], WIDTHS)
+        check_choice("width", width or WIDTHS[0], WIDTHS)
         return width or WIDTHS[0]
     if width is not None:
         raise UsageError(f"width {width!r} is that of a paper's column; it goes with the theme paper, got {theme!r}")
     return _SCREEN
 
 
+def font_families(font: str) -> list[str]:
+    """Return the families of a choice of font, best first; the last has the signs that the others may not have.
+
+    Raises:
+        UsageError: no such choice, or no font of the kind is installed.
+    """
+    check_choice("font", font, FONTS)
+    if not font:
+        return ["DejaVu Sans"]
+    if font == "serif":
+        return [_SERIF, "DejaVu Sans"]
+    from matplotlib.font_manager import fontManager
+
+    installed = {entry.name for entry in fontManager.ttflist}
+    family = next((name for name in _SANS if name in installed), None)
+    if family is None:
+        raise UsageError(f"font 'sans' takes one of {', '.join(_SANS)}; none is installed, install one or choose serif")
+    return [family, "DejaVu Sans"]
+
+
 @contextmanager
-def look(theme: str) -> Iterator[None]:
+def theme_context(theme: str, font: str = "") -> Iterator[None]:
     """Apply a theme's style sheet to matplotlib's own defaults, whatever the user's settings are, and take it back.
 
     Within itself it does nothing: going through all settings takes a twentieth of a figure's time.
     """
     from matplotlib import style
 
-    if _present.get() == theme:
+    check_choice("theme", theme, THEMES)
+    if _present.get() == (theme, font):
         yield
         return
-    token = _present.set(theme)
+    families = font_families(font)
+    token = _present.set((theme, font))
     try:
-        with style.context(_sheet(theme), after_reset=True):
+        with style.context([_sheet(theme), {"font.family": families}], after_reset=True):
             yield
     finally:
         _present.reset(token)
 
 
-_present: ContextVar[str] = ContextVar("theme", default="")  # whose look is on
+_present: ContextVar[tuple[str, str]] = ContextVar("theme", default=("", ""))  # whose settings are on
 
 
 @cache
@@ -135,34 +228,6 @@ def _sheet(theme: str) -> Any:
     return dict(settings)
 
 
-def new_canvas(theme: str, panels: int, width: str | None = None) -> Canvas:
-    """Return a figure unknown to pyplot with axes for so many panels (a square number); call it under :func:`look`.
-
-    The figure is drawn and saved under its theme, whenever and by whomever.
-
-    Raises:
-        UsageError: as :func:`width_of`.
-    """
-    size, side = _SIZES[width_of(theme, width)], round(panels**0.5)
-    figure = _themed_figure(theme)
-    titled = side > 1 or theme != "paper"
-    return Canvas(figure, _grid(figure, size, side, _IN_GRID if side > 1 else _TITLED if titled else _UNTITLED), titled)
-
-
-def head(figure: Figure, title: str, words: str) -> None:
-    """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
-    from matplotlib import rcParams
-
-    em = rcParams["font.size"] * figure.dpi / 72
-    x = figure.axes[0].get_position().x0
-    large = rcParams["figure.titlesize"] / rcParams["font.size"]
-    below = 1.2 + 1.25 * large  # in the size of letters, from the upper edge
-    figure.text(
-        x, 1 - 1.2 * em / figure.bbox.height, title, fontsize=rcParams["figure.titlesize"], fontweight="bold", va="top"
-    )
-    figure.text(x, 1 - below * em / figure.bbox.height, words, va="top", color=rcParams["axes.labelcolor"])
-
-
 def write_figure(figure: Figure, path: Path) -> Path:
     """Write a figure in the format that the path's suffix names, all or nothing; the same figure gives the same bytes.
 
@@ -171,17 +236,21 @@ def write_figure(figure: Figure, path: Path) -> Path:
         OSError: the disk is full, read-only or gone; an earlier file is untouched.
     """
     fmt = path.suffix.removeprefix(".")
-    check("format", fmt, FORMATS)
+    check_choice("format", fmt, FORMATS)
     replace_file(path, _png(figure) if fmt == "png" else _vectors(figure, fmt))
     return path
 
 
 def _png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return render_png(np.asarray(canvas.buffer_rgba()), figure.dpi)
+    buffer = BytesIO()
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    image.save(buffer, format="PNG", compress_level=_PNG_LEVEL, dpi=(figure.dpi, figure.dpi))
+    return buffer.getvalue()
 
 
 def _vectors(figure: Figure, fmt: str) -> bytes:
@@ -190,18 +259,20 @@ def _vectors(figure: Figure, fmt: str) -> bytes:
     return buffer.getvalue()
 
 
-def _themed_figure(theme: str) -> Figure:
+def _themed_figure(theme: str, font: str) -> Figure:
     """Return an empty Figure that is drawn and saved under its theme, since matplotlib reads settings until then."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class ThemedFigure(Figure):
+        facts: list[str] | None = [] if theme == "paper" else None  # what its caption should mention
+
         def draw(self, renderer: Any) -> None:
-            with look(theme):
+            with theme_context(theme, font):
                 super().draw(renderer)
 
         def savefig(self, fname: Any, **kwargs: Any) -> None:
-            with look(theme):
+            with theme_context(theme, font):
                 super().savefig(fname, **kwargs)
 
     figure = ThemedFigure()

@@ -1,173 +1,287 @@
-"""What is drawn from a series: lines, bands and bars, and marks for what they cannot show."""
+"""What is drawn from series: lines, bands and bars, and marks for what they cannot show.
+
+The same functions draw one run and several. A :class:`Trace` is a series with its look; of several runs it bears the
+run's name, which the notes then mention.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlflow_ddpm.analysis.frame import RESUMED
-from mlflow_ddpm.plotting.annotations import NAMED, Note, epochs_text, number
-from mlflow_ddpm.plotting.axes import columns, ems
-from mlflow_ddpm.plotting.downsampling import envelope, open_gaps
+from mlflow_ddpm.plotting.annotations import BAND_ALPHA, MAX_NAMED, Note, epochs_text, number
+from mlflow_ddpm.plotting.axes import pixel_columns, width_in_em
+from mlflow_ddpm.plotting.downsampling import envelope
+from mlflow_ddpm.plotting.series import GAP
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from mlflow_ddpm.plotting.downsampling import Envelope
     from mlflow_ddpm.plotting.series import Series
 
     Floats = NDArray[np.float64]
 
 __all__ = [
-    "BARS",
-    "EDGE",
-    "at_edge",
+    "NONFINITE",
+    "Trace",
     "band",
     "bars",
-    "broken",
-    "gathered",
+    "bars_stand_apart",
+    "downsampling_note",
     "line",
-    "missing",
-    "offscale",
-    "resumed",
+    "mark_nonfinite",
+    "mark_not_positive",
+    "mark_offscale",
+    "mark_resumes",
+    "missing_note",
+    "runs_text",
     "star",
 ]
 
-EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
-_DOT_EMS = 2.0  # lines show each epoch as a dot while these are so far apart
-_PALE = 0.45
-BARS = "least full, most pale"  # how bars that share a column are drawn
+NONFINITE = "C6"  # the colour of what was measured and is not finite
+_EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
+_DOT_EMS = 2.0  # lines show each row as a dot while these are so far apart
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
+_FEW_BARS = 60  # bars that are drawn where those of all rows would be a solid block
+_MIN_BAR = 0.012  # of the height of the axes: a lower bar could not be seen
 
 
-def line(ax: Axes, of: Series, color: str, style: str = "-") -> None:
-    """Draw a line that is open at gaps; an epoch between two gaps is a dot, and so is every one where there is room.
+class Trace(NamedTuple):
+    """A series and its look; of several runs in one picture, the run's name as well."""
 
-    Where epochs share a column of pixels, the line is their mean, and a pale stroke reaches from lowest to highest.
+    series: Series
+    color: str = "C0"
+    style: str = "-"
+    name: str = ""  # "" in the picture of one run
+
+    def mention(self, words: str) -> str:
+        """Return words about this run, which name it where there are several."""
+        return f"{self.name}, {words}" if self.name else words
+
+
+def line(ax: Axes, trace: Trace, *, dots: bool = True, columns: int = 0) -> None:
+    """Draw a line that is open at gaps; a row between two gaps is a dot, and so is every one where there is room.
+
+    Where rows share a column of pixels, or one of ``columns``, the line is their mean, in a band from their lowest to
+    their highest value.
     """
     from matplotlib import rcParams
 
-    of_columns = envelope(of.epoch, of.value, of.value, columns(ax))
-    x, low, high, mean = open_gaps(of_columns.x, of_columns.width, of_columns.low, of_columns.high, of_columns.mean)
-    if of_columns.width > 1:
-        strokes = np.column_stack([low, high]).ravel()
-        ax.plot(np.repeat(x, 2), strokes, color=color, alpha=_PALE, solid_capstyle="butt", gid="range")
-    ax.plot(x, mean, style, color=color, gid="line")
-    dots = _alone(mean) if len(of.epoch) * _DOT_EMS > ems(ax) else np.isfinite(mean)
+    series = trace.series
+    shape = _shape(ax, series, columns).with_gaps()
+    if shape.rows > 1:
+        _fill(ax, shape, trace.color)
+    ax.plot(shape.x, shape.mean, trace.style, color=trace.color, gid="line")
+    has_room = dots and len(series.epoch) * _DOT_EMS <= width_in_em(ax)
+    shown = np.isfinite(shape.mean) if has_room else _alone(shape.mean)
     floor, ceiling = ax.get_ylim()
-    dots &= (mean >= floor) & (mean <= ceiling)  # those at the very edge are drawn whole, those beyond it not at all
+    shown &= (shape.mean >= floor) & (shape.mean <= ceiling)  # those at the very edge are whole, those beyond left out
     size = rcParams["lines.markersize"]
-    ax.plot(x[dots], mean[dots], "o", color=color, markersize=size, clip_on=False, gid="dots")
-
-
-def gathered(ax: Axes, of: Series, how: str = "mean, range pale") -> Note | None:
-    """Say how many epochs share a column of pixels, and how they are drawn there."""
-    width = envelope(of.epoch, of.value, of.value, columns(ax)).width
-    return (
-        Note(f"{width:.0f} epochs to a column: {how}", brief=f"{width:.0f} epochs to a column") if width > 1 else None
-    )
+    ax.plot(shape.x[shown], shape.mean[shown], "o", color=trace.color, markersize=size, clip_on=False, gid="dots")
 
 
 def band(ax: Axes, low: Series, high: Series, color: str) -> None:
-    """Fill between two series, open at gaps; an epoch between two gaps is a vertical stroke."""
+    """Fill between two series, open at gaps; a row between two gaps is a vertical stroke."""
+    shape = envelope(low.epoch, low.value, high.value, pixel_columns(ax), low.spacing)
+    _fill(ax, shape.with_gaps(), color, gid="band")
+
+
+def _shape(ax: Axes, series: Series, columns: int = 0) -> Envelope:
+    return envelope(series.epoch, series.value, series.value, columns or pixel_columns(ax), series.spacing)
+
+
+def _fill(ax: Axes, shape: Envelope, color: str, gid: str = "range") -> None:
     from matplotlib import rcParams
 
-    columns_of = envelope(low.epoch, low.value, high.value, columns(ax))
-    x, bottom, top = open_gaps(columns_of.x, columns_of.width, columns_of.low, columns_of.high)
-    ax.fill_between(x, bottom, top, color=color, alpha=0.28, linewidth=0, gid="band")
-    alone = _alone(bottom + top)
+    ax.fill_between(shape.x, shape.low, shape.high, color=color, alpha=BAND_ALPHA, linewidth=0, gid=gid)
+    alone = _alone(shape.low + shape.high)
     stroke = 1.4 * rcParams["lines.markersize"]
-    ax.vlines(x[alone], bottom[alone], top[alone], color=color, alpha=0.28, linewidth=stroke, gid="band")
-
-
-def bars(ax: Axes, of: Series, color: str, strength: float = 1.0) -> None:
-    """Draw bars from zero; where several share a column, pale up to the extreme and full up to the least."""
-    columns_of = envelope(of.epoch, np.abs(of.value), np.abs(of.value), columns(ax))
-    x, width = columns_of.x, columns_of.width
-    sign = -1.0 if (of.finite < 0).any() else 1.0
-    if width > 1:
-        _steps(ax, (x, width, sign * columns_of.high), color, strength / 2)
-    _steps(ax, (x, width, sign * columns_of.low), color, strength)
-
-
-def _steps(ax: Axes, shape: tuple[Floats, float, Floats], color: str, alpha: float) -> None:
-    """Draw bars of one width; the room between two of them is a step without a value."""
-    from matplotlib.patches import StepPatch
-
-    x, width, height = shape
-    first, last = ax.get_xlim()
-    apart = ems(ax) * width / (last - first) > _BAR_EMS
-    half = 0.4 * width if apart else 0.5 * width
-    edges = np.column_stack([x - half, x + half]).ravel()
-    heights = np.insert(height, np.arange(1, len(height)), np.nan)
-    if not apart:  # neighbours share an edge, so that no seam of background shows between them
-        touching = np.flatnonzero(np.diff(x) < 1.5 * width)
-        edges = np.delete(edges, 2 * touching + 1)
-        heights = np.delete(heights, 2 * touching + 1)
-    # Not ax.stairs: it searches every edge for the limits, which are set already.
-    ax.add_artist(StepPatch(heights, edges, baseline=0, fill=True, color=color, alpha=alpha, linewidth=0, gid="bars"))
-
-
-def star(ax: Axes, epoch: float, value: float) -> None:
-    """Mark the best epoch."""
-    from matplotlib import rcParams
-
-    size = 3 * rcParams["lines.markersize"]
-    edge = rcParams["axes.facecolor"]
-    ax.plot(
-        [epoch], [value], "*", color="C1", markersize=size, markeredgecolor=edge, zorder=5, clip_on=False, gid="best"
+    ax.vlines(
+        shape.x[alone], shape.low[alone], shape.high[alone], color=color, alpha=BAND_ALPHA, linewidth=stroke, gid=gid
     )
 
 
-def broken(ax: Axes, of: Series) -> Note | None:
-    """Mark at the bottom of the axes the epochs that were measured and are not finite, and say so."""
-    if not len(of.broken):
+def downsampling_note(ax: Axes, series: Series, columns: int = 0, *, is_bars: bool = False) -> Note | None:
+    """Explain what is drawn where rows share a column: the mean and the range of a line, the extreme of bars."""
+    rows = _shape(ax, series, _bar_columns(ax, series) if is_bars else columns).rows
+    if rows == 1:
         return None
-    at_edge(ax, of.broken, EDGE, "x", "C3")
-    return Note(f"\u00d7 {of.broken_as} ({epochs_text(of.broken)})", "C3", f"\u00d7 {len(of.broken):,} {of.broken_as}")
+    what = f"{rows:,} {series.noun if series.noun == 'epoch' else 'row'}s"
+    if is_bars:
+        return Note(f"each bar: the largest of {what}", brief=f"largest of {rows:,}")
+    return Note(f"each point: mean of {what}, band: their range", brief=f"mean of {rows:,}")
 
 
-def offscale(ax: Axes, *drawn: Series) -> Note | None:
-    """Mark at the edge of the axes the epochs that exceed the limits, and say how far they go."""
+def bars(ax: Axes, series: Series, color: str) -> float:
+    """Draw bars from zero, and return the height to which lower ones are raised to be seen; 0.0 if there are none.
+
+    Where they would be a solid block, each bar is the largest of several rows.
+    """
+    shape = _shape(ax, series, _bar_columns(ax, series))
+    sign = -1.0 if (series.finite < 0).any() else 1.0
+    sizes = np.fmax(np.abs(shape.low), np.abs(shape.high))
+    least = _MIN_BAR * (ax.get_ylim()[1] - ax.get_ylim()[0])
+    low = (sizes > 0) & (sizes < least)
+    _steps(ax, shape.x, sign * np.where(low, least, sizes), shape.width, color)
+    return least if low.any() else 0.0
+
+
+def bars_stand_apart(ax: Axes, series: Series) -> bool:
+    """Tell whether there is room for a bar a row, or would they be a solid block."""
+    return _stand_apart(ax, series.spacing)
+
+
+def _stand_apart(ax: Axes, width: float) -> bool:
+    first, last = ax.get_xlim()
+    return width_in_em(ax) * width / (last - first) > _BAR_EMS
+
+
+def _bar_columns(ax: Axes, series: Series) -> int:
+    """Return in how many columns bars are gathered; 0 where each row has a bar of its own."""
+    return _FEW_BARS if len(series.epoch) > pixel_columns(ax) else 0
+
+
+def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> None:
+    """Draw bars of one width; the room between two of them is a step without a value."""
+    from matplotlib.patches import StepPatch
+
+    apart = _stand_apart(ax, width)
+    half = 0.4 * width if apart else 0.5 * width
+    edges = np.column_stack([x - half, x + half]).ravel()
+    heights = np.insert(height, np.arange(1, len(height)), np.nan)
+    if len(edges) > 2:  # noqa: PLR2004 - rows closer than usual, as the last of a run in steps, get narrower bars
+        edges[1:-1:2] = np.minimum(edges[1:-1:2], (x[:-1] + x[1:]) / 2)
+        edges[2::2] = np.maximum(edges[2::2], (x[:-1] + x[1:]) / 2)
+    if not apart:  # neighbours share an edge, so that no seam of background shows between them
+        touching = np.flatnonzero(np.diff(x) < GAP * width)
+        edges = np.delete(edges, 2 * touching + 1)
+        heights = np.delete(heights, 2 * touching + 1)
+    # Not ax.stairs: it searches every edge for the limits, which are set already.
+    ax.add_artist(StepPatch(heights, edges, baseline=0, fill=True, color=color, linewidth=0, gid="bars"))
+
+
+def star(ax: Axes, trace: Trace, color: str) -> tuple[float, float]:
+    """Mark the row with the lowest value, and return its epoch and value."""
     from matplotlib import rcParams
 
-    floor, ceiling = ax.get_ylim()
-    above = np.unique(np.concatenate([s.epoch[s.value > ceiling] for s in drawn]))
-    below = np.unique(np.concatenate([s.epoch[s.value < floor] for s in drawn]))
-    color = str(rcParams["text.color"])
-    at_edge(ax, above, 1 - EDGE, "^", color)
-    at_edge(ax, below, EDGE, "v", color)
-    full, brief = [], []
-    for epochs, sign, way, extreme in ((above, "\u25b2", "up", np.nanmax), (below, "\u25bc", "down", np.nanmin)):
-        if len(epochs):
-            value = number(extreme([extreme(s.finite) for s in drawn if len(s.finite)]))
-            full.append(f"{sign} {way} to {value} ({epochs_text(epochs)})")
-            brief.append(f"{sign} to {value}")
-    return Note("  ".join(full), color, "  ".join(brief)) if full else None
+    series = trace.series
+    best = int(np.nanargmin(series.value))
+    epoch, value = float(series.epoch[best]), float(series.value[best])
+    size, edge = 2.8 * rcParams["lines.markersize"], rcParams["axes.facecolor"]
+    ax.plot(
+        [epoch], [value], "*", color=color, markersize=size, markeredgecolor=edge, zorder=5, clip_on=False, gid="best"
+    )
+    return epoch, value
 
 
-def missing(of: Series) -> Note | None:
-    """Say which epochs have no row or, if none is missing, how many have no value though others have."""
-    before = np.flatnonzero(np.diff(of.epoch) > 1)
-    count = int(of.epoch[-1] - of.epoch[0]) + 1 - len(of.epoch)
-    if count > NAMED:
-        return Note(f"missing: {count:,} epochs")
-    if count:
-        holes = [np.arange(of.epoch[i] + 1, of.epoch[i + 1]) for i in before]
-        return Note(f"missing: {epochs_text(np.concatenate(holes))}")
-    unmeasured = len(of.epoch) - of.measured
-    return Note(f"not measured in {unmeasured:,} of {len(of.epoch):,} epochs") if unmeasured else None
-
-
-def resumed(history: pd.DataFrame) -> Note | None:
-    """Say where the run was resumed; the epoch axis marks it."""
-    epochs = np.array(history.attrs.get(RESUMED, ()), dtype=np.float64)
-    if not len(epochs):
+def mark_nonfinite(ax: Axes, traces: Sequence[Trace]) -> Note | None:
+    """Mark at the bottom of the axes the epochs that were measured and are not finite."""
+    marked = [trace for trace in traces if len(trace.series.nonfinite_epochs)]
+    if not marked:
         return None
-    times = f"{len(epochs)} times" if len(epochs) > NAMED else f"at {epochs_text(epochs)}"
-    return Note(f"\u250a resumed {times}", brief="\u250a resumed")
+    for trace in marked:
+        _mark_edge(ax, trace.series, trace.series.nonfinite_epochs, "x", trace.color if trace.name else NONFINITE)
+    kinds = " or ".join(kind for kind in ("NaN", "inf") if any(kind in t.series.nonfinite_kind for t in marked))
+    where = "; ".join(trace.mention(epochs_text(trace.series, trace.series.nonfinite_epochs)) for trace in marked)
+    count = sum(len(trace.series.nonfinite_epochs) for trace in marked)
+    brief = f"{kinds} in {runs_text(len(marked))}" if marked[0].name else f"{count:,} {kinds}"
+    return Note(f"{kinds} ({where})", _only_color(marked, NONFINITE), brief, "x", kinds)
+
+
+def mark_offscale(ax: Axes, traces: Sequence[Trace]) -> list[Note]:
+    """Mark at the edges of the axes the epochs that exceed the limits, and note how far they go."""
+    floor, ceiling = ax.get_ylim()
+    above = [(trace, trace.series.value > ceiling) for trace in traces]
+    below = [(trace, trace.series.value < floor) for trace in traces]
+    return [
+        _offscale_note(ax, beyond, marker)
+        for beyond, marker in ((above, "^"), (below, "v"))
+        if any(is_beyond.any() for _, is_beyond in beyond)
+    ]
+
+
+def _offscale_note(ax: Axes, beyond: Sequence[tuple[Trace, NDArray[np.bool_]]], marker: str) -> Note:
+    from matplotlib import rcParams
+
+    own = str(rcParams["text.color"])
+    beyond = [(trace, is_beyond) for trace, is_beyond in beyond if is_beyond.any()]
+    epochs = np.zeros(0)
+    for name in dict.fromkeys(trace.name for trace, _ in beyond):
+        of_run = [(trace, is_beyond) for trace, is_beyond in beyond if trace.name == name]
+        epochs = np.unique(np.concatenate([trace.series.epoch[is_beyond] for trace, is_beyond in of_run]))
+        _mark_edge(ax, of_run[0][0].series, epochs, marker, of_run[0][0].color if name else own)
+    extreme = np.nanmax if marker == "^" else np.nanmin
+    values = [float(extreme(trace.series.finite)) for trace, _ in beyond]
+    farthest = int(np.argmax(np.abs(values)))
+    brief = f"{'up' if marker == '^' else 'down'} to {number(values[farthest])}"
+    where = beyond[farthest][0].name or epochs_text(beyond[0][0].series, epochs)
+    color = _only_color([trace for trace, _ in beyond], own)
+    return Note(f"off scale: {brief} ({where})", color, brief, marker, brief)
+
+
+def mark_not_positive(ax: Axes, traces: Sequence[Trace], what: str) -> Note | None:
+    """Mark the epochs whose value a logarithmic axis cannot show."""
+    marked = [(trace, trace.series.epoch[trace.series.value <= 0]) for trace in traces]
+    marked = [(trace, epochs) for trace, epochs in marked if len(epochs)]
+    for trace, epochs in marked:
+        _mark_edge(ax, trace.series, epochs, "v", trace.color if trace.name else NONFINITE)
+    if not marked:
+        return None
+    where = ", ".join(trace.name or epochs_text(trace.series, epochs) for trace, epochs in marked)
+    brief = f"{what} not above zero"
+    return Note(f"{brief}: {where}", _only_color([trace for trace, _ in marked], NONFINITE), brief, "v", brief)
+
+
+def mark_resumes(ax: Axes, traces: Sequence[tuple[Trace, Sequence[int]]]) -> Note | None:
+    """Mark where runs were resumed, each a trace and the first epochs after its resumes, between the two rows."""
+    from matplotlib import rcParams
+
+    marked = [(trace, epochs) for trace, epochs in traces if epochs]
+    for trace, epochs in marked:
+        color = trace.color if trace.name else rcParams["axes.labelcolor"]
+        for epoch in epochs:
+            ax.axvline(
+                epoch - trace.series.spacing / 2, color=color, linestyle=":", zorder=0.9, gid="resumed",
+                linewidth=0.6 * rcParams["lines.linewidth"],
+            )  # fmt: skip
+    if not marked:
+        return None
+    trace, epochs = marked[0]
+    if trace.name:
+        names = ", ".join(trace.name for trace, _ in marked)
+        return Note(f"resumed: {names}", _only_color([trace for trace, _ in marked], ""), "resumed", ":", "resumed")
+    times = f"{len(epochs)} times" if len(epochs) > MAX_NAMED else f"at {epochs_text(trace.series, np.array(epochs))}"
+    return Note(f"resumed {times}", "", "resumed", ":", "resumed")
+
+
+def missing_note(series: Series) -> Note | None:
+    """Name the epochs that have no row or, if none is missing, count those without a value though others have one."""
+    gaps = np.round(np.diff(series.epoch) / series.spacing) - 1
+    count = int(gaps[gaps > 0].sum())
+    if count > MAX_NAMED:
+        return Note(f"missing: {count:,} {series.noun if series.noun == 'epoch' else 'row'}s")
+    if count:
+        holes = [series.epoch[i] + series.spacing * np.arange(1, gaps[i] + 1) for i in np.flatnonzero(gaps > 0)]
+        return Note(f"missing: {epochs_text(series, np.concatenate(holes))}")
+    unmeasured = len(series.epoch) - series.measured
+    noun = series.noun if series.noun == "epoch" else "row"
+    return Note(f"not measured in {unmeasured:,} of {len(series.epoch):,} {noun}s") if unmeasured else None
+
+
+def runs_text(count: int) -> str:
+    """Count runs."""
+    return f"{count} run{'s' if count > 1 else ''}"
+
+
+def _only_color(marked: Sequence[Trace], otherwise: str) -> str:
+    """Return the run's colour where the words are about one run of several alone."""
+    names = {trace.name for trace in marked}
+    return (marked[0].color if len(names) == 1 else "") if marked[0].name else otherwise
 
 
 def _alone(value: Floats) -> NDArray[np.bool_]:
@@ -177,16 +291,23 @@ def _alone(value: Floats) -> NDArray[np.bool_]:
     return alone
 
 
-def at_edge(ax: Axes, epoch: Floats, height: float, marker: str, color: str) -> None:
-    """Put marks on the edge of the axes, at most one to three columns of pixels: more could not be told apart."""
+def _mark_edge(ax: Axes, series: Series, epochs: Floats, marker: str, color: str) -> None:
+    """Mark epochs at an edge of the axes: each stretch of neighbours by one mark, on a line as long as the stretch."""
     from matplotlib import rcParams
 
-    if not len(epoch):
+    if not len(epochs):
         return
     first, last = ax.get_xlim()
-    column = np.floor((epoch - first) / (last - first) * columns(ax) / 3)
-    shown = epoch[np.unique(column, return_index=True)[1]]
-    size = 1.2 * rcParams["lines.markersize"]
-    where = ax.get_xaxis_transform()
-    ax.plot(shown, np.full(len(shown), height), marker, color=color, markersize=size, transform=where,
+    touching = max(GAP * series.spacing, 3 * (last - first) / pixel_columns(ax))
+    stretches = np.split(epochs, np.flatnonzero(np.diff(epochs) > touching) + 1)
+    middles = np.array([(stretch[0] + stretch[-1]) / 2 for stretch in stretches])
+    size, where = 1.2 * rcParams["lines.markersize"], ax.get_xaxis_transform()
+    height = 1 - _EDGE if marker == "^" else _EDGE
+    for stretch in stretches:
+        if len(stretch) > 1:
+            ax.plot(
+                stretch[[0, -1]], [height, height], color=color, transform=where, clip_on=False, gid="stretch",
+                solid_capstyle="butt", linewidth=size / 3,
+            )  # fmt: skip
+    ax.plot(middles, np.full(len(middles), height), marker, color=color, markersize=size, transform=where,
             markeredgewidth=size / 4, clip_on=False, zorder=6, gid="edge")  # fmt: skip

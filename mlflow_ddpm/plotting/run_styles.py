@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlflow_ddpm.core.markdown import one_line
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from mlflow_ddpm.analysis.run_history import RunHistory
 
 __all__ = ["MOST_RUNS", "RunLine", "run_lines", "with_short_names"]
 
@@ -20,35 +21,44 @@ _COLORS = {
 }
 _STYLES = ("-", "--")  # once all colours are taken, they return dashed
 MOST_RUNS = len(_STYLES) * len(_COLORS["dark"])
-_INK = 0.35  # words in a run's colour are mixed with so much of the text's own, or pale ones could not be read
 
 
 class RunLine(NamedTuple):
-    """One run, and how it looks in every picture."""
+    """One run, or a group of runs that share a line, and how it looks in every picture."""
 
     name: str
-    history: pd.DataFrame
+    histories: tuple[RunHistory, ...]
     color: str
     style: str  # of its line
-    ink: str  # of words that speak of it
 
 
-def run_lines(runs: Sequence[tuple[str, pd.DataFrame]], theme: str) -> list[RunLine]:
-    """Return each run, a name and a history, with its look, under a theme's settings; ``MOST_RUNS`` at most."""
+def run_lines(runs: Sequence[tuple[str, RunHistory | Sequence[RunHistory]]], theme: str) -> list[RunLine]:
+    """Return each run, a name and its history (or those of a group), with its look; ``MOST_RUNS`` at most."""
     looks = [(color, style) for style in _STYLES for color in _COLORS[theme]]
     return [
-        RunLine(_drawable(name), history, color, style, _ink(color))
-        for (name, history), (color, style) in zip(runs, looks, strict=False)
+        RunLine(_drawable(name), tuple(runs) if isinstance(runs, Sequence) else (runs,), color, style)
+        for (name, runs), (color, style) in zip(runs, looks, strict=False)
     ]
 
 
 def with_short_names(runs: Sequence[RunLine], length: int) -> list[RunLine]:
     """Return the runs with names of at most ``length`` characters; numbered, if leaving out letters made two alike."""
-    names = [_shortened(run.name, length) for run in runs]
+    names = [run.name for run in runs]
+    if max(map(len, names)) > length:
+        names = _without_common_start(names)
+    names = [_shortened(name, length) for name in names]
     if len(set(names)) < len(names):
         names = [f"{i} {_shortened(run.name, length - 3)}" for i, run in enumerate(runs, start=1)]
     # A dollar sign would begin a formula.
     return [run._replace(name=name.replace("$", r"\$")) for run, name in zip(runs, names, strict=True)]
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """Leave out the words that all names begin with; runs of a sweep often share them."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in alike)
+    shared = max(start.rfind(separator) + 1 for separator in "-_ ./")
+    return [name[shared:] or name for name in names] if len(names) > 1 else list(names)
 
 
 def _drawable(name: str) -> str:
@@ -65,12 +75,3 @@ def _shortened(name: str, length: int) -> str:
         return name
     tail = (length - 1) // 2
     return f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
-
-
-def _ink(color: str) -> str:
-    from matplotlib import rcParams
-    from matplotlib.colors import to_hex, to_rgb
-
-    text = to_rgb(rcParams["text.color"])
-    mixed = [(1 - _INK) * own + _INK * other for own, other in zip(to_rgb(color), text, strict=True)]
-    return to_hex((mixed[0], mixed[1], mixed[2]))

@@ -1,4 +1,4 @@
-"""One metric of a history, made ready to draw: what is missing stays a gap, what was broken is kept apart."""
+"""One metric of a run, ready to draw: what is missing stays a gap, what is not finite is kept apart."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ import numpy as np
 from mlflow_ddpm.analysis.frame import numbers
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
+
+    from mlflow_ddpm.analysis.run_history import RunHistory
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Series", "around", "changes", "rate_name", "series"]
+__all__ = ["GAP", "Series", "changes", "mean_and_range", "plus_minus_std", "positive", "rate_name", "series"]
 
+GAP = 1.5  # times the usual spacing: rows further apart have a gap between them
 _HUGE = 1e300  # what drawing can still add and multiply without overflow; below its inverse, all is zero
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A metric over the epochs that have a row, in their order."""
+    """A metric over the rows of a run, in their order."""
 
     epoch: Floats
     value: Floats  # NaN: nothing to draw, either not measured or not finite
-    broken: Floats  # the epochs whose value was measured and is not finite
-    broken_as: str  # "NaN", "inf" or "NaN or inf"; "" if none is
-    measured: int  # epochs with a value of any kind
+    nonfinite_epochs: Floats  # whose value was measured and is not finite
+    nonfinite_kind: str  # "NaN", "inf" or "NaN or inf"; "" if there is none
+    measured: int  # rows with a value of any kind
+    spacing: float  # the usual distance of two rows
+    noun: str  # what the rows count: "epoch" or "step"
 
     @property
     def drawable(self) -> NDArray[np.bool_]:
@@ -40,36 +44,64 @@ class Series:
         """Return the finite values alone."""
         return self.value[self.drawable]
 
+    def scaled(self, factor: float) -> Series:
+        """Return the series in another unit."""
+        return replace(self, value=self.value * factor)
 
-def series(history: pd.DataFrame, name: str) -> Series:
-    """Return a column of the history; empty of values where the history lacks it."""
-    raw = numbers(history, name)
-    measured = history[name].notna().to_numpy(dtype=bool) if name in history else np.zeros(len(raw), dtype=bool)
-    broken = measured & ~np.isfinite(raw)
-    kinds = [
-        word for word, found in (("NaN", np.isnan(raw[broken]).any()), ("inf", np.isinf(raw[broken]).any())) if found
-    ]
-    epoch = numbers(history, "epoch")
+
+def series(history: RunHistory, name: str) -> Series:
+    """Return a metric of the run; without values where it was not measured."""
+    frame = history.frame
+    raw, epoch = numbers(frame, name), numbers(frame, "epoch")
+    measured = frame[name].notna().to_numpy(dtype=bool) if name in frame else np.zeros(len(raw), dtype=bool)
+    nonfinite = measured & ~np.isfinite(raw)
+    kinds = [kind for kind, test in (("NaN", np.isnan), ("inf", np.isinf)) if test(raw[nonfinite]).any()]
     value = np.where(np.isfinite(raw), np.clip(raw, -_HUGE, _HUGE), np.nan)
     value[np.abs(value) < 1 / _HUGE] = 0.0
-    return Series(epoch, value, epoch[broken], " or ".join(kinds), int(measured.sum()))
+    noun = history.axis_label.lower()
+    return Series(epoch, value, epoch[nonfinite], " or ".join(kinds), int(measured.sum()), history.spacing, noun)
 
 
-def changes(of: Series) -> Series:
-    """Return each value's change from the epoch before; NaN where that epoch is missing or either is not finite."""
-    steps = np.full(len(of.epoch), np.nan)
-    follows = np.flatnonzero(np.diff(of.epoch) == 1) + 1
-    steps[follows] = of.value[follows] - of.value[follows - 1]
-    return Series(of.epoch, steps, of.broken, of.broken_as, int(np.isfinite(steps).sum()))
+def changes(loss: Series) -> Series:
+    """Return each value's change from the row before; NaN where a gap lies between or either is not finite."""
+    change = np.full(len(loss.epoch), np.nan)
+    next_rows = np.flatnonzero(np.diff(loss.epoch) < GAP * loss.spacing) + 1
+    change[next_rows] = loss.value[next_rows] - loss.value[next_rows - 1]
+    return replace(loss, value=change, measured=int(np.isfinite(change).sum()))
 
 
-def around(history: pd.DataFrame) -> tuple[Series, Series]:
+def positive(loss: Series) -> Series:
+    """Return what a logarithmic axis can show."""
+    return replace(loss, value=np.where(loss.value > 0, loss.value, np.nan))
+
+
+def plus_minus_std(history: RunHistory) -> tuple[Series, Series]:
     """Return one standard deviation below and above the mean loss."""
     mean, std = series(history, "loss_mean"), series(history, "loss_std")
     return replace(mean, value=mean.value - std.value), replace(mean, value=mean.value + std.value)
 
 
-def rate_name(history: pd.DataFrame) -> str:
-    """Return the metric of throughput: samples per second or, where batch sizes are unknown, batches per second."""
-    samples, batches = series(history, "samples_per_sec"), series(history, "batches_per_sec")
-    return "batches_per_sec" if batches.measured and not samples.measured else "samples_per_sec"
+def rate_name(*histories: RunHistory) -> str:
+    """Return the metric of throughput: samples per second or, where no batch size is known, batches per second."""
+    samples, batches = (
+        any(series(history, name).measured for history in histories) for name in ("samples_per_sec", "batches_per_sec")
+    )
+    return "batches_per_sec" if batches and not samples else "samples_per_sec"
+
+
+def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
+    """Return mean, minimum and maximum over the runs of a group at each epoch, of those that have a number there."""
+    epoch = np.unique(np.concatenate([one.epoch for one in group]))
+    values = np.full((len(group), len(epoch)), np.nan)
+    for row, one in zip(values, group, strict=True):
+        row[np.searchsorted(epoch, one.epoch)] = one.value
+    count = np.isfinite(values).sum(axis=0)
+    total = np.nansum(values, axis=0)
+    mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)
+    nonfinite = np.unique(np.concatenate([one.nonfinite_epochs for one in group]))
+    kinds = [kind for kind in ("NaN", "inf") if any(kind in one.nonfinite_kind for one in group)]
+    together = Series(
+        epoch, mean, nonfinite, " or ".join(kinds), max(one.measured for one in group), group[0].spacing, group[0].noun
+    )
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    return together, replace(together, value=low), replace(together, value=high)

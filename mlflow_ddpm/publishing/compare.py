@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import HistorySource
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.plots import FigureSet
@@ -41,6 +42,7 @@ def compare_runs(
     theme: str = "dark",
     formats: Sequence[str] = ("png",),
     widths: Sequence[str] = (),
+    font: str = "",
     tracking_uri: str | None = None,
 ) -> Comparison:
     """Write pictures, tables and a page of several runs into ``save_dir``.
@@ -57,6 +59,7 @@ def compare_runs(
         theme: ``dark`` or ``paper``.
         formats: of png, pdf and svg; the page shows PNG or SVG, and links to PDF.
         widths: of the theme paper: ``single`` (its default), ``double`` or both.
+        font: of the theme paper: ``serif`` or ``sans``.
         tracking_uri: the tracking store of run ids; default: MLflow's own settings.
 
     Raises:
@@ -65,7 +68,7 @@ def compare_runs(
         HistoryError: a source has no history to read, or no run has an epoch yet.
         StoreError: the store is away or has no such run.
     """
-    wanted = FigureSet.of(theme, formats, widths)
+    wanted = FigureSet.create(theme, formats, widths, font)
     directory = Path(save_dir)
     _check_sources(sources)
     _check_directory(directory)
@@ -73,7 +76,7 @@ def compare_runs(
     if not any(len(run.history) for run in runs):
         raise HistoryError("none of the runs has an epoch yet; there is nothing to compare")
     directory.mkdir(parents=True, exist_ok=True)
-    plots = draw_comparisons([(run.name, run.history) for run in runs], directory, wanted)
+    plots = draw_comparisons([(run.name, RunHistory.from_frame(run.history)) for run in runs], directory, wanted)
     summary, settings = summary_table(runs), hyperparameters_table(runs)
     tables = _write_tables({"comparison_summary": summary, "comparison_hyperparameters": settings}, directory)
     page = directory / PAGE_NAME

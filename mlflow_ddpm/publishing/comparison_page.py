@@ -10,7 +10,6 @@ from mlflow_ddpm.core.formatting import format_epochs, format_number
 from mlflow_ddpm.core.markdown import Markdown, escape, picture, table
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
-from mlflow_ddpm.publishing.comparison_plots import COMPARISON_CAPTIONS
 from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all
 
 __all__ = ["render_page"]
@@ -46,7 +45,7 @@ def _parts(
     for plot in dashboard_first:
         yield f"### {plot.title}"
         yield _embedded(plots[plot.name], plot.title)
-        yield f"*{COMPARISON_CAPTIONS[plot.name]}*"
+        yield f"*{plot.comparison_caption}*"
     yield "## Files"
     yield (
         "Both tables for further use: `comparison_summary.csv`, `comparison_hyperparameters.csv` (full precision), "

@@ -2,116 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.plots import FigureSet
-from mlflow_ddpm.plotting.figure import THEMES, check, head, look, new_canvas, write_figure
-from mlflow_ddpm.plotting.overlay import BANDS, OVERLAYS, draw_overlay
-from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named, title_of
+from mlflow_ddpm.plots import FigureSet, write_plots
+from mlflow_ddpm.plotting.figure import THEMES, FigureGrid, build_figure, check_choice
+from mlflow_ddpm.plotting.overlay import draw_overlay
+from mlflow_ddpm.plotting.plot_table import plot_named
 from mlflow_ddpm.plotting.run_styles import RunLine, run_lines, with_short_names
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["COMPARISON_CAPTIONS", "draw_comparisons", "make_comparison"]
+    from mlflow_ddpm.analysis.run_history import RunHistory
 
-Runs = Sequence[tuple[str, "pd.DataFrame"]]
+__all__ = ["draw_comparisons", "make_comparison"]
 
-COMPARISON_CAPTIONS: Mapping[str, str] = {
-    "loss_linear": "Mean loss of each epoch; \u2605 marks the best epoch of each run.",
-    "loss_log": "The same on a log axis, which shows the early epochs and the late ones alike.",
-    "loss_distribution": f"Mean loss, with one standard deviation to either side for up to {BANDS} runs.",
-    "learning_rate": "Learning rate of each epoch's last batch.",
-    "grad_norm": "Global L2 gradient norm per epoch.",
-    "throughput": "Training speed of each epoch.",
-    "gpu_memory": "Peak of the allocated CUDA memory; reserved memory is in the pictures of each run.",
-    "ema_divergence": "Distance between the live weights and their exponential moving average.",
-    "epoch_timing": "Wall-clock seconds of each epoch.",
-    "loss_derivative": "Change of the mean loss from the epoch before: below zero it improved.",
-    "training_dashboard": "All runs at a glance: loss, its change, learning rate, gradients, EMA, speed and memory.",
-}
+Runs = Sequence[tuple[str, "RunHistory | Sequence[RunHistory]"]]
 
-_NAMES = {plot.panels[0]: plot.name for plot in PLOTS if len(plot.panels) == 1}
-
-# The legend above the dashboard: rows, their distance in the size of the figure's letters, the gap between entries in
-# that of its own, and how many letters of names are tried until all fit.
-_ROWS, _ROW_EMS, _GAP_EMS = 3, 1.2, 1.6
-_LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)
+_MOST_END_LABELS = 5  # more runs get a legend, which has them in the same order in every picture
+_LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)  # of names in the legend, tried until it has few enough rows
+_HEADER_ROWS = 3  # of the legend beside a dashboard's title
+_ROWS = 5  # of the legend above a picture
+_ROW, _HANDLE, _GAP = 1.35, 2.0, 1.4  # height of a row, sample of a line, gap between entries, in the size of letters
 
 
 def draw_comparisons(runs: Runs, directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:
-    """Write all eleven into a directory that exists; return each plot's files by name.
+    """Write all eleven into a directory; return each plot's files by name. A list of runs under one name is a group.
 
     Raises:
-        UsageError: no such theme, format or width.
+        UsageError: no such theme, format, width or font.
     """
-    written: dict[str, list[Path]] = {}
-    with look(wanted.theme):  # once for all
-        for plot in PLOTS:
-            for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
-                figure = make_comparison(plot.name, runs, theme=wanted.theme, width=width)
-                stem = f"{plot.name}_double" if width == "double" else plot.name
-                files = [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
-                written.setdefault(plot.name, []).extend(files)
-    return written
+
+    def make(name: str, width: str | None) -> Figure:
+        return make_comparison(name, runs, theme=wanted.theme, width=width, font=wanted.font)
+
+    return write_plots(make, directory, wanted)
 
 
-def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | None = None) -> Figure:
+def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | None = None, font: str = "") -> Figure:
     """Return one of the eleven plots with all runs, each a name and a history, in it.
 
+    A name with several histories is a group: the mean of its runs, in a band from the lowest to the highest.
+
     Raises:
-        UsageError: no such plot, theme or width.
+        UsageError: no such plot, theme, width or font.
     """
-    plot = plot_named(name)
-    check("theme", theme, THEMES)
-    with look(theme):
-        lines = run_lines(runs, theme)
-        canvas = new_canvas(theme, len(plot.panels), width)
-        for ax, panel in zip(canvas.axes, plot.panels, strict=True):
-            canvas.title(ax, title_of(panel))
-            draw_overlay(ax, OVERLAYS[_NAMES[panel]], lines, named=len(plot.panels) == 1)
+    check_choice("theme", theme, THEMES)
+    plot, lines = plot_named(name), run_lines(runs, theme)  # the legend may shorten their names
+    has_legend = len(plot.panels) > 1 or len(lines) > _MOST_END_LABELS
+
+    def add_header(grid: FigureGrid) -> None:
         if len(plot.panels) > 1:
-            head(canvas.figure, plot.title, "")
-            _legend(canvas.figure, lines)
-    return canvas.figure
+            grid.add_header(plot.title, "")
+        if has_legend:
+            lines[:] = _add_legend(grid, lines)
+
+    panels = [
+        (panel.title, partial(draw_overlay, quantity=panel.quantity, runs=lines, is_named=not has_legend))
+        for panel in plot.panels
+    ]
+    return build_figure(panels, theme=theme, width=width, font=font, add_header=add_header)
 
 
-def _legend(figure: Figure, runs: Sequence[RunLine]) -> None:
-    """Write one entry a run beside the title, on as few rows as they need, with as much of the names as fits."""
+def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
+    """Show each run's line and name: beside a dashboard's title, or above the picture, which gets higher by it.
+
+    Returns the runs with their names as they are written.
+    """
+    from matplotlib import rcParams
+    from matplotlib.lines import Line2D
+
+    figure, size = grid.figure, rcParams["legend.fontsize"]
+    em = size * figure.dpi / 72
+    is_dashboard = len(grid.axes) > 1
+    titles = [text.get_window_extent().x1 for text in figure.texts]
+    left = max(titles) + 3 * em if is_dashboard else grid.axes[0].bbox.x0 if grid.is_titled else 0.6 * em
+    room, most_rows = grid.axes[-1].bbox.x1 - left, _HEADER_ROWS if is_dashboard else _ROWS
+    named, columns = _fitted(grid, runs, room / em, most_rows)
+    rows = -(-len(runs) // columns)
+    if is_dashboard:
+        corner, y = "upper left", 1 - 1.2 * em / figure.bbox.height
+    else:
+        corner, y = "lower left", grid.add_legend_room((rows * _ROW + 0.2) * size)
+    samples: list[Any] = [{"color": run.color, "linestyle": run.style} for run in named]
+    legend = figure.legend(
+        [Line2D([], [], **sample) for sample in samples], [run.name for run in named], ncols=columns, loc=corner, frameon=False, fontsize=size,
+        bbox_to_anchor=(left / figure.bbox.width, y), borderpad=0, borderaxespad=0,
+        handlelength=_HANDLE, handletextpad=0.5, columnspacing=_GAP, labelspacing=_ROW - 1.15,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_gid("legend")
+    return named
+
+
+def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float, most_rows: int) -> tuple[Sequence[RunLine], int]:
+    """Return the runs with names so short, and so many columns, that a legend fits into the room (in ems)."""
     from matplotlib import rcParams
 
     size = rcParams["legend.fontsize"]
-    em = size * figure.dpi / 72
-    left = max(text.get_window_extent().x1 for text in figure.texts) + 3 * em
-    right = figure.axes[-1].bbox.x1
-    for letters in _LETTERS:
-        named = with_short_names(runs, letters)
-        texts = [figure.text(0, 0, _entry(run), color=run.ink, fontsize=size, va="top", gid="legend") for run in named]
-        widths = [text.get_window_extent().width for text in texts]
-        places = _places(widths, left, right, _GAP_EMS * em)
-        if places[-1][1] < _ROWS or letters == _LETTERS[-1]:
-            break
-        for text in texts:
-            text.remove()
-    top, row_px = 1.2 * rcParams["font.size"] * figure.dpi / 72, _ROW_EMS * rcParams["font.size"] * figure.dpi / 72
-    for text, (x, row) in zip(texts, places, strict=True):
-        text.set_position((x / figure.bbox.width, 1 - (top + row * row_px) / figure.bbox.height))
-
-
-def _entry(run: RunLine) -> str:
-    return f"\u2501 {run.name}" if run.style == "-" else f"\u2013 \u2013 {run.name}"
-
-
-def _places(widths: Sequence[float], left: float, right: float, gap: float) -> list[tuple[float, int]]:
-    """Return where each entry begins, in pixels, and its row."""
-    places = []
-    x, row = left, 0
-    for width in widths:
-        if x > left and x + width > right:
-            x, row = left, row + 1
-        places.append((x, row))
-        x += width + gap
-    return places
+    probe = grid.figure.text(0, 0, "", fontsize=size)
+    try:
+        for letters in _LETTERS:
+            named, widest = with_short_names(runs, letters), 0.0
+            for run in named:
+                probe.set_text(run.name)
+                widest = max(widest, probe.get_window_extent().width * 72 / grid.figure.dpi / size)
+            columns = max(1, int((room + _GAP) / (widest + _HANDLE + 0.5 + _GAP)))
+            if -(-len(runs) // columns) <= most_rows:
+                return named, min(columns, len(runs))
+    finally:
+        probe.remove()
+    return named, columns

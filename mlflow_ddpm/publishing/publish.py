@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.frame import frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.frame import rows_from_frame
 from mlflow_ddpm.analysis.history import fetch_description, open_store, run_id_of
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.analysis.run_page import write_run_description
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_summary import summarise
-from mlflow_ddpm.plots import THEMES, FigureSet, generate_all_plots, write_figures
+from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.storage.csv_file import read_csv, render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -81,7 +82,7 @@ def publish_run(
         return render_mirror(directory, figures)
     _check_nothing_is_lost(directory, snapshot.rows)
     further = [*_further_figures(store), *([figures] if figures else [])]
-    files = render_run(snapshot, directory, FigureSet.united(further))
+    files = render_run(snapshot, directory, FigureSet.merge(further))
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     resumed = snapshot.run.get("resumed_at_epochs") or ()
@@ -118,23 +119,23 @@ def render_run(snapshot: RunDocument, directory: Path, figures: Sequence[FigureS
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows, snapshot = list(snapshot.rows), _without_credentials(snapshot)
-    frame = frame_from_rows(rows, resumed_at_epochs=snapshot.run.get("resumed_at_epochs") or ())
+    history = RunHistory.create(rows, run=snapshot.run)
     table, document = directory / CSV_NAME, directory / JSON_NAME
     replace_file(table, render_csv(rows))
     encoded = [encode_row(row) for row in rows]
     replace_file(
         document, render_document(snapshot.run, snapshot.config, snapshot.environment, summarise(rows), encoded)
     )
-    plots = generate_all_plots(frame, directory)
+    plots = generate_all_plots(history, directory)
     report = generate_report(
-        frame,
+        history.frame,
         config=snapshot.config,
         save_dir=directory,
         plot_paths=plots,
         run=snapshot.run,
         environment=snapshot.environment,
     )
-    further = dict.fromkeys(path for one in figures for path in write_figures(frame, directory / one.theme, one))
+    further = dict.fromkeys(path for one in figures for path in write_figures(history, directory / one.folder, one))
     return [table, document, report, report.with_name(HTML_NAME), *plots.values(), *further]
 
 
@@ -158,8 +159,12 @@ def _fetch(store: MlflowRun, directory: Path) -> RunDocument:
 
 def _further_figures(store: MlflowRun) -> list[FigureSet]:
     """Return which figures the run has beside those of the report."""
-    files = {theme: store.list_files(f"{ARTIFACT_FOLDER}/{theme}") for theme in THEMES}
-    return [found for theme in THEMES for found in FigureSet.among(theme, {Path(file).name for file in files[theme]})]
+    files = {folder: store.list_files(f"{ARTIFACT_FOLDER}/{folder}") for folder in FOLDERS}
+    return [
+        figures
+        for folder, paths in files.items()
+        for figures in FigureSet.from_file_names(folder, {Path(path).name for path in paths})
+    ]
 
 
 def _fetch_sample(store: MlflowRun, artifact: str, directory: Path) -> None:

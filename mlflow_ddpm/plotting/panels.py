@@ -1,0 +1,282 @@
+"""The panels: each draws one quantity of one run on given axes, and notes above them what it cannot show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlflow_ddpm.core.extra_metrics import metric
+from mlflow_ddpm.plotting.annotations import (
+    EndLabel,
+    Note,
+    add_end_labels,
+    add_notes,
+    duration,
+    epochs_text,
+    number,
+    show_missing_reason,
+    show_placeholder,
+)
+from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_axis, width_in_em
+from mlflow_ddpm.plotting.marks import (
+    Trace,
+    band,
+    bars,
+    bars_stand_apart,
+    downsampling_note,
+    line,
+    mark_nonfinite,
+    mark_not_positive,
+    mark_offscale,
+    mark_resumes,
+    missing_note,
+    star,
+)
+from mlflow_ddpm.plotting.quantity import memory_unit
+from mlflow_ddpm.plotting.series import Series, plus_minus_std, positive, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mlflow_ddpm.analysis.run_history import RunHistory
+    from mlflow_ddpm.plotting.quantity import Quantity
+
+__all__ = [
+    "NO_CHANGE",
+    "NO_POSITIVE",
+    "draw_bars",
+    "draw_change",
+    "draw_distribution",
+    "draw_line",
+    "draw_loss",
+    "draw_memory",
+    "zero_line",
+]
+
+NO_CHANGE = "no change to show yet:\nit takes two epochs in a row"
+NO_POSITIVE = "no loss above zero:\na log axis cannot show it"
+_POINTS_PER_EM = 1.5  # of the line that stands for too many bars
+_MEMORY = (("gpu_peak_mb", "C4", "-"), ("gpu_reserved_mb", "C5", "--"), ("gpu_allocated_mb", "C0", "-."))
+
+
+def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw each epoch's mean loss within its batches' minimum and maximum, and mark the best epoch."""
+    mean, low, high = (series(history, name) for name in (quantity.metric, "loss_min", "loss_max"))
+    if show_missing_reason(ax, mean, quantity.missing_reason):
+        return
+    if quantity.is_log and not (mean.finite > 0).any():
+        show_placeholder(ax, NO_POSITIVE)
+        return
+    _epoch_axis(ax, history)
+    extent = (mean.finite, low.finite, high.finite)
+    if quantity.is_log:
+        log_axis(ax, quantity.label(), *extent)
+        unseen = mark_not_positive(ax, [Trace(mean)], "loss") or mark_not_positive(ax, [Trace(low)], "minimum")
+        mean_seen, low = positive(mean), replace(low, value=np.maximum(low.value, ax.get_ylim()[0]))
+    else:
+        best = float(mean.finite.min())
+        linear_axis(ax, quantity.label(), *extent, spikes=quantity.max_outlier_share, always_include=best)
+        unseen, mean_seen = None, mean
+    band(ax, low, high, "C0")
+    line(ax, Trace(mean_seen))
+    epoch, value = star(ax, Trace(mean_seen), "C1")
+    add_notes(
+        ax,
+        [
+            _best(mean, epoch, value),
+            *_exceptions(ax, mean, [mean_seen, low, high]),
+            unseen,
+            Note("mean", "C0", swatch="-"),
+            Note("batch min\u2013max", "C0", "min\u2013max", "band"),
+            *_circumstances(ax, mean, history),
+            downsampling_note(ax, mean),
+        ],
+    )
+
+
+def draw_distribution(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw each epoch's mean and median loss, and one standard deviation to either side of the mean."""
+    mean, median = (series(history, name) for name in (quantity.metric, "loss_median"))
+    if show_missing_reason(ax, mean, quantity.missing_reason):
+        return
+    low, high = plus_minus_std(history)
+    _epoch_axis(ax, history)
+    extent = (mean.finite, median.finite, low.finite, high.finite)
+    linear_axis(ax, quantity.label(), *extent, spikes=quantity.max_outlier_share)
+    band(ax, low, high, "C0")
+    line(ax, Trace(mean))
+    line(ax, Trace(median, "C4", "--"), dots=False)  # on top of the mean, which shows between its dashes
+    add_notes(
+        ax,
+        [
+            *_exceptions(ax, mean, [mean, low, high]),
+            Note("mean", "C0", swatch="-"),
+            Note("median", "C4", swatch="--"),
+            Note("mean \u00b1 1\u03c3", "C0", "\u00b1 1\u03c3", "band"),
+            *_circumstances(ax, mean, history),
+            downsampling_note(ax, mean),
+        ],
+    )
+
+
+def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw each change of the mean loss from the epoch before: improving below zero, worsening above."""
+    mean, change = series(history, quantity.metric), quantity.of(history)
+    if show_missing_reason(ax, mean, quantity.missing_reason):
+        return
+    if not change.measured:
+        show_placeholder(ax, NO_CHANGE)
+        return
+    _epoch_axis(ax, history)
+    linear_axis(ax, quantity.label(), change.finite, np.zeros(1), spikes=quantity.max_outlier_share)
+    better, worse = (replace(change, value=np.where(sign * change.value > 0, change.value, np.nan)) for sign in (-1, 1))
+    raised = max(bars(ax, better, "C2"), bars(ax, worse, "C3"))
+    zero_line(ax)
+    unchanged = change.measured - len(better.finite) - len(worse.finite)
+    add_notes(
+        ax,
+        [
+            *_exceptions(ax, mean, [change]),
+            Note(f"{len(better.finite):,} improving", "C2", "better", "bar"),
+            Note(f"{len(worse.finite):,} worsening", "C3", "worse", "bar"),
+            Note(f"{unchanged:,} unchanged") if unchanged else None,
+            _raised_note(raised) if raised else None,
+            *_circumstances(ax, mean, history),
+            downsampling_note(ax, change, is_bars=True),
+        ],
+    )
+
+
+def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw a metric as a line."""
+    values = quantity.of(history)
+    if show_missing_reason(ax, values, quantity.missing_reason):
+        return
+    _epoch_axis(ax, history)
+    linear_axis(ax, quantity.label(), values.finite, spikes=quantity.max_outlier_share)
+    line(ax, Trace(values))
+    exceptions = _exceptions(ax, values, [values])
+    is_clipped = any(note.swatch in ("^", "v") for note in exceptions)
+    extremes = Note(f"last {number(values.finite[-1])}") if is_clipped else _extremes(values)
+    add_notes(ax, [extremes, *exceptions, *_circumstances(ax, values, history), downsampling_note(ax, values)])
+
+
+def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw a metric as bars with their median, or as a line with its range where bars would be a solid block."""
+    from matplotlib import rcParams
+
+    quantity = quantity.in_runs([history])
+    values = quantity.of(history)
+    if show_missing_reason(ax, values, quantity.missing_reason):
+        return
+    _epoch_axis(ax, history)
+    linear_axis(ax, quantity.label(), values.finite, np.zeros(1))
+    if bars_stand_apart(ax, values):
+        bars(ax, values, "C0")
+        explained = None
+    else:
+        columns = int(_POINTS_PER_EM * width_in_em(ax))
+        line(ax, Trace(values), columns=columns)
+        explained = downsampling_note(ax, values, columns)
+    median, color = float(np.median(values.finite)), str(rcParams["text.color"])
+    ax.axhline(median, color=color, linestyle="--", linewidth=rcParams["lines.linewidth"] / 2, gid="median")
+    typical = Note(f"median {number(median)} {metric(quantity.metric).unit}", color, "median", "--", "median")
+    is_in_batches = quantity.metric == "batches_per_sec"
+    unknown = Note("batch sizes unknown: no samples/s", "C4", "no batch sizes") if is_in_batches else None
+    total = _total(values, history) if quantity.metric == "epoch_time_sec" else None
+    exceptions = _exceptions(ax, values, [values])
+    add_notes(ax, [typical, unknown, total, *exceptions, *_circumstances(ax, values, history), explained])
+
+
+def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
+    """Draw peak, reserved and allocated CUDA memory as lines, each named at its end."""
+    drawn = [(name, Trace(series(history, name), color, style)) for name, color, style in _MEMORY]
+    drawn = [(name, trace) for name, trace in drawn if trace.series.measured] or drawn[:1]
+    unit, factor = memory_unit(quantity.metric, (trace.series for _, trace in drawn))
+    drawn = [(name, trace._replace(series=trace.series.scaled(factor))) for name, trace in drawn]
+    peak = drawn[0][1].series
+    if show_missing_reason(ax, peak, quantity.missing_reason):
+        return
+    _epoch_axis(ax, history)
+    linear_axis(ax, f"GPU memory ({unit})", *(trace.series.finite for _, trace in drawn))
+    for _, trace in drawn:
+        line(ax, trace)
+    ends = [(metric(name).label.removeprefix("GPU "), trace) for name, trace in drawn if len(trace.series.finite)]
+    add_end_labels(ax, float(peak.epoch[-1]), [end_label(text, trace) for text, trace in ends])
+    epoch_ticks(ax, float(peak.epoch[0]), float(peak.epoch[-1]))
+    reserved = next((trace.series.finite for name, trace in drawn if name == "gpu_reserved_mb"), np.zeros(0))
+    exceptions = _exceptions(ax, peak, [trace.series for _, trace in drawn])
+    add_notes(
+        ax,
+        [
+            _highest(peak, reserved, unit),
+            *exceptions,
+            *_circumstances(ax, peak, history),
+            downsampling_note(ax, peak),
+        ],
+    )
+
+
+def end_label(text: str, trace: Trace) -> EndLabel:
+    """Return the label of a line at its last point."""
+    last = int(np.flatnonzero(trace.series.drawable)[-1])
+    return EndLabel(text, float(trace.series.epoch[last]), float(trace.series.value[last]), trace.color, trace.style)
+
+
+def zero_line(ax: Axes) -> None:
+    """Draw a line at zero that looks like an axis."""
+    spine = ax.spines["bottom"]
+    ax.axhline(0, color=spine.get_edgecolor(), linewidth=spine.get_linewidth(), gid="zero")
+
+
+def _epoch_axis(ax: Axes, history: RunHistory) -> None:
+    first, last = (float(history.rows[i].epoch) for i in (0, -1))
+    epoch_axis(ax, first, last, label=history.axis_label, spacing=history.spacing)
+
+
+def _exceptions(ax: Axes, main: Series, drawn: list[Series]) -> list[Note]:
+    """Mark what the panel cannot show of its main series, and of all that it draws."""
+    nonfinite = mark_nonfinite(ax, [Trace(main)])
+    return [*([nonfinite] if nonfinite else []), *mark_offscale(ax, [Trace(values) for values in drawn])]
+
+
+def _circumstances(ax: Axes, main: Series, history: RunHistory) -> list[Note | None]:
+    return [missing_note(main), mark_resumes(ax, [(Trace(main), history.resumed_at_epochs)])]
+
+
+def _best(loss: Series, epoch: float, value: float) -> Note:
+    brief = f"best {number(value)}"
+    return Note(f"{brief} at {epochs_text(loss, np.array([epoch]))}", "C1", brief, "*", "best")
+
+
+def _extremes(values: Series) -> Note:
+    """Note where the series is highest and where it ends."""
+    top, last = int(np.nanargmax(values.value)), float(values.finite[-1])
+    where = f" at {epochs_text(values, values.epoch[[top]])}"
+    if len(values.finite) == 1:
+        return Note(number(last) + where)
+    if values.finite.min() == values.finite.max():
+        return Note(f"{number(last)} throughout")
+    highest = f"highest {number(values.value[top])}"
+    end = "the last" if not values.drawable[top + 1 :].any() else f"last {number(last)}"
+    return Note(f"{highest}{where}, {end}", brief=highest)
+
+
+def _raised_note(height: float) -> Note:
+    text = number(float(f"{height:.2g}"))
+    return Note(f"changes under {text} are drawn {text} high", brief=f"lowest bars raised to {text}")
+
+
+def _total(values: Series, history: RunHistory) -> Note:
+    """Note the run's whole time, which counts epochs without a row too where it was measured."""
+    cumulative = series(history, "cumulative_time_sec").finite
+    return Note(f"total {duration(cumulative[-1] if len(cumulative) else values.finite.sum())}")
+
+
+def _highest(peak: Series, reserved: np.ndarray, unit: str) -> Note:
+    top = int(np.nanargmax(peak.value))
+    brief = f"peak {number(peak.value[top])} {unit}"
+    text = f"{brief} at {epochs_text(peak, peak.epoch[[top]])}"
+    return Note(f"{text}, reserved up to {number(reserved.max())}" if len(reserved) else text, brief=brief)
