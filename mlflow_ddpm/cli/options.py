@@ -37,7 +37,7 @@ def command(
 
 
 def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:
-    """Add ``--theme``, ``--format``, ``--width`` and ``--font``; the command says in words what the first two are for."""
+    """Add the options that choose figures; the command describes what ``--theme`` and ``--format`` are for."""
     parser.add_argument("--theme", choices=("dark", "paper"), default="dark", help=f"{theme} (default: dark)")
     parser.add_argument("--format", default=AUTO, metavar="LIST", help=formats)
     parser.add_argument(

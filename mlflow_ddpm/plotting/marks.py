@@ -100,6 +100,8 @@ def _fill(ax: Axes, shape: Envelope, color: str, gid: str = "range") -> None:
 
     ax.fill_between(shape.x, shape.low, shape.high, color=color, alpha=BAND_ALPHA, linewidth=0, gid=gid)
     alone = _alone(shape.low + shape.high)
+    if not alone.any():
+        return
     stroke = 1.4 * rcParams["lines.markersize"]
     ax.vlines(
         shape.x[alone], shape.low[alone], shape.high[alone], color=color, alpha=BAND_ALPHA, linewidth=stroke, gid=gid

@@ -85,9 +85,9 @@ def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     add_notes(
         ax,
         [
-            _best(mean, epoch, value),
             *_exceptions(ax, mean, [mean_seen, low, high]),
             unseen,
+            _best(mean, epoch, value),
             Note("mean", "C0", swatch="-"),
             Note("batch min\u2013max", "C0", "min\u2013max", "band"),
             *_circumstances(ax, mean, history),

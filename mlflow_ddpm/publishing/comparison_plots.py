@@ -83,13 +83,12 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
     room, most_rows = grid.axes[-1].bbox.x1 - left, _HEADER_ROWS if is_dashboard else _ROWS
     named, columns = _fitted(grid, runs, room / em, most_rows)
     rows = -(-len(runs) // columns)
-    if is_dashboard:
-        corner, y = "upper left", 1 - 1.2 * em / figure.bbox.height
-    else:
-        corner, y = "lower left", grid.add_legend_room((rows * _ROW + 0.2) * size)
+    y = 1 - 1.2 * em / figure.bbox.height if is_dashboard else grid.add_legend_room((rows * _ROW + 0.2) * size)
     samples: list[Any] = [{"color": run.color, "linestyle": run.style} for run in named]
     legend = figure.legend(
-        [Line2D([], [], **sample) for sample in samples], [run.name for run in named], ncols=columns, loc=corner, frameon=False, fontsize=size,
+        [Line2D([], [], **sample) for sample in samples], [run.name for run in named],
+        ncols=columns, frameon=False, fontsize=size,
+        loc="upper left" if is_dashboard else "lower left",
         bbox_to_anchor=(left / figure.bbox.width, y), borderpad=0, borderaxespad=0,
         handlelength=_HANDLE, handletextpad=0.5, columnspacing=_GAP, labelspacing=_ROW - 1.15,
     )  # fmt: skip

@@ -21,8 +21,7 @@ from huggingface_hub import ModelCard
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
-from mlflow_ddpm.plotting.descriptions import describe_plot
-from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.report import generate_report, render_markdown
 from mlflow_ddpm.reporting.context import Figure, build_context
 from mlflow_ddpm.reporting.manifest import OutputFile

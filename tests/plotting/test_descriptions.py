@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.plotting.descriptions import describe_plot
-from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 
 
-def history(name: str, values: Mapping[int, float | None], **others: Sequence[float]) -> list[EpochMetrics]:
+def history(name: str, values: Mapping[int, float | None], **others: Sequence[float]) -> RunHistory:
     """Return rows in which one metric has these values, and others theirs, epoch by epoch."""
-    return [
+    return RunHistory.create(
         EpochMetrics(epoch=epoch, **{name: value}, **{other: series[i] for other, series in others.items()})  # type: ignore[arg-type]
         for i, (epoch, value) in enumerate(values.items())
-    ]
+    )
 
 
 @pytest.mark.parametrize("plot", [plot.name for plot in PLOTS])
 def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str) -> None:
     """A run without epochs has no figure to read."""
-    assert describe_plot(plot, []) == ""
-    assert describe_plot(plot, [EpochMetrics(epoch=0)]) == "Not measured in this run."
+    assert describe_plot(plot, RunHistory.create([])) == ""
+    assert describe_plot(plot, RunHistory.create([EpochMetrics(epoch=0)])) == "Not measured in this run."
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             "loss_log",
             "loss_mean",
             {0: 1.0, 1: 0.05, 2: 0.01},
-            "The loss falls 100-fold to its lowest, epoch 2; half of that, on this axis, by epoch 1.",
+            "The loss falls 20-fold by epoch 1 and 100-fold by epoch 2, where it is lowest: 0.01.",
         ),
         ("loss_log", "loss_mean", {0: 1.0, 1: 2.0}, "No epoch is below the first, 1 (epoch 0)."),
         ("loss_log", "loss_mean", {0: 1.0, 1: -2.0},
@@ -69,7 +69,8 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             "loss_derivative",
             "loss_mean",
             {0: 1.0, 1: 0.5, 2: 0.75},
-            "The loss fell in 1 of 2 steps between epochs; the largest rise is 0.25 (epoch 2).",
+            "From one epoch to the next, the loss fell in 1 of 2 cases and rose in 1; "
+            "the largest rise is 0.25 (epoch 2).",
         ),
     ],
 )  # fmt: skip

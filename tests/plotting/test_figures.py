@@ -129,8 +129,8 @@ def test_what_is_not_finite_is_marked_at_the_edge_and_named() -> None:
     frame = changed(healthy(50), 12, loss_mean=NAN)
     both = changed(frame, 30, loss_mean=INF)
 
-    assert "\N{MULTIPLICATION SIGN} NaN (epoch 12)" in notes(make_figure("loss_log", frame))
-    assert "\N{MULTIPLICATION SIGN} NaN or inf (epochs 12, 30)" in notes(make_figure("loss_log", both))
+    assert "NaN (epoch 12)" in notes(make_figure("loss_log", frame))
+    assert "NaN or inf (epochs 12, 30)" in notes(make_figure("loss_log", both))
     assert drawn(only_axes(make_figure("loss_log", both)), "edge")[0][0].tolist() == [12, 30]
 
 
@@ -233,7 +233,7 @@ def test_zero_and_below_on_a_log_axis_are_marked_and_said() -> None:
     figure = make_figure("loss_log", frame)
     nothing = make_figure("loss_log", everywhere(healthy(3), loss_mean=-1.0))
 
-    assert "\u25bc loss not above zero: epochs 3, 4" in notes(figure)
+    assert "loss not above zero: epochs 3, 4" in notes(figure)
     assert only_axes(figure).get_yscale() == "log"
     assert "no loss above zero:\na log axis cannot show it" in words(nothing)
 
@@ -266,7 +266,7 @@ def test_a_spike_that_dwarfs_the_rest_runs_off_scale_and_is_written_out() -> Non
     ax = only_axes(figure)
 
     assert ax.get_ylim()[1] < 3
-    assert "\u25b2 up to 1,234 (epoch 30)" in notes(figure)
+    assert "off scale: up to 1,234 (epoch 30)" in notes(figure)
     assert drawn(ax, "edge")[0][0].tolist() == [30]
 
 
@@ -290,7 +290,7 @@ def test_ten_thousand_epochs_become_few_points_and_no_spike_vanishes(name: str) 
     steps = [np.size(patch.get_path().vertices) // 2 for patch in ax.patches]
 
     assert max([*lines, *paths, *steps, 0]) < 4 * ax.bbox.width
-    assert len(ax.lines) + len(ax.collections) + len(ax.patches) < 12
+    assert len(ax.lines) + len(ax.collections) + len(ax.patches) < 20
 
 
 def test_the_envelope_keeps_every_extreme_and_every_wide_gap() -> None:

@@ -14,10 +14,11 @@ from matplotlib.text import Text
 from support.histories import constant, healthy, notes, resumed, sick, visible_texts
 
 from mlflow_ddpm.analysis.frame import RESUMED, numbers
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting.annotations import contrast
-from mlflow_ddpm.plotting.plot_columns import MARK, shown
-from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.plot_data import MARK
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,11 @@ def _unreadable_words(figure: Figure, smallest: float) -> list[str]:
 def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:
     """Check that extremes are drawn, and that what the axes leave out or cannot show is marked and said."""
     (ax,) = figure.axes
-    columns = [values for column, values in shown(name, history).items() if column not in ("epoch", MARK)]
+    columns = [
+        values
+        for column, values in plot_columns(name, RunHistory.from_frame(history)).items()
+        if column not in ("epoch", MARK)
+    ]
     values = np.array([[np.nan if cell is None else cell for cell in column] for column in columns], dtype=float)
     finite = values[np.isfinite(values)]
     low, high = ax.get_ylim()
@@ -97,13 +102,20 @@ def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:
     assert np.isclose(heights, finite.max(), rtol=1e-9).any()
     assert np.isclose(heights, finite.min(), rtol=1e-9).any()
     assert ((finite >= low) & (finite <= high)).mean() > 0.8
-    assert [finite.max() > high, finite.min() < low] == ["\u25b2" in said, "\u25bc" in said]
-    assert _has_broken(name, history) == ("\N{MULTIPLICATION SIGN}" in said) == ("x" in _marks(ax))
+    assert [finite.max() > high, finite.min() < low] == [
+        "up to" in said.replace("reserved up to", ""),
+        "down to" in said,
+    ]
+    assert _has_broken(name, history) == ("NaN" in said or "inf" in said) == ("x" in _marks(ax))
 
 
 def _has_broken(name: str, history: pd.DataFrame) -> bool:
     """Tell whether the main metric of a plot was measured and is not finite at some epoch."""
-    main = "loss_mean" if name == "loss_derivative" else list(shown(name, history))[3 if name == "gpu_memory" else 1]
+    main = (
+        "loss_mean"
+        if name == "loss_derivative"
+        else list(plot_columns(name, RunHistory.from_frame(history)))[3 if name == "gpu_memory" else 1]
+    )
     return not np.isfinite(numbers(history, main)[history[main].notna()]).all()
 
 

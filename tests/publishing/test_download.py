@@ -111,15 +111,15 @@ def test_figures_for_a_paper_are_made_anew_when_a_run_with_more_epochs_is_publis
 def test_figures_that_a_run_has_and_that_are_wanted_again_are_one_set() -> None:
     """So that none is drawn twice; formats of one width stay those of that width."""
     names = {"loss_linear.svg", "loss_linear_double.pdf", "loss_linear_double.svg", "dashboard.svg"}
-    there = FigureSet.among("paper", names)
+    there = FigureSet.from_file_names("paper", names)
 
     assert there == [FigureSet("paper", ("svg",), ("single",)), FigureSet("paper", ("pdf", "svg"), ("double",))]
-    assert FigureSet.united([*there, FigureSet("paper", ("svg",))]) == there[::-1]
-    assert FigureSet.united([*there, FigureSet("paper", ("svg", "pdf"))]) == [
+    assert FigureSet.merge([*there, FigureSet("paper", ("svg",))]) == there[::-1]
+    assert FigureSet.merge([*there, FigureSet("paper", ("svg", "pdf"))]) == [
         FigureSet("paper", ("pdf", "svg"), ("double", "single"))
     ]
-    assert FigureSet.among("dark", {"loss_linear.png"}) == [FigureSet("dark", ("png",))]
-    assert FigureSet.among("paper", {"samples.png"}) == []
+    assert FigureSet.from_file_names("dark", {"loss_linear.png"}) == [FigureSet("dark", ("png",))]
+    assert FigureSet.from_file_names("paper", {"samples.png"}) == []
 
 
 def test_a_trackers_figures_for_a_paper_leave_its_pngs_alone(sqlite_uri: str) -> None:
