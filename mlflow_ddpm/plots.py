@@ -21,20 +21,10 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.annotations import run_subtitle
-from mlflow_ddpm.plotting.figure import (
-    FONTS,
-    FORMATS,
-    THEMES,
-    FigureGrid,
-    build_figure,
-    check_choice,
-    font_families,
-    theme_context,
-    width_of,
-    write_figure,
-)
+from mlflow_ddpm.plotting.figure import FORMATS, FigureGrid, build_figure, width_of, write_figure
 from mlflow_ddpm.plotting.plot_data import write_plot_data
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns, plot_named
+from mlflow_ddpm.plotting.themes import FONTS, THEMES, check_choice, font_families, theme_context
 from mlflow_ddpm.reporting.summary_files import write_summary
 
 if TYPE_CHECKING:

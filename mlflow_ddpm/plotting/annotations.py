@@ -1,4 +1,4 @@
-"""What is written around axes: the notes above them, labels at the ends of lines, the reason why axes are empty."""
+"""What is written in and around axes: names of lines at their ends, the reason why axes are empty, readable colours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from mlflow_ddpm.plotting.series import GAP, series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 __all__ = [
-    "BAND_ALPHA",
     "MAX_NAMED",
-    "NOTE_ROW",
     "EndLabel",
-    "Note",
     "add_end_labels",
-    "add_notes",
     "contrast",
     "duration",
     "epochs_text",
@@ -40,22 +36,7 @@ __all__ = [
 ]
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
-NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letters
 MAX_NAMED = 3  # so many epochs are named one by one; more are a range or a count
-BAND_ALPHA = 0.28
-
-
-class Note(NamedTuple):
-    """Words above the axes. One with a swatch explains a mark of the picture; one without is a fact.
-
-    Printed figures show the marks' notes alone: the facts belong in the caption (``figure.facts``).
-    """
-
-    text: str
-    color: str = ""
-    brief: str = ""  # what is written where the text does not fit
-    swatch: str = ""  # a line style ("-", "--", ...), "band", "bar", or a marker
-    printed: str = ""  # what a printed figure has in place of the brief text
 
 
 class EndLabel(NamedTuple):
@@ -145,94 +126,6 @@ def contrast(color: Floats, other: Floats) -> float:
 
 _LIGHT = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue at full strength
 _READABLE = 4.5  # what WCAG 2.1, level AA, asks of small letters
-_NOTE_GAP, _SWATCH_GAP = 1.3, 0.4  # after a note and after its swatch, in the size of their letters
-_SWATCH_WIDTHS = {"band": 1.1, "bar": 0.8, "-": 1.7, "--": 2.1, ":": 1.7, "-.": 2.1}  # a marker takes 0.9
-
-
-def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
-    """Write notes above the axes: in one row under the title of a picture, else in up to two rows.
-
-    If they do not fit, the last ones are shortened first and, if that is not enough, left out. So put those that matter
-    most first.
-    """
-    from matplotlib import rcParams
-
-    facts = getattr(ax.figure, "facts", None)
-    kept = [note for note in notes if note is not None]
-    if facts is not None:
-        facts += [note.text for note in kept if note.printed or not note.swatch]
-        kept = [n._replace(text=n.printed, brief="") if n.printed else n for n in kept if n.swatch]
-    size = rcParams["legend.fontsize"]
-    em_px = size * ax.figure.dpi / 72
-    titled, alone = bool(ax.get_title(loc="left")), len(ax.figure.axes) == 1
-    room, rows = ax.bbox.width + em_px, 1 if titled and alone else 2
-    written = [
-        ax.annotate(
-            note.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
-            fontsize=size, color=text_color(note.color) if note.color else muted_color(), annotation_clip=False,
-            gid="note",
-        )
-        for note in kept
-    ]  # fmt: skip
-    swatches = [em_px * (_SWATCH_WIDTHS.get(n.swatch, 0.9) + _SWATCH_GAP) if n.swatch else 0.0 for n in kept]
-    widths = [w + text.get_window_extent().width for w, text in zip(swatches, written, strict=True)]
-    for i in reversed(range(len(kept))):
-        if kept[i].brief and not _fit(_flow(widths, room, em_px), widths, room, rows):
-            written[i].set_text(kept[i].brief)
-            widths[i] = swatches[i] + written[i].get_window_extent().width
-    places = _flow(widths, room, em_px)
-    last = rows - 1 if titled else min(rows - 1, max((row for row, _ in places), default=0))
-    for note, text, swatch, width, (row, start) in zip(kept, written, swatches, widths, places, strict=True):
-        up = 0.9 + NOTE_ROW * (last - row)
-        text.xyann = ((start + swatch) / em_px, up)
-        text.set_visible(row < rows and (start + width <= room or (row, start) == (0, 0.0)))
-        if note.swatch and text.get_visible():
-            _draw_swatch(ax, note, (start / ax.bbox.width, 1 + (up + 0.33) * em_px / ax.bbox.height), em_px)
-
-
-def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float) -> None:
-    """Draw what a note explains, as it is drawn in the axes, with its left end at a place in axes fractions."""
-    from matplotlib import rcParams
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-
-    (x, y), color = place, note.color or muted_color()
-    em_x, em_y = em_px / ax.bbox.width, em_px / ax.bbox.height
-    width = em_x * _SWATCH_WIDTHS.get(note.swatch, 0.9)
-    if note.swatch in ("band", "bar"):
-        alpha = BAND_ALPHA if note.swatch == "band" else 1.0
-        ax.add_artist(
-            Rectangle(
-                (x, y - 0.38 * em_y), width, 0.76 * em_y, transform=ax.transAxes, facecolor=color, alpha=alpha,
-                linewidth=0, clip_on=False, gid="swatch",
-            )
-        )  # fmt: skip
-        return
-    if note.swatch in _SWATCH_WIDTHS:
-        thickness = rcParams["lines.linewidth"] * (0.6 if note.swatch == ":" else 1.0)
-        style: Any = note.swatch
-        line = Line2D([x, x + width], [y, y], linestyle=style, color=color, linewidth=thickness)
-    else:
-        size = rcParams["lines.markersize"] * (2.2 if note.swatch == "*" else 1.2)
-        line = Line2D([x + width / 2], [y], linestyle="", marker=note.swatch, color=color, markersize=size)
-        line.set_markeredgewidth(size / 4 if note.swatch == "x" else 0)
-    line.set(transform=ax.transAxes, clip_on=False, gid="swatch")
-    ax.add_artist(line)
-
-
-def _flow(widths: Sequence[float], room: float, em_px: float) -> list[tuple[int, float]]:
-    """Return row and start, in pixels, of notes put one after the other."""
-    places, row, start = [], 0, 0.0
-    for width in widths:
-        if start and start + width > room:
-            row, start = row + 1, 0.0
-        places.append((row, start))
-        start += width + _NOTE_GAP * em_px
-    return places
-
-
-def _fit(places: Sequence[tuple[int, float]], widths: Sequence[float], room: float, rows: int) -> bool:
-    return all(row < rows and start + width <= room for (row, start), width in zip(places, widths, strict=True))
 
 
 def show_placeholder(ax: Axes, reason: str) -> None:

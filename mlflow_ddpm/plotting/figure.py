@@ -7,44 +7,32 @@ here touches pyplot, and no setting of matplotlib outlives a call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.plotting.annotations import NOTE_ROW
+from mlflow_ddpm.plotting.notes import NOTE_ROW, note_rows
+from mlflow_ddpm.plotting.themes import THEMES, check_choice, theme_context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "FONTS",
     "FORMATS",
-    "THEMES",
     "WIDTHS",
     "FigureGrid",
     "build_figure",
-    "check_choice",
-    "font_families",
-    "theme_context",
     "width_of",
     "write_figure",
 ]
 
-THEMES = ("dark", "paper")
 WIDTHS = ("single", "double")  # of the paper theme: a column of a two-column page, and both columns
 FORMATS = ("png", "pdf", "svg")
-FONTS = ("", "serif", "sans")  # DejaVu Sans, like Times, like Helvetica
-_SERIF = "STIXGeneral"  # comes with matplotlib
-_SANS = ("Helvetica", "Nimbus Sans", "TeX Gyre Heros", "Liberation Sans", "Arimo", "Arial", "FreeSans", "Roboto")
-_STYLES = Path(__file__).parent / "styles"
 
 
 class _Size(NamedTuple):
@@ -67,7 +55,8 @@ _SIZES = {
 # Margins around axes in the size of their letters, fixed rather than fitted: text that grows them would move the axes
 # of one run's picture against another's, and fitting costs a second drawing.
 _LEFT, _RIGHT, _BOTTOM = 6.4, 1.6, 3.9
-_TITLED, _UNTITLED, _IN_GRID = 4.4, 3.4, 5.4  # above: title and a row of notes; two rows of notes; title and two rows
+_TITLED, _UNTITLED = 5.3, 3.4  # above: a title and two rows of notes, or two rows of notes
+_NOTE_ROWS, _LEGEND_GAP = 2, 2.0  # of a grid's panels; points under a legend
 _HEAD = 4.6  # above a grid: its title and a line of words
 _PNG_LEVEL = 3  # of zlib's nine: the next takes half as long again and saves a tenth of the size
 
@@ -84,15 +73,20 @@ class FigureGrid:
     figure: Figure
     axes: list[Axes]
     is_titled: bool  # a printed picture of its own has its caption instead
-    legend_points: float = 0.0  # the height of a legend between title and notes
+    legend_x: float = 0.0  # where a legend between title and notes begins,
+    legend_points: float = 0.0  # and how high it is
 
     def add_title(self, ax: Axes, text: str) -> None:
-        """Write a panel's title above its notes, where it has one."""
+        """Write a panel's title, where it has one, above its notes; between both stands the legend, if there is one."""
         from matplotlib import rcParams
 
-        second = NOTE_ROW * rcParams["legend.fontsize"] if len(self.axes) > 1 else 0.0
+        rows = note_rows(ax) if len(self.axes) == 1 else _NOTE_ROWS
+        pad = rcParams["axes.titlepad"] + NOTE_ROW * (rows - 1) * rcParams["legend.fontsize"]
         if self.is_titled:
-            ax.set_title(text, pad=rcParams["axes.titlepad"] + second + self.legend_points)
+            ax.set_title(text, pad=pad + self.legend_points)
+        if self.legend_points:
+            y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
+            self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)
 
     def add_header(self, title: str, words: str) -> None:
         """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
@@ -105,20 +99,16 @@ class FigureGrid:
         figure.text(x, 1 - 1.2 * em, title, fontsize=size, fontweight="bold", va="top")
         figure.text(x, 1 - below * em, words, va="top", color=rcParams["axes.labelcolor"])
 
-    def add_legend_room(self, points: float) -> float:
-        """Make the figure higher, but not its axes, and return where a legend above them ends, as figure fraction."""
-        from matplotlib import rcParams
-
+    def add_legend_room(self, x: float, points: float) -> None:
+        """Make the figure higher, but not its axes, by a legend that begins at x, a fraction of the figure."""
         figure, inches = self.figure, points / 72
-        self.legend_points = points
+        self.legend_x, self.legend_points = x, points
         height = figure.get_figheight()
+        shrink = height / (height + inches)
         for ax in self.axes:
-            x, y, w, h = ax.get_position().bounds
-            shrink = height / (height + inches)
-            ax.set_position((x, y * shrink, w, h * shrink))
+            left, bottom, width, high = ax.get_position().bounds
+            ax.set_position((left, bottom * shrink, width, high * shrink))
         figure.set_size_inches(figure.get_figwidth(), height + inches)
-        notes = rcParams["axes.titlepad"] if self.is_titled else (_UNTITLED - 0.6) * rcParams["font.size"]
-        return float(self.axes[0].get_position().y1 + notes / 72 / (height + inches))
 
 
 def build_figure(
@@ -140,24 +130,13 @@ def build_figure(
     with theme_context(theme, font):
         figure = _themed_figure(theme, font)
         is_titled = side > 1 or theme != "paper"
-        above = _IN_GRID if side > 1 else _TITLED if is_titled else _UNTITLED
-        grid = FigureGrid(figure, _grid(figure, size, side, above), is_titled)
+        grid = FigureGrid(figure, _grid(figure, size, side, _TITLED if is_titled else _UNTITLED), is_titled)
         if add_header is not None:
             add_header(grid)
         for ax, (title, draw) in zip(grid.axes, panels, strict=True):
-            grid.add_title(ax, title)
             draw(ax)
+            grid.add_title(ax, title)
     return figure
-
-
-def check_choice(what: str, value: str, choices: Collection[str]) -> None:
-    """Refuse a value that is not offered.
-
-    Raises:
-        UsageError: naming what is offered.
-    """
-    if value not in choices:
-        raise UsageError(f"{what} must be one of {', '.join(filter(None, choices))}, got {value!r}")
 
 
 def width_of(theme: str, width: str | None) -> str:
@@ -173,59 +152,6 @@ def width_of(theme: str, width: str | None) -> str:
     if width is not None:
         raise UsageError(f"width {width!r} is that of a paper's column; it goes with the theme paper, got {theme!r}")
     return _SCREEN
-
-
-def font_families(font: str) -> list[str]:
-    """Return the families of a choice of font, best first; the last has the signs that the others may not have.
-
-    Raises:
-        UsageError: no such choice, or no font of the kind is installed.
-    """
-    check_choice("font", font, FONTS)
-    if not font:
-        return ["DejaVu Sans"]
-    if font == "serif":
-        return [_SERIF, "DejaVu Sans"]
-    from matplotlib.font_manager import fontManager
-
-    installed = {entry.name for entry in fontManager.ttflist}
-    family = next((name for name in _SANS if name in installed), None)
-    if family is None:
-        raise UsageError(f"font 'sans' takes one of {', '.join(_SANS)}; none is installed, install one or choose serif")
-    return [family, "DejaVu Sans"]
-
-
-@contextmanager
-def theme_context(theme: str, font: str = "") -> Iterator[None]:
-    """Apply a theme's style sheet to matplotlib's own defaults, whatever the user's settings are, and take it back.
-
-    Within itself it does nothing: going through all settings takes a twentieth of a figure's time.
-    """
-    from matplotlib import style
-
-    check_choice("theme", theme, THEMES)
-    if _present.get() == (theme, font):
-        yield
-        return
-    families = font_families(font)
-    token = _present.set((theme, font))
-    try:
-        with style.context([_sheet(theme), {"font.family": families}], after_reset=True):
-            yield
-    finally:
-        _present.reset(token)
-
-
-_present: ContextVar[tuple[str, str]] = ContextVar("theme", default=("", ""))  # whose settings are on
-
-
-@cache
-def _sheet(theme: str) -> Any:
-    """Return a style sheet's settings; reading one takes as long as drawing a panel."""
-    from matplotlib import rc_params_from_file
-
-    settings: Any = rc_params_from_file(_STYLES / f"{theme}.mplstyle", use_default_template=False)
-    return dict(settings)
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

@@ -10,9 +10,7 @@ import numpy as np
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.plotting.annotations import (
     EndLabel,
-    Note,
     add_end_labels,
-    add_notes,
     duration,
     epochs_text,
     number,
@@ -20,6 +18,7 @@ from mlflow_ddpm.plotting.annotations import (
     show_placeholder,
 )
 from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_axis, width_in_em
+from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
 from mlflow_ddpm.plotting.marks import (
     Trace,
     band,
@@ -27,13 +26,9 @@ from mlflow_ddpm.plotting.marks import (
     bars_stand_apart,
     downsampling_note,
     line,
-    mark_nonfinite,
-    mark_not_positive,
-    mark_offscale,
-    mark_resumes,
-    missing_note,
     star,
 )
+from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.quantity import memory_unit
 from mlflow_ddpm.plotting.series import Series, plus_minus_std, positive, series
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.plots import FigureSet, write_plots
-from mlflow_ddpm.plotting.figure import THEMES, FigureGrid, build_figure, check_choice
+from mlflow_ddpm.plotting.figure import FigureGrid, build_figure
 from mlflow_ddpm.plotting.overlay import draw_overlay
 from mlflow_ddpm.plotting.plot_table import plot_named
 from mlflow_ddpm.plotting.run_styles import RunLine, run_lines, with_short_names
+from mlflow_ddpm.plotting.themes import THEMES, check_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,13 +84,15 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
     room, most_rows = grid.axes[-1].bbox.x1 - left, _HEADER_ROWS if is_dashboard else _ROWS
     named, columns = _fitted(grid, runs, room / em, most_rows)
     rows = -(-len(runs) // columns)
-    y = 1 - 1.2 * em / figure.bbox.height if is_dashboard else grid.add_legend_room((rows * _ROW + 0.2) * size)
+    x, y = left / figure.bbox.width, 1 - 1.2 * em / figure.bbox.height
+    if not is_dashboard:
+        grid.add_legend_room(x, (rows * _ROW + 0.2) * size)
     samples: list[Any] = [{"color": run.color, "linestyle": run.style} for run in named]
     legend = figure.legend(
         [Line2D([], [], **sample) for sample in samples], [run.name for run in named],
         ncols=columns, frameon=False, fontsize=size,
         loc="upper left" if is_dashboard else "lower left",
-        bbox_to_anchor=(left / figure.bbox.width, y), borderpad=0, borderaxespad=0,
+        bbox_to_anchor=(x, y), borderpad=0, borderaxespad=0,
         handlelength=_HANDLE, handletextpad=0.5, columnspacing=_GAP, labelspacing=_ROW - 1.15,
     )  # fmt: skip
     for text in legend.get_texts():

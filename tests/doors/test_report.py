@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.report import generate_report, render_markdown
@@ -292,7 +293,7 @@ def test_the_page_reads_as_in_the_golden_file() -> None:
                 title=name.replace("_", " ").capitalize(),
                 link=f"{name}.png",
                 caption="How to read it.",
-                reading=describe_plot(name, rows),
+                reading=describe_plot(name, RunHistory.create(rows)),
             )
             for name in PLOT_NAMES
         },

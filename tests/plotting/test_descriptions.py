@@ -69,8 +69,10 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             "loss_derivative",
             "loss_mean",
             {0: 1.0, 1: 0.5, 2: 0.75},
-            "From one epoch to the next, the loss fell in 1 of 2 cases and rose in 1; "
-            "the largest rise is 0.25 (epoch 2).",
+            (
+                "From one epoch to the next, the loss fell in 1 of 2 cases and rose in 1; "
+                "the largest rise is 0.25 (epoch 2)."
+            ),
         ),
     ],
 )  # fmt: skip
