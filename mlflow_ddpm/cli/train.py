@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
+from mlflow_ddpm.ddpm.config.params import NO_OPTIONS
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_download import Archive
@@ -55,6 +57,15 @@ def add(commands: Commands) -> None:
         help="fetch EMNIST's gzip.zip, 0.56 GB, into --data-dir if the files are not there, from NIST or another URL "
         f"of the same file (default: {NO})",
     )
+    parser.add_argument(
+        "--register-model", metavar="NAME", help="register the trained model under this name in MLflow's model registry"
+    )
+    parser.add_argument(
+        "--options",
+        action=_FurtherOptions,
+        metavar="TEXT",
+        help=f'further options as one text, for `mlflow run`: --options="--blocks 2 --compile yes"; {NO_OPTIONS}: none',
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options():
         group = groups.setdefault(option.group, parser.add_argument_group(option.group))
@@ -67,6 +78,20 @@ def add(commands: Commands) -> None:
             help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
         )
     parser.set_defaults(run=run, when_interrupted="; the same command goes on from the last checkpoint")
+
+
+class _FurtherOptions(argparse.Action):
+    """Parses the text's options as if they stood in its place."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any = None
+    ) -> None:
+        """Set the attributes of the text's options."""
+        try:
+            words = [] if values == NO_OPTIONS else shlex.split(values)
+        except ValueError as error:
+            parser.error(f"--options: {error}, got {values!r}")
+        parser.parse_args(words, namespace)
 
 
 def run(args: argparse.Namespace) -> None:

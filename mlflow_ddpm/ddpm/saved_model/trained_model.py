@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlflow_ddpm.core.errors import ConfigError, UsageError
-from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.config.groups import DiffusionConfig, SampleConfig
+from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling.draw import draw_samples
+from mlflow_ddpm.ddpm.saved_model.model_files import sampling_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +39,7 @@ class TrainedModel:
         """
         self.unet, self.description = unet, description
         self.class_names: tuple[str, ...] = tuple(description["class_names"])
-        process = {key: description["diffusion"][key] for key in ("timesteps", "prediction")}
-        self._config = Config(diffusion=DiffusionConfig(**process), sample=SampleConfig(**description["sample"]))
+        self._config = sampling_settings(description)
 
     def sample(
         self,
@@ -66,11 +64,13 @@ class TrainedModel:
         """
         names = self.class_names if classes is None else [str(name) for name in classes]
         labels = torch.tensor(self._labels(names)).repeat_interleave(_checked("per_class", per_class, 1, 2**31))  # (N,)
+        changed = {"steps": steps, "guidance_scale": guidance_scale}
+        config = sampling_settings(self.description, **{k: v for k, v in changed.items() if v is not None})
         images = draw_samples(
             self.unet,
-            self._settings(steps, guidance_scale),
+            config,
             labels,
-            guidance_scale=self._config.sample.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=config.sample.guidance_scale,
             generator=torch.Generator().manual_seed(_checked("seed", seed, 0, _SEEDS)),
         )
         drawn: NDArray[np.uint8] = images[:, 0].numpy()
@@ -82,15 +82,6 @@ class TrainedModel:
             what = f"no class {', '.join(unknown)}" if unknown else "no class was asked for"
             raise UsageError(f"{what}; the model knows {', '.join(self.class_names)}")
         return [self.class_names.index(name) for name in names]
-
-    def _settings(self, steps: int | None, guidance_scale: float | None) -> Config:
-        """Return the run's settings with what was asked for instead, checked as the settings of a run are."""
-        told = self.description["sample"]
-        asked = {"steps": steps, "guidance_scale": guidance_scale}
-        sample = SampleConfig(**{**told, **{key: value for key, value in asked.items() if value is not None}})
-        if sample.steps > self._config.diffusion.timesteps:
-            raise ConfigError(f"steps must be <= {self._config.diffusion.timesteps}, got {sample.steps}")
-        return Config(diffusion=self._config.diffusion, sample=sample)
 
 
 def _checked(name: str, value: int, least: int, below: int) -> int:

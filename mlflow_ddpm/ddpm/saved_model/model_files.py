@@ -1,0 +1,206 @@
+"""Reads a model's two files, which may be a stranger's: no claim is believed before it was compared with their sizes.
+
+``config.json`` is checked value by value. The U-Net that it describes is built on torch's meta device, which takes no
+memory, and its tensors are compared with the header of ``model.safetensors`` and with the file's size. Only then are
+weights read. Links, pipes and devices are not opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlflow_ddpm.core.errors import ConfigError, ModelError
+from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.ddpm.config.groups import DiffusionConfig, SampleConfig
+from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.ddpm.saved_model.save import FORMAT_VERSION
+from mlflow_ddpm.ddpm.training.memory_estimate import free_memory
+from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, WEIGHTS_NAME
+
+__all__ = ["check_architecture", "read_description", "read_weights", "sampling_settings"]
+
+_DESCRIPTION_MAX, _HEADER_MAX = 2**20, 2**20  # bytes; of our largest models 1 kB and 60 kB
+_TENSORS_PER_STAGE = 10  # at least: two norms, two convolutions and a linear layer, each with weight and bias
+_COPIES = 3  # of the weights while they are loaded: the file's bytes, its tensors, the U-Net
+_LEVELS_MAX, _NAME_MAX = 8, 40  # levels of the U-Net; characters of a class's name, which is drawn and printed
+_LIMITS = {  # of the architecture's whole numbers
+    "classes": (1, 10_000),
+    "image_size": (8, 256),
+    "base_channels": (8, 2**20),
+    "blocks": (1, 2**20),
+    "patch_size": (1, 256),
+    "attention_size": (0, 256),
+    "image_channels": (1, 1),
+}
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return a ``config.json`` of this format, its types and ranges checked.
+
+    Raises:
+        ModelError: it is missing, damaged, no model's, or of a later format.
+    """
+    try:
+        description = json.loads(_read(path, most=_DESCRIPTION_MAX))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged: {_first_line(error)}; fetch the model again") from None
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if not isinstance(version, int):
+        raise ModelError(f"{path} is no description of an mlflow_ddpm model: it has no format_version")
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format {version}, and this version reads formats up to {FORMAT_VERSION}; "
+            f"mlflow_ddpm {_brief(description.get('mlflow_ddpm_version'))} wrote it: install that or a later one"
+        )
+    try:
+        _check_description(description)
+    except (ArithmeticError, ConfigError, LookupError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise ModelError(f"{path} describes no model that this version can build: {what}") from None
+    return dict(description)
+
+
+def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
+    """Return the settings that samples are drawn with; ``changed`` replaces some of ``sample``.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    diffusion = DiffusionConfig(**{key: description["diffusion"][key] for key in ("timesteps", "prediction")})
+    sample = SampleConfig(**{**description["sample"], **changed})
+    if sample.steps > diffusion.timesteps:
+        raise ConfigError(f"steps must be <= {diffusion.timesteps}, got {sample.steps}")
+    return Config(diffusion=diffusion, sample=sample)
+
+
+def _check_description(description: Mapping[str, Any]) -> None:
+    architecture, names = description["architecture"], description["class_names"]
+    for key, (smallest, largest) in _LIMITS.items():
+        value = architecture.get(key, smallest)
+        if not _is_in(value, smallest, largest):
+            raise ValueError(f"{key} must be a whole number from {smallest} to {largest}, got {_brief(value)}")
+    mults = architecture.get("channel_mults", [1, 2])
+    if not isinstance(mults, list) or not 1 <= len(mults) <= _LEVELS_MAX or not all(_is_in(m, 1, 64) for m in mults):
+        raise ValueError(f"channel_mults must be 1 to {_LEVELS_MAX} whole numbers from 1 to 64, got {_brief(mults)}")
+    if unknown := set(architecture) - set(_LIMITS) - {"channel_mults"}:
+        raise ValueError(f"architecture has unknown keys {_brief(sorted(unknown))}")
+    multiple = architecture.get("patch_size", 2) * 2 ** (len(mults) - 1)
+    if architecture["image_size"] % multiple:
+        raise ValueError(f"image_size must be a multiple of {multiple}, got {architecture['image_size']}")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise TypeError(f"class_names must be a list of printable strings, got {_brief(names)}")
+    if max(map(len, names)) > _NAME_MAX or len(names) != architecture["classes"] or len(set(names)) != len(names):
+        raise ValueError(f"class_names must be {architecture['classes']} different names, got {_brief(names)}")
+    if not isinstance(description["weights"]["sha256"], str):
+        raise TypeError("weights.sha256 must be a string")
+    if description["diffusion"].get("schedule", "cosine") != "cosine":
+        raise ValueError(f"schedule must be cosine, got {_brief(description['diffusion']['schedule'])}")
+    sampling_settings(description)
+
+
+def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the arguments of the U-Net, whose tensors are those of the weights' file, in names, shapes and bytes.
+
+    Raises:
+        ModelError: they differ, or this machine has no memory for them.
+    """
+    path, architecture = folder / WEIGHTS_NAME, dict(description["architecture"])
+    size, header = _read_header(path)
+    stages = 2 * architecture.get("blocks", 1) * len(architecture.get("channel_mults", [1, 2]))
+    if stages * _TENSORS_PER_STAGE > len(header):
+        raise ModelError(f"{path} holds {len(header)} tensors, too few for the U-Net of {DESCRIPTION_NAME} beside it")
+    try:
+        with torch.device("meta"):
+            expected = {name: list(tensor.shape) for name, tensor in UNet(**architecture).state_dict().items()}
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / DESCRIPTION_NAME} describes no model that this version can build: {_first_line(error)}"
+        ) from None
+    differing = [name for name in expected.keys() | header.keys() if expected.get(name) != header.get(name)]
+    if differing:
+        name = min(differing)
+        raise ModelError(
+            f"{path} does not fit {DESCRIPTION_NAME} beside it: tensor {name[:80]!r} must have shape "
+            f"{expected.get(name)}, got {_brief(header.get(name))}"
+        )
+    needed, free = 4 * sum(math.prod(shape) for shape in expected.values()), free_memory(torch.device("cpu"))
+    if not needed < size <= needed + _HEADER_MAX + 8:
+        raise ModelError(f"{path} is cut short or too long: its header names {needed:,} bytes of weights, got {size:,}")
+    if _COPIES * needed > free:
+        raise ModelError(
+            f"{path} needs {_COPIES * needed // 2**20:,} MiB of memory to load, {free // 2**20:,} MiB are free"
+        )
+    return architecture
+
+
+def read_weights(path: Path, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of the file that the description belongs to, by its SHA-256; checked before by its header."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != description["weights"]["sha256"]:
+        raise ModelError(
+            f"{path} is damaged, or belongs to another {DESCRIPTION_NAME}: its SHA-256 is not the one written there; "
+            "fetch both again"
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path} holds no weights in the safetensors format: {_first_line(error)}") from None
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the file's size, and the shape of each tensor that its header names."""
+    length = int.from_bytes(_read(path, count=8), "little")
+    size = path.stat().st_size
+    if not 2 <= length <= min(size - 8, _HEADER_MAX):  # noqa: PLR2004 - "{}"
+        raise ModelError(f"{path} holds no weights in the safetensors format, or is cut short: {size:,} bytes")
+    try:
+        header = json.loads(_read(path, count=8 + length)[8:])
+        header.pop("__metadata__", None)
+        return size, {
+            name: entry["shape"] if entry["dtype"] == "F32" else entry["dtype"] for name, entry in header.items()
+        }
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} holds no weights in the safetensors format: {_first_line(error)}") from None
+
+
+def _read(path: Path, *, most: int | None = None, count: int = -1) -> bytes:
+    """Return a regular file's bytes, or its first ``count``; longer than ``most`` is refused."""
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(file, "rb") as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelError(f"{path} is no regular file; a model consists of two")
+            if most is not None and status.st_size > most:
+                raise ModelError(f"{path} has {status.st_size:,} bytes; expected at most {most:,}")
+            return opened.read(count)
+    except FileNotFoundError:
+        raise ModelError(f"no such file: {path}; a model consists of {WEIGHTS_NAME} and {DESCRIPTION_NAME}") from None
+    except OSError as error:
+        what = "is a link, which is not followed; copy the file itself there" if path.is_symlink() else error.strerror
+        raise ModelError(f"{path} {what}") from None
+
+
+def _is_in(value: object, smallest: int, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
