@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     if first:
         store = _store_of(directory, args.tracking_uri)
         _publish(directory, store)
-        _log_model(config, directory, store)
+        _log_model(config, directory, store, args.register_model)
         mark_published(directory)  # last: whatever a kill keeps from being made, the same command makes
 
 
@@ -209,8 +209,8 @@ def _publish(directory: Path, tracking_uri: str | None) -> None:
     print(closing_words(published, tracking_uri))
 
 
-def _log_model(config: Config, directory: Path, tracking_uri: str | None) -> None:
-    """Let MLflow's model page know the model, too. The run is over and whole: nothing here may make it look failed."""
+def _log_model(config: Config, directory: Path, tracking_uri: str | None, register_as: str | None) -> None:
+    """Log an MLflow model as well; the run is complete, and a failure here must not make it look failed."""
     from mlflow_ddpm.ddpm.saved_model.mlflow_model import log_mlflow_model
     from mlflow_ddpm.storage.delivery_state import DeliveryState
 
@@ -219,10 +219,10 @@ def _log_model(config: Config, directory: Path, tracking_uri: str | None) -> Non
         return
     try:
         last = (config.train.epochs or 1) - 1
-        uri = log_mlflow_model(cursor.run_id, directory, epoch=last, tracking_uri=tracking_uri)
+        uri = log_mlflow_model(cursor.run_id, directory, epoch=last, tracking_uri=tracking_uri, register_as=register_as)
     except Exception as error:  # noqa: BLE001 - tracing has as many ways to fail as MLflow has stores
         text = " ".join(str(error).split())[:300]
-        print(f"        no mlflow.pytorch model was logged ({type(error).__name__}: {text})", file=sys.stderr)
+        print(f"        no MLflow model was logged ({type(error).__name__}: {text})", file=sys.stderr)
     else:
         if uri:
-            print(f"mlflow  mlflow.pytorch.load_model({uri!r})")
+            print(f"mlflow  {uri}; draw with it: mlflow-ddpm sample {uri}")

@@ -1,38 +1,54 @@
-"""Logs a finished run's U-Net as an MLflow model, of the ``mlflow.pytorch`` flavour and without pickle.
+"""Logs a finished run's model as an MLflow model with two flavours, neither of which is a pickle.
 
-MLflow has two forms for torch modules: pickle, which runs code when it is read, and ``pt2``, the graph that
-``torch.export`` traces. The second takes a few seconds on a CPU and is the only one used here.
+* ``mlflow.pytorch``: the U-Net as ``torch.export`` traces it (``pt2``), which takes a few seconds on a CPU.
+* ``python_function``: the two files of :func:`mlflow_ddpm.load_model`, and this module, which loads them: classes in,
+  images out. The package's own code goes with them, so that ``mlflow models serve`` needs no installation of it.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+import mlflow_ddpm
 from mlflow_ddpm.analysis.history import open_store
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.load import load_model
+from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
+from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 
-__all__ = ["log_mlflow_model"]
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = ["log_mlflow_model", "save_model"]
 
 _NAME = "unet"
 _KEEPS_A_POINT_ONCE = ("http", "sqlite", "postgresql", "mysql", "mssql")
 _TRACED = 2  # images in the traced batch: torch.export would take one for the only size there is
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "filelock", "pillow")  # what loading and sampling import
 
 
-def log_mlflow_model(run_id: str, output_dir: Path, *, epoch: int, tracking_uri: str | None = None) -> str | None:
+def log_mlflow_model(
+    run_id: str, output_dir: Path, *, epoch: int, tracking_uri: str | None = None, register_as: str | None = None
+) -> str | None:
     """Log the model of an output directory under the run, at the step ``epoch``, and return its ``models:/`` URI.
 
     ``mlflow.pytorch.load_model(uri)`` gives a module that takes x_t (B, C, S, S) float32, timestep (B,) and labels (B,)
-    int64, and returns the prediction (B, C, S, S). None if this version of MLflow knows pickle alone, or the store is a
-    folder of files: MLflow links the epoch's metrics to the model by sending them again, and such a store keeps both.
+    int64, and returns the prediction (B, C, S, S). ``mlflow.pyfunc.load_model(uri).predict(["3", "1"])`` draws images
+    (N, S, S) uint8. With ``register_as`` the model becomes a version of that registered model.
+
+    None if this version of MLflow writes pickles alone, or the store is a folder of files: MLflow links the epoch's
+    metrics to the model by sending them again, and such a store keeps both.
 
     Raises:
         ModelError: the directory has no model.
@@ -46,22 +62,66 @@ def log_mlflow_model(run_id: str, output_dir: Path, *, epoch: int, tracking_uri:
     store = open_store(run_id, tracking_uri)
     if not store.tracking_uri.startswith(_KEEPS_A_POINT_ONCE):
         return None
-    unet = load_model(output_dir).unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    trained = load_model(output_dir)
     with translate_mlflow_errors(store.tracking_uri), _default_store(store.tracking_uri):
         logged = Model.log(
             None,
-            mlflow.pytorch,
+            inspect.getmodule(save_model),
             name=_NAME,
             run_id=run_id,
             step=epoch,
-            pytorch_model=unet,
-            serialization_format="pt2",
-            input_example=[value.numpy() for value in _inputs(unet)],
-            signature=_signature(unet),
-            # Told, since MLflow would otherwise load the model in another process to find out.
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            registered_model_name=register_as,
+            await_registration_for=0,
+            trained=trained,
+            files=model_files(output_dir),
         )
     return str(logged.model_uri)
+
+
+def save_model(path: str, mlflow_model: Any, trained: TrainedModel, files: list[Path]) -> None:
+    """Write both flavours into the folder ``path``, which MLflow then logs."""
+    import mlflow.pyfunc
+    import mlflow.pytorch
+
+    unet = trained.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    installed = {"torch": torch.__version__, **{name: version(name) for name in _REQUIREMENTS}}
+    mlflow.pytorch.save_model(
+        unet,
+        path,
+        mlflow_model=mlflow_model,
+        serialization_format="pt2",
+        input_example=[value.numpy() for value in _inputs(unet)],
+        signature=_traced_signature(unet),
+        code_paths=[str(Path(mlflow_ddpm.__file__).parent)],
+        # Given, since MLflow would otherwise load the model in another process to infer them.
+        pip_requirements=[f"{name}=={number.partition('+')[0]}" for name, number in installed.items()],
+    )
+    Path(path, MODEL_FOLDER).mkdir()
+    for file in files:
+        shutil.copy2(file, Path(path, MODEL_FOLDER))
+    environment = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}
+    mlflow.pyfunc.add_to_model(mlflow_model, loader_module=__name__, data=MODEL_FOLDER, code="code", **environment)
+    mlflow_model.signature = _signature(trained)
+    mlflow_model.save(str(Path(path, "MLmodel")))
+
+
+def _load_pyfunc(path: str) -> _Sampler:
+    """Return what MLflow calls ``predict`` of; ``path`` is the folder with the model's two files."""
+    return _Sampler(load_model(path))
+
+
+class _Sampler:
+    """Draws images of classes; what ``python_function`` wraps."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> NDArray[np.uint8]:
+        """Return an image (S, S) uint8 for each row's ``class``: (N, S, S)."""
+        chosen = dict(params or {})
+        classes = [str(name) for name in model_input["class"]]
+        scale, steps = chosen.get("guidance_scale"), chosen.get("steps")
+        return self.model.sample(classes, seed=chosen.get("seed", 0), guidance_scale=scale or None, steps=steps or None)
 
 
 def _inputs(unet: UNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -69,7 +129,8 @@ def _inputs(unet: UNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.zeros(_TRACED, *unet.image_shape), torch.zeros(_TRACED, dtype=torch.int64), labels
 
 
-def _signature(unet: UNet) -> Any:
+def _traced_signature(unet: UNet) -> Any:
+    """Return the shapes that the U-Net is traced with: any number of images."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -82,9 +143,24 @@ def _signature(unet: UNet) -> Any:
     return ModelSignature(Schema(given), Schema([TensorSpec(np.dtype("float32"), images, "prediction")]))
 
 
+def _signature(trained: TrainedModel) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    side = trained.unet.image_shape[-1]
+    sample = trained.description["sample"]
+    params = [
+        ParamSpec("seed", DataType.long, 0),
+        ParamSpec("steps", DataType.long, sample["steps"]),
+        ParamSpec("guidance_scale", DataType.double, float(sample["guidance_scale"])),
+    ]
+    images = TensorSpec(np.dtype("uint8"), (-1, side, side), "images")
+    return ModelSignature(Schema([ColSpec(DataType.string, "class")]), Schema([images]), ParamSchema(params))
+
+
 @contextmanager
 def _default_store(tracking_uri: str) -> Iterator[None]:
-    """Make a store MLflow's default for a while: logging a model takes no other word for it."""
+    """Make a store MLflow's default inside ``with``: logging a model takes it from nowhere else."""
     import mlflow
 
     before = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
