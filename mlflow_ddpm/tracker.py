@@ -20,6 +20,7 @@ from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
 from mlflow_ddpm.tracking import batch_values, epoch_statistics, probes
 from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches, Scalar
 from mlflow_ddpm.tracking.environment import describe_environment
+from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.probes import compute_grad_norm
 from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
 from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
@@ -86,14 +87,14 @@ class MetricsTracker:
         self._stopwatch = EpochTimer(clock, device)
         self._world_size = ranks.world_size()
         self._reduce = reduce_over_ranks and self._world_size > 1
+        self._measures = self.rank == 0 or self._reduce
         self._batches: BatchValues | None = None
         self._epoch = -1
         self._warned_nonfinite = False
-        self._recording: RunRecorder | None = None
-        self._delivered = True
-        self._run: tuple[str | None, str | None] = (None, None)  # id and store, once closed
+        self._recorder: Recorder = NullRecorder()
+        self._shutdown: ShutdownHandler | None = None
         if self.rank == 0:
-            self._recording = RunRecorder(
+            self._recorder = RunRecorder(
                 self.output_dir,
                 RunTarget(absolute_uri(tracking_uri) if tracking_uri else "", run_id, run_name, experiment_name),
                 config=config,
@@ -102,23 +103,29 @@ class MetricsTracker:
                 resume=resume,
                 now_ms=now_ms,
             )
-            self._endings = ShutdownHandler(self._end)
+            try:
+                self._shutdown = ShutdownHandler(self._end)
+            except BaseException as error:
+                self._recorder.close(classify_exit(error), 1.0)
+                raise
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id; None on other ranks, and while no store has been reached."""
-        return self._recording.run_id if self._recording else self._run[0]
+        """The MLflow run's id; None on other ranks, and while no store has been reached.
+
+        The run is opened off the training thread: the first use of this waits for it, at most ten seconds.
+        """
+        return self._recorder.run_id
 
     @property
     def tracking_uri(self) -> str | None:
         """The tracking store's URI; None on other ranks."""
-        return self._recording.tracking_uri if self._recording else self._run[1]
+        return self._recorder.tracking_uri
 
     @property
     def next_epoch(self) -> int:
         """The first epoch without a row: 0 in a fresh directory, and on other ranks."""
-        rows = self._recording.mirror.rows if self._recording else []
-        return rows[-1].epoch + 1 if rows else 0
+        return self._recorder.next_epoch
 
     def start_epoch(self, epoch: int) -> None:
         """Begin an epoch: the clock starts, and CUDA's peak memory anew.
@@ -130,11 +137,11 @@ class MetricsTracker:
             raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
         if self._batches is not None:
             raise UsageError(f"epoch {self._epoch} is still open; call end_epoch before start_epoch({epoch})")
-        if self._recording is None and not self._reduce:
-            self._refuse("start_epoch")
+        self._recorder.require_open("start_epoch")
+        if not self._measures:
             return
-        if self._recording is not None:
-            self._endings.epoch_begins()
+        if self._shutdown:
+            self._shutdown.epoch_begins()
         self._epoch = int(epoch)
         self._batches = BatchValues()
         probes.reset_cuda_peak(self._device)
@@ -195,7 +202,7 @@ class MetricsTracker:
         elapsed = self._stopwatch.stop()
         memory = probes.read_cuda_memory(self._device)
         batches, readings = self._batches.batches, self._read(self._batches)
-        if self._recording is None:
+        if self.rank != 0:
             self._batches = None
             return None
         row = EpochMetrics(
@@ -207,12 +214,12 @@ class MetricsTracker:
             batches_per_sec=rate(batches, elapsed),
             ema_delta_norm=None if model is None or ema_model is None else probes.ema_distance(model, ema_model),
             epoch_time_sec=elapsed,
-            cumulative_time_sec=self._recording.seconds_before(self._epoch) + elapsed,
+            cumulative_time_sec=self._recorder.seconds_before(self._epoch) + elapsed,
             extra=values,
-            logged_at_ms=self._recording.next_timestamp(),
+            logged_at_ms=self._recorder.next_timestamp(),
         )
         self._batches = None
-        self._recording.write(row)
+        self._recorder.write(row)
         if row.nonfinite_batches and not self._warned_nonfinite:
             self._warn_nonfinite(readings)
         return row
@@ -235,34 +242,31 @@ class MetricsTracker:
         Raises:
             UsageError: the name or the image is not of that form.
         """
-        if self._recording is not None:
-            self._recording.write_picture(name, image, epoch)
+        self._recorder.write_image(name, image, epoch)
 
     def log_artifact(self, path: str | Path) -> None:
         """Log a file among the run's artifacts, under ``metrics/``; plots and reports of a tracker come this way."""
-        if self._recording is not None:
-            self._recording.write_artifact(Path(path))
+        self._recorder.write_artifact(Path(path))
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Bring JSON and MLflow up to this moment; return whether MLflow has every row, within ``timeout`` seconds."""
-        if self._recording is None:
-            return self._delivered
-        self._recording.mirror.flush()
-        return self._recording.courier.flush(timeout)
+        """Bring JSON and MLflow up to this moment; return whether MLflow has everything, within ``timeout`` seconds."""
+        return self._recorder.flush(timeout)
 
-    def close(self, status: str = "FINISHED", *, timeout: float = 30.0) -> bool:
+    def close(self, status: str | None = None, error: BaseException | None = None, *, timeout: float = 30.0) -> bool:
         """Flush everything and end the run, if the tracker started it. An epoch still open is dropped.
 
         Args:
-            status: FINISHED, FAILED or KILLED.
+            status: FINISHED, FAILED or KILLED; default: FINISHED, or what follows from ``error``.
+            error: what ended the training; its type and message become tags of the run.
             timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.
 
         Returns:
             Whether MLflow has everything.
         """
-        if status not in ("FINISHED", "FAILED", "KILLED"):
+        if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
-        return self._end(RunOutcome(status), timeout=timeout)
+        outcome = classify_exit(error)
+        return self._end(outcome._replace(status=status or outcome.status), timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -270,16 +274,15 @@ class MetricsTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(self._endings.outcome_of(error) if self._recording else classify_exit(error))
+        self._end(self._shutdown.outcome_of(error) if self._shutdown else classify_exit(error))
 
-    def _end(self, ending: RunOutcome, timeout: float = 30.0) -> bool:
-        recording, self._recording = self._recording, None
+    def _end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         self._batches = None
-        if recording is not None:
-            self._delivered = recording.close(ending, timeout)
-            self._run = (recording.run_id, recording.tracking_uri)
-            self._endings.stop()
-        return self._delivered
+        try:
+            return self._recorder.close(outcome, timeout)
+        finally:
+            if self._shutdown:
+                self._shutdown.stop()  # whatever came in between: the handlers are as they were before
 
     def _warn_nonfinite(self, readings: EpochBatches) -> None:
         self._warned_nonfinite = True
@@ -293,7 +296,7 @@ class MetricsTracker:
         )
 
     def _refuse(self, method: str) -> None:
-        if self._recording is not None:
+        """Raise for a call without an open epoch; on a rank that measures nothing there is none to open."""
+        self._recorder.require_open(method)
+        if self._measures:
             raise UsageError(f"{method} needs an open epoch; call start_epoch first")
-        if self.rank == 0:
-            raise UsageError(f"{method} came after the tracker was closed; open another with resume=True to go on")

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, runtime_checka
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
-from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.storage.csv_file import read_csv
-from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_target import absolute_uri
+from mlflow_ddpm.storage.store_address import store_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,21 +150,6 @@ def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
     import mlflow
 
     return MlflowRun(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
-
-
-def store_of(cursor: DeliveryState, tracking_uri: str | None = None) -> str:
-    """Return the tracking URI of an output directory's run: the one asked for, else the one that it was delivered to.
-
-    The latter bears no credentials on disk; those of MLflow's settings are taken if they are for this store.
-    """
-    import mlflow
-
-    if tracking_uri:
-        return absolute_uri(tracking_uri)
-    known, configured = cursor.tracking_uri, absolute_uri(mlflow.get_tracking_uri())
-    if HIDDEN not in known:
-        return known or configured
-    return configured if redact(configured) == known else without_credentials(known)
 
 
 def _find_by_name(source: str | Path, tracking_uri: str | None) -> RunDocument:

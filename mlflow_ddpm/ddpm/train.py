@@ -158,7 +158,7 @@ def train(
         ) as tracker:
 
             def end_run(error: PeerLostError | None) -> None:
-                tracker.__exit__(type(error), error, None) if error else tracker.close("KILLED")
+                tracker.close(error=error) if error else tracker.close("KILLED")
 
             with detect_rank_failure(procs, end_run):
                 return train_with(tracker, training, directory, progress=progress)

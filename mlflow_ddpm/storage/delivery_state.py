@@ -7,17 +7,23 @@ Losing the file loses no row: what the store holds is asked for before anything 
 from __future__ import annotations
 
 import json
+import logging
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 
-__all__ = ["DeliveryState"]
+__all__ = ["DeliveryState", "StateFile"]
+
+_log = logging.getLogger("mlflow_ddpm")
 
 
 @dataclass(slots=True)
@@ -29,21 +35,23 @@ class DeliveryState:
     parent_run_id: str | None = None  # the run that was asked for, if another tracker writes to it
     run_name: str | None = None
     experiment_name: str | None = None
-    run_key: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag, by which a run made twice is found again
+    run_key: str = field(default_factory=lambda: uuid.uuid4().hex)  # tag that finds a run whose creation was unheard
     tags: dict[str, str] = field(default_factory=dict)  # what the run is created with
     started_at_ms: int = 0  # when the run began, whenever the store got to know of it
     owned: bool = True  # the tracker created the run, so it ends it, too
     delivered_through_ms: int = 0  # rows logged up to this moment are acknowledged
     pictures: dict[str, int] = field(default_factory=dict)  # acknowledged: file name -> its timestamp
+    artifacts: list[str] = field(default_factory=list)  # files that wait, relative to the directory
+    set_aside: dict[str, str] = field(default_factory=dict)  # what the store does not take -> why
     resumed_at_epochs: list[int] = field(default_factory=list)  # first epoch of each life after the first
     status: str = "RUNNING"  # how the training ended
     ended_at_ms: int | None = None  # when
     final_tags: dict[str, str] = field(default_factory=dict)  # why
-    ended: bool = False  # the store knows it, too
+    ended: bool = False  # MLflow has the end of the run
 
     @classmethod
     def load(cls, directory: Path) -> DeliveryState | None:
-        """Return the directory's cursor, None if it has none.
+        """Return the directory's state, None if it has none.
 
         Raises:
             MirrorError: the file is not one of ours, or cannot be read.
@@ -61,7 +69,7 @@ class DeliveryState:
 
     @classmethod
     def of_run(cls, run: Mapping[str, Any]) -> DeliveryState | None:
-        """Return what a JSON's ``run`` says of the delivery, for a directory that lost its cursor (hidden files)."""
+        """Return what a JSON's ``run`` holds of the state, for a directory that lost its hidden files in copying."""
         if not run.get("run_id"):
             return None
         return cls(
@@ -70,9 +78,23 @@ class DeliveryState:
             experiment_name=run.get("experiment_name"),
             started_at_ms=run.get("start_time_ms") or 0,
             resumed_at_epochs=list(run.get("resumed_at_epochs") or []),
+            owned=run.get("owned") is not False,
             status=run.get("status") or "RUNNING",
             ended_at_ms=run.get("end_time_ms"),
         )
+
+    def begin_anew(self) -> None:
+        """Forget the run in MLflow, so that the next upload creates one and sends everything."""
+        self.run_id, self.owned, self.ended = None, True, False
+        self.delivered_through_ms, self.pictures, self.set_aside = 0, {}, {}
+
+    def set_outcome(self, outcome: RunOutcome | None) -> None:
+        """Note how the training ended; None: it is running."""
+        self.ended = False
+        self.status = outcome.status if outcome else "RUNNING"
+        self.ended_at_ms = outcome.at_ms if outcome else None
+        why = {"error.type": outcome.error_type, "error.message": outcome.error_message} if outcome else {}
+        self.final_tags = {name: text for name, text in why.items() if text}
 
     def save(self, directory: Path) -> None:
         """Write it, all or nothing.
@@ -81,6 +103,32 @@ class DeliveryState:
             OSError: the disk is full or read-only.
         """
         replace_file(directory / DELIVERY_STATE_NAME, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+class StateFile:
+    """A state and its file, which several threads change."""
+
+    def __init__(self, directory: Path, state: DeliveryState) -> None:
+        self.directory, self.state = directory, state
+        self._lock = threading.RLock()
+        self._is_closed = False
+
+    @contextmanager
+    def change(self) -> Iterator[DeliveryState]:
+        """Change the state while no other thread does, then put it on disk, unless closed."""
+        with self._lock:
+            yield self.state
+            if self._is_closed:
+                return
+            try:
+                self.state.save(self.directory)
+            except OSError as error:  # the mirror warns of the same disk
+                _log.debug("the delivery state was not saved: %s", error)
+
+    def close(self) -> None:
+        """Leave the file to the directory's next writer."""
+        with self._lock:
+            self._is_closed = True
 
 
 _OPTIONAL: dict[str, type] = {

@@ -27,6 +27,7 @@ class LoggedImage(NamedTuple):
     path: Path
     epoch: int
     timestamp_ms: int
+    content: bytes | None = None  # the PNG, of a picture that the disk refused
 
 
 def image_path(directory: Path, name: str, epoch: int) -> Path:

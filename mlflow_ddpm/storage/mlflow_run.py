@@ -21,11 +21,11 @@ from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 
 __all__ = [
     "ARTIFACT_FOLDER",
-    "NONE_LOGGED",
+    "METRICS_PER_BATCH",
     "NONFINITE_TAG",
     "RESUMED_TAG",
-    "LoggedPoints",
     "MlflowRun",
+    "Point",
     "clean_tags",
     "client",
 ]
@@ -33,19 +33,19 @@ __all__ = [
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
-_METRICS_PER_BATCH = 1000
+METRICS_PER_BATCH = 1000  # MLflow's limit of one request
+_NOT_ROWS = ("live/", "system/")  # keys of points that belong to no row
 _FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
 
 
-class LoggedPoints(NamedTuple):
-    """What a store has of a run, for whoever must not send it twice."""
+class Point(NamedTuple):
+    """One value of one metric."""
 
-    points: frozenset[tuple[str, int, int]]  # key, step, timestamp
-    images: tuple[str, ...]  # artifact paths of the image view
-
-
-NONE_LOGGED = LoggedPoints(frozenset(), ())
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
 
 
 class MlflowRun:
@@ -76,27 +76,25 @@ class MlflowRun:
             "resumed_at_epochs": [int(e) for e in re.findall(r"\d+", run.data.tags.get(RESUMED_TAG, ""))],
         }
 
-    def held(self) -> LoggedPoints:
-        """Return what the store has. File stores keep a point that is sent twice, SQL stores do not."""
+    def logged_points(self) -> frozenset[tuple[str, int, int]]:
+        """Return (key, step, timestamp) of every point. File stores keep a point that is sent twice, SQL stores not."""
         with translate_mlflow_errors(self.tracking_uri):
-            keys = self._client.get_run(self.run_id).data.metrics
+            keys = [key for key in self._client.get_run(self.run_id).data.metrics if not key.startswith(_NOT_ROWS)]
             histories = [(key, self._client.get_metric_history(self.run_id, key)) for key in keys]
-        points = frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
-        return LoggedPoints(points, tuple(self.list_files("images")))
+        return frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
 
-    def log_rows(self, rows: Sequence[EpochMetrics], held: LoggedPoints = NONE_LOGGED) -> None:
-        """Send rows, less what is held: one request as long as they fit into one, each with its first timestamp."""
+    def logged_images(self) -> tuple[str, ...]:
+        """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
+        return tuple(self.list_files("images"))
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Send points: one request as long as they fit into one."""
         from mlflow.entities import Metric
 
-        points = [
-            Metric(key, value, row.logged_at_ms, row.epoch)
-            for row in rows
-            for key, value in row.points().items()
-            if (key, row.epoch, row.logged_at_ms) not in held.points
-        ]
+        metrics = [Metric(*point) for point in points]
         with translate_mlflow_errors(self.tracking_uri, "a batch of metrics"):
-            for start in range(0, len(points), _METRICS_PER_BATCH):
-                batch = points[start : start + _METRICS_PER_BATCH]
+            for start in range(0, len(metrics), METRICS_PER_BATCH):
+                batch = metrics[start : start + METRICS_PER_BATCH]
                 self._client.log_batch(self.run_id, metrics=batch, synchronous=True)
 
     def log_params(self, params: Mapping[str, str]) -> None:
@@ -119,12 +117,10 @@ class MlflowRun:
             new = [RunTag(key, value) for key, value in clean_tags(tags).items()]
             self._client.log_batch(self.run_id, tags=new, synchronous=True)
 
-    def log_image(
-        self, name: str, png: Path, *, epoch: int, timestamp_ms: int, held: LoggedPoints = NONE_LOGGED
-    ) -> None:
+    def log_image(self, name: str, png: Path, *, epoch: int, timestamp_ms: int, logged: Sequence[str] = ()) -> None:
         """Log a picture by step, as the run page's image view wants it, and as a plain artifact to download.
 
-        The view would show a picture that is logged twice as two; one that is held is left alone.
+        An image that is among the ``logged`` ones is not sent to the view again.
         """
         import numpy as np
         from PIL import Image
@@ -133,10 +129,11 @@ class MlflowRun:
             _check_readable(png)
             with Image.open(png) as picture:
                 pixels = np.asarray(picture)
-            if not _is_held(held, name, epoch, timestamp_ms):
+            # first: what the image view does not take can still be downloaded
+            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
+            if not _is_logged(logged, name, epoch, timestamp_ms):
                 at = {"step": epoch, "timestamp": timestamp_ms}
                 self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
-            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
 
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""
@@ -206,7 +203,7 @@ class MlflowRun:
                 for point in self._client.get_metric_history(self.run_id, key):
                     found.setdefault((point.step, point.timestamp), {})[key] = _value(key, point.value)
             extras: dict[tuple[int, int], dict[str, float]] = {where: {} for where in found}
-            for key in (k for k in keys if k not in table and not k.startswith("system/") and found):
+            for key in (k for k in keys if k not in table and not k.startswith(_NOT_ROWS) and found):
                 for point in self._client.get_metric_history(self.run_id, key):
                     if (point.step, point.timestamp) in extras:
                         extras[point.step, point.timestamp][key] = _value(key, point.value)
@@ -221,18 +218,18 @@ def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in redacted(tags).value.items()}
 
 
+def _forget_artifact_address(run_id: str) -> None:
+    """Drop the address that MLflow keeps by run id for the whole process: the server may have another port by now."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
+
+
 def client(tracking_uri: str) -> Any:
     """Return MLflow's client for a store; it makes no request by itself."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
-
-
-def _forget_artifact_address(run_id: str) -> None:
-    """Have MLflow ask anew where a run's artifacts are: the same server may have another port by now."""
-    from mlflow.tracking._tracking_service import utils
-
-    getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
 
 
 def _check_readable(path: Path) -> None:
@@ -249,11 +246,11 @@ def _value(key: str, value: float) -> Any:
     return value if abs(value) != _FLOAT_MAX else value * 2  # SQL stores keep infinity as the largest double
 
 
-def _is_held(held: LoggedPoints, name: str, epoch: int, timestamp_ms: int) -> bool:
-    """Say whether the image view has this picture; its file comes in two sizes, the small one last."""
+def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:
+    """Return whether the image view has this picture; its file comes in two sizes, the small one last."""
     parts = ("step", str(epoch), "timestamp", str(timestamp_ms), "")
     starts = tuple("images/" + separator.join((name, *parts)) for separator in "+%")
-    return any(path.startswith(starts) and path.endswith("compressed.webp") for path in held.images)
+    return any(path.startswith(starts) and path.endswith("compressed.webp") for path in logged)
 
 
 def _text(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Late delivery: what MLflow lacks of a run is sent from its output directory, by whoever has it."""
+"""Late upload: what MLflow does not have of a run is sent from its output directory, by whoever has that."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError, UsageError
+from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.csv_file import read_csv
-from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
-from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, open_run
-from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
-from mlflow_ddpm.tracking.shutdown import RunOutcome
+from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.storage.run_target import RunTarget, open_run
+from mlflow_ddpm.storage.store_address import store_of
+from mlflow_ddpm.tracking.remote_run import RemoteRun
+from mlflow_ddpm.tracking.resume import final_files, restore_lost_rows, target_of, undelivered
+from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.uploader import Uploader
 
 __all__ = ["sync_directory"]
 
 _REPORT_SEC = 1.0
+_AWAY_SEC = 40.0  # without an answer of the store, before a sync gives up
 
 
 def sync_directory(
@@ -31,92 +36,130 @@ def sync_directory(
     timeout: float = 300.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Deliver what waits in an output directory and return one line that says what became of it.
+    """Send what waits in an output directory and return one line with the result.
 
     A run that never reached a store, or that another store than ``tracking_uri`` has, is created with its own start
     time. It may be interrupted and repeated at will; nothing is made twice.
 
     Args:
         directory: where a tracker wrote, here or elsewhere.
-        tracking_uri: the tracking store; default: the one of the run.
-        timeout: seconds to wait for the store.
-        progress: called about once a second with the number of rows and pictures that wait, now and at first.
+        tracking_uri: the tracking store; default: the one that has the run, else the one of MLflow's settings. A run
+            that this store has lost is made anew there.
+        timeout: seconds to wait for the store; one that does not answer at all is given up within a minute.
+        progress: called when it changes with the number of rows and files that wait, now and at first.
 
     Raises:
         HistoryError: the directory is not one that a tracker wrote.
-        UsageError: a live process is writing there; it delivers by itself.
+        UsageError: a live process is writing there, which uploads by itself; or only the directory names the store.
         StoreRefusedError: the store will not take the run.
-        StoreUnavailableError: the store is still away; everything is kept.
+        StoreUnavailableError: the store is away; everything is kept.
     """
     deadline = time.monotonic() + timeout
-    path = directory / JSON_NAME
-    cursor = DeliveryState.load(directory)
-    if cursor is None and not path.exists():
-        raise HistoryError(f"{directory} is not the output directory of a training run; nothing to send")
+    document = _document_of(directory)
+    state = DeliveryState.load(directory) or DeliveryState.of_run(document.run) or DeliveryState(status="")
     rows = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
-    if cursor and tracking_uri:
-        _readdress(cursor, directory, absolute_uri(tracking_uri))
-    if cursor and cursor.ended and _has_all(cursor, directory, rows):
-        return f"{directory}: run {cursor.run_id} was complete in MLflow ({len(rows)} epochs)"
-    told = read_document(path) if path.exists() else RunDocument({}, {}, {}, [])
-    ending = _ending(cursor, told, rows)
-    recording = RunRecorder(
-        directory,
-        RunTarget(tracking_uri or ""),
-        config=told.config,
-        tags={},
-        environment=told.environment,
-        resume=True,
-        now_ms=unix_ms,
-        ending=ending,
-    )
-    at_first = recording.courier.waiting
-    if progress:
-        _report(recording, progress, deadline)
-    if not recording.close(ending, max(0.0, deadline - time.monotonic())):
-        raise recording.courier.fault or StoreUnavailableError(
-            f"the store took {at_first - recording.courier.waiting} of {at_first} rows and pictures in {timeout:g} s; "
-            "run the command again for the rest"
-        )
-    return f"{directory}: run {recording.run_id} is complete in MLflow ({len(recording.mirror.rows)} epochs)"
-
-
-def _has_all(cursor: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]) -> bool:
-    sent = all(row.logged_at_ms <= cursor.delivered_through_ms for row in rows)
-    return sent and not images_on_disk(directory, but=cursor.pictures)
-
-
-def _ending(cursor: DeliveryState | None, told: RunDocument, rows: Sequence[EpochMetrics]) -> RunOutcome:
-    """Return how the training ended. One that could not say so was killed, some time after its last row."""
-    last = rows[-1].logged_at_ms if rows else None
-    if cursor is None:
-        status = told.run.get("status") or "RUNNING"
-        return RunOutcome("KILLED" if status == "RUNNING" else status, at_ms=told.run.get("end_time_ms") or last)
-    if cursor.status == "RUNNING":
-        return RunOutcome("KILLED", at_ms=last or cursor.started_at_ms)
-    why = cursor.final_tags
-    return RunOutcome(cursor.status, why.get("error.type", ""), why.get("error.message", ""), cursor.ended_at_ms)
-
-
-def _readdress(cursor: DeliveryState, directory: Path, tracking_uri: str) -> None:
-    """Aim the delivery at another store. A store that does not know the run gets all of it, as a run of its own."""
-    if cursor.run_id is None or redact(tracking_uri) == cursor.tracking_uri:
-        return
-    if is_locked(directory):
-        raise UsageError(f"{directory} is being written by a live process; it delivers by itself, to where it was told")
+    uri = store_of(state, tracking_uri)
+    if tracking_uri and state.run_id and _has_lost_run(state, uri):
+        state.begin_anew()
+    elif state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows):
+        return f"{directory}: run {state.run_id} was complete in MLflow ({_epochs(rows)})"
+    state.tracking_uri = redact(uri)
+    mirror = Mirror(directory.absolute())
+    uploader = None
     try:
-        open_run(RunTarget(tracking_uri, cursor.run_id), started_at_ms=0, tags={})
-    except RunMissingError:
-        cursor.run_id, cursor.owned, cursor.ended = None, True, False
-        cursor.delivered_through_ms, cursor.pictures = 0, {}
-    cursor.tracking_uri = redact(tracking_uri)
-    cursor.save(directory)
+        restore_lost_rows(mirror, state, uri)
+        outcome = _outcome(state, document, mirror.rows)
+        state.set_outcome(outcome)
+        uploader = _start(mirror, state, uri, document)
+        at_first = uploader.waiting_rows + uploader.waiting_files
+        _wait(uploader, deadline, progress)
+        done = uploader.close(outcome, max(0.0, min(_AWAY_SEC, deadline - time.monotonic())))
+    finally:
+        if uploader:
+            uploader.stop()
+            mirror.close(outcome)
+        else:
+            mirror.abandon()
+    if done:
+        return f"{directory}: run {state.run_id} is complete in MLflow ({_epochs(mirror.rows)})"
+    if state.ended and state.set_aside and not uploader.waiting_files:
+        name, cause = next(iter(state.set_aside.items()))
+        more = f" and {len(state.set_aside) - 1} more" if len(state.set_aside) > 1 else ""
+        return (
+            f"{directory}: run {state.run_id} is in MLflow ({_epochs(mirror.rows)}), without what it does not take: "
+            f"{name}{more} ({cause})"
+        )
+    sent = at_first - uploader.waiting_rows - uploader.waiting_files
+    raise uploader.last_error or StoreUnavailableError(
+        f"the store took {sent} of {at_first} rows and files in {timeout:g} s; run the command again for the rest"
+    )
 
 
-def _report(recording: RunRecorder, progress: Callable[[int, int], None], deadline: float) -> None:
-    """Tell how many wait, now and at first, until none does, the store refuses or time is up."""
-    at_first = recording.courier.waiting
-    while (left := deadline - time.monotonic()) > 0 and not recording.courier.flush(min(_REPORT_SEC, left)):
-        if isinstance(recording.courier.fault, StoreRefusedError):
+def _document_of(directory: Path) -> RunDocument:
+    path = directory / JSON_NAME
+    if path.exists():
+        return read_document(path)
+    if DeliveryState.load(directory) is None:
+        raise HistoryError(f"{directory} is not the output directory of a training run; nothing to send")
+    return RunDocument({}, {}, {}, [])
+
+
+def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument) -> Uploader:
+    """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
+    file = StateFile(mirror.directory, state)
+    metadata = RunMetadata.of(document.config, {}, document.environment)
+    ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
+    ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
+    mirror.describe(run={**document.run, **ours}, config=metadata.config, environment=metadata.environment)
+    remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
+    uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])
+    with file.change():
+        pass
+    uploader.start()
+    return uploader
+
+
+def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], None] | None) -> None:
+    """Wait until everything is sent, reporting whenever less waits, or the store refuses or does not answer."""
+    at_first = waiting = uploader.waiting_rows + uploader.waiting_files
+    answered = time.monotonic()
+    while (now := time.monotonic()) < min(deadline, answered + _AWAY_SEC):
+        if uploader.flush(min(_REPORT_SEC, deadline - now)) or isinstance(uploader.last_error, StoreRefusedError):
             return
-        progress(recording.courier.waiting, at_first)
+        left = uploader.waiting_rows + uploader.waiting_files
+        if left == 0 and uploader.is_open:
+            return
+        if left < waiting or (uploader.is_open and uploader.last_error is None):
+            answered = time.monotonic()
+        if progress and left < waiting:
+            progress(left, at_first)
+        waiting = left
+
+
+def _epochs(rows: Sequence[EpochMetrics]) -> str:
+    return f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
+
+
+def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]) -> bool:
+    sent = all(row.logged_at_ms <= state.delivered_through_ms for row in rows)
+    waits = state.artifacts or state.set_aside or images_on_disk(directory, but=state.pictures)
+    return sent and not waits
+
+
+def _outcome(state: DeliveryState, document: RunDocument, rows: Sequence[EpochMetrics]) -> RunOutcome:
+    """Return how the training ended. One that could not report it was killed, some time after its last row."""
+    status = state.status or str(document.run.get("status") or "RUNNING")
+    last = rows[-1].logged_at_ms if rows else state.started_at_ms or None
+    if status == "RUNNING":
+        return RunOutcome("KILLED", at_ms=last)
+    why = state.final_tags
+    return RunOutcome(status, why.get("error.type", ""), why.get("error.message", ""), state.ended_at_ms or last)
+
+
+def _has_lost_run(state: DeliveryState, tracking_uri: str) -> bool:
+    """Return whether a store that is named explicitly does not have the run; a new one is then made there."""
+    try:
+        open_run(RunTarget(tracking_uri, state.run_id), started_at_ms=0, tags={})
+    except RunMissingError:
+        return True
+    return False

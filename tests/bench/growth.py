@@ -92,7 +92,7 @@ def _memory(effort: Effort) -> Row:
         tracker.flush(timeout=0.05)  # the JSON of every row is made
         grown = (tracemalloc.get_traced_memory()[0] - start) / count
         start = tracemalloc.get_traced_memory()[0]
-        rows = [_copy(row) for row in tracker._recording.mirror.rows[:count]]  # type: ignore[union-attr]
+        rows = [_copy(row) for row in tracker._recorder.rows[:count]]
         lines = [encode_row(row) for row in rows]
         plain = (tracemalloc.get_traced_memory()[0] - start) / len(lines)
     finally:

@@ -51,8 +51,9 @@ def test_a_store_that_fails_from_the_start_delays_nothing_and_gets_all_later(
     assert points_on_disk("out") == points_in_store(sqlite_uri, run.info.run_id)
     assert (run.info.status, run.data.params["lr"], run.data.tags["team"]) == ("FINISHED", "0.1", "blue")
     assert run.info.end_time - run.info.start_time < 1000 * (played.construction_sec + 5)
-    assert len(_outages(caplog)) == 1, _outages(caplog)
-    assert played.construction_sec < 10
+    assert len(_outages(caplog)) <= 1, _outages(caplog)
+    assert "`mlflow-ddpm sync out` sends it" in caplog.text
+    assert played.construction_sec < STALL_SEC
     assert played.stall_sec < STALL_SEC
     assert played.close_sec < 2
 
@@ -95,7 +96,7 @@ def test_whatever_fails_whenever_nothing_is_lost_after_sync(
     assert points_on_disk("out") == points_in_store(server_uri, runs[0].info.run_id)
     assert len(outages) <= 1, outages
     assert any("`mlflow-ddpm sync out` sends it" in record.getMessage() for record in caplog.records)
-    assert played.construction_sec < 10
+    assert played.construction_sec < STALL_SEC
     assert played.stall_sec < STALL_SEC
     assert played.close_sec < 1 + STALL_SEC
 
@@ -155,8 +156,8 @@ def test_a_store_that_flaps_gets_every_row_once(
     server_uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Moods change every few milliseconds, seeded; answers get lost after the store has acted on them, too."""
-    monkeypatch.setattr("mlflow_ddpm.tracking.uploader._PAUSES_SEC", (0.02,))  # as many tries as a long run has
-    monkeypatch.setattr("mlflow_ddpm.tracking.uploader._REST_SEC_MAX", 0.0)
+    monkeypatch.setattr("mlflow_ddpm.tracking.lane._PAUSES_SEC", (0.02,))  # as many tries as a long run has
+    monkeypatch.setattr("mlflow_ddpm.tracking.lane._REST_SEC_MAX", 0.0)
     rng, stop = random.Random(4), threading.Event()  # noqa: S311 - a test's dice
     moods: list[str | int] = ["pass", "pass", "cut", 503, "hang", "refuse", "garbage", 429]
     experiment = MlflowClient(server_uri).create_experiment("flapping")

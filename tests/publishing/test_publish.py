@@ -13,9 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker, download_run, publish_run
-from mlflow_ddpm.analysis.history import store_of
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
-from mlflow_ddpm.storage.delivery_state import DeliveryState
 
 TREE = {
     *(
@@ -147,17 +145,6 @@ def test_epochs_that_the_store_has_not_got_are_not_written_over(sqlite_uri: str)
     with pytest.raises(UsageError, match="out has 1 epochs that MLflow has not got; send them with `mlflow-ddpm sync"):
         publish_run(str(tracker.run_id), output_dir="out")
     assert before == _hashes("out")
-
-
-def test_a_runs_store_need_not_be_named_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the credentials of MLflow's settings if they are for that store, which has none on disk."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@configured")
-
-    assert store_of(DeliveryState(tracking_uri="http://known")) == "http://known"
-    assert store_of(DeliveryState(tracking_uri="http://known"), "http://asked") == "http://asked"
-    assert store_of(DeliveryState(tracking_uri="http://***@configured")) == "http://u:p@configured"
-    assert store_of(DeliveryState(tracking_uri="http://***@known")) == "http://known"
-    assert store_of(DeliveryState()) == "http://u:p@configured"
 
 
 @pytest.mark.slow

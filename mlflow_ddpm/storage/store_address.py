@@ -1,0 +1,91 @@
+"""Which tracking store the run of an output directory is sent to, and whether credentials may go there.
+
+A directory is data: it may have been made by anyone. The store that it names gets the user's credentials only if the
+user's own settings, or an argument, name that store as well.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.run_target import absolute_uri
+
+__all__ = ["remake_command", "store_of", "sync_command"]
+
+_CREDENTIALS = (
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH"),
+    *("MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+)
+_LOCAL = ("", "file", "sqlite", "databricks", "databricks-uc", "uc")  # no host, or one of the user's own profiles
+_PORTS = {"http": 80, "https": 443}
+
+
+def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
+    """Return the tracking URI for an output directory's run.
+
+    It is the one asked for, else the one that has the run, else the one of MLflow's settings. A URI on disk has no
+    credentials; those of MLflow's settings are taken if they are for the same store.
+
+    Raises:
+        UsageError: only the directory names the store, and the user's credentials would go there.
+    """
+    import mlflow
+
+    if tracking_uri:
+        return absolute_uri(tracking_uri)
+    known, configured = state.tracking_uri, absolute_uri(mlflow.get_tracking_uri())
+    is_chosen = state.run_id is None and mlflow.is_tracking_uri_set()
+    if not known or is_chosen or redact(configured) == known:
+        return configured
+    _check_trusted(known, configured)
+    return without_credentials(known) if HIDDEN in known else known
+
+
+def sync_command(directory: Path, tracking_uri: str) -> str:
+    """Return the command that sends a directory's run to a store later, as one would type it here."""
+    import mlflow
+
+    known, configured = redact(tracking_uri), absolute_uri(mlflow.get_tracking_uri())
+    needs_name = redact(configured) != known and _sends_credentials(known)
+    return f"mlflow-ddpm sync {shown(directory)}" + (f" --tracking-uri {_printable(known)}" if needs_name else "")
+
+
+def remake_command(directory: Path, tracking_uri: str) -> str:
+    """Return the command that makes a run anew in a store that lost it."""
+    return f"mlflow-ddpm sync {shown(directory)} --tracking-uri {_printable(redact(tracking_uri))}"
+
+
+def _printable(uri: str) -> str:
+    return "URI" if HIDDEN in uri else uri
+
+
+def _check_trusted(uri: str, configured: str) -> None:
+    if _server(uri) != _server(configured) and _sends_credentials(uri):
+        raise UsageError(
+            f"only the output directory names the store {uri}; credentials go to no store but one that you name: pass "
+            f"--tracking-uri {_printable(uri)} (tracking_uri=...), or set MLFLOW_TRACKING_URI"
+        )
+
+
+def _server(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _sends_credentials(uri: str) -> bool:
+    """Return whether a request to the store would bear credentials from the user's settings."""
+    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
+    if scheme in _LOCAL:
+        return False
+    if scheme not in _PORTS:  # a database: its driver reads passwords from places of its own
+        return True
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    creds = read_mlflow_creds()  # the environment, and ~/.mlflow/credentials
+    return bool(creds.username or creds.password or any(os.environ.get(name) for name in _CREDENTIALS))

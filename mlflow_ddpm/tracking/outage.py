@@ -1,0 +1,109 @@
+"""What the log has of an outage: a line when it begins, one for each further cause, one when it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import RunMissingError, StoreError
+from mlflow_ddpm.storage.store_address import remake_command, sync_command
+
+__all__ = ["Advice", "OutageLog", "Unsent", "advice", "warn_unsent"]
+
+_CAUSES_MAX = 5  # of one outage, that are logged
+Advice = Callable[[StoreError], str]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+class OutageLog:
+    """The outages of one lane.
+
+    Args:
+        subject: what is not sent: "rows" or "files".
+        advice: returns what happens next and what the user can do; None: nothing is logged, the caller reports itself.
+        is_covered: whether another lane's outage explains this one, so that one outage is one warning.
+    """
+
+    def __init__(
+        self, subject: str, advice: Advice | None, is_covered: Callable[[int], bool] = lambda _: False
+    ) -> None:
+        self._subject, self._advice, self._is_covered = subject, advice, is_covered
+        self._causes: list[str] = []  # of the present outage, that were logged
+
+    def failed(self, error: StoreError, failures: int = 1) -> None:
+        """Log the cause, if it is a new one of the present outage."""
+        cause = str(error)
+        key = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", cause)  # addresses, ids and ports differ in each message
+        if (
+            self._advice is None
+            or key in self._causes
+            or len(self._causes) >= _CAUSES_MAX
+            or self._is_covered(failures)
+        ):
+            return
+        self._causes.append(key)
+        if len(self._causes) == 1:
+            self._warn(f"{cause.rstrip('.')}. {self._advice(error)}")
+        else:
+            self._warn(f"{cause.rstrip('.')}: {self._subject} still wait for MLflow, now for this reason")
+
+    def recovered(self) -> None:
+        """Log the end of an outage that was logged."""
+        if self._causes:
+            self._causes = []
+            self._warn(f"MLflow is back; all {self._subject} that waited have been sent")
+
+    def _warn(self, text: str) -> None:
+        with contextlib.suppress(Exception):  # a handler of the user's may raise; that must stop neither thread
+            _log.warning("%s", text)
+
+
+class Unsent(NamedTuple):
+    """What MLflow does not have at the end of a training."""
+
+    rows: int
+    files: int
+    set_aside: int
+    is_ended: bool
+
+
+def advice(error: StoreError, directory: Path, tracking_uri: str) -> str:
+    """Return what the log adds to the cause of an outage while a training runs."""
+    remedy = _remedy(error, directory, tracking_uri)
+    where = shown(directory)
+    return f"Training goes on; what is not sent is kept in {where} and tried again; after the run, {remedy}"
+
+
+def warn_unsent(
+    unsent: Unsent, error: StoreError | None, directory: Path, tracking_uri: str, *, is_on_disk: bool
+) -> None:
+    """Log what MLflow does not have after all, where it is, and the command that sends it."""
+    parts = [_count(unsent.rows, "row"), _count(unsent.files, "file")]
+    what = " and ".join(part for part in parts if part) or ("" if unsent.is_ended else "the end of the run")
+    where = shown(directory)
+    if what:
+        why = f" ({str(error).rstrip('.')})" if error else ""
+        kept = f"everything is in {where}" if is_on_disk else f"not everything is in {where} either"
+        _log.warning("not in MLflow yet: %s%s; %s: %s", what, why, kept, _remedy(error, directory, tracking_uri))
+    elif unsent.set_aside:
+        _log.warning(
+            "MLflow does not have %s, set aside; `mlflow-ddpm status %s` lists why",
+            _count(unsent.set_aside, "item"),
+            where,
+        )
+
+
+def _remedy(error: StoreError | None, directory: Path, tracking_uri: str) -> str:
+    if isinstance(error, RunMissingError):
+        return f"`{remake_command(directory, tracking_uri)}` makes the run anew in that store"
+    return f"`{sync_command(directory, tracking_uri)}` sends it"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}" if number else ""

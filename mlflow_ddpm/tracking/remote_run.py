@@ -1,0 +1,281 @@
+"""One run in its tracking store: opened, described, sent to, finished.
+
+Every call blocks for as long as MLflow's time-outs allow: none is for the training thread. What the store does not take
+is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, and sent again when the run is
+opened the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from mlflow_ddpm.analysis.run_page import write_run_description
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.strict_json import flatten
+from mlflow_ddpm.storage.delivery_state import StateFile
+from mlflow_ddpm.storage.images import LoggedImage
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point
+from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
+from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.upload_items import Artifact
+
+__all__ = ["RemoteRun", "folder_of", "metric_name"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_T = TypeVar("_T")
+_DESCRIPTION = "the run's description"
+
+
+class RemoteRun:
+    """The run of an output directory in MLflow. Two threads use it: one sends rows and tags, one sends files."""
+
+    def __init__(self, target: RunTarget, mirror: Mirror, state_file: StateFile, metadata: RunMetadata) -> None:
+        self._target, self._mirror, self._file, self._metadata = target, mirror, state_file, metadata
+        self._state = state_file.state
+        self._run: MlflowRun | None = None
+        self._created = False
+        self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
+        self._logged_images: tuple[str, ...] | None = None
+        self._causes: set[str] = set()  # of set-aside items, that were logged
+
+    @property
+    def tracking_uri(self) -> str:
+        """The store, credentials included."""
+        return self._target.tracking_uri
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run was found or created, and described."""
+        return self._run is not None
+
+    def open(self) -> None:
+        """Find or create the run, and describe it: what makes its page readable from the first epoch on."""
+        if not self._state.tags:
+            with self._file.change() as state:
+                state.tags = context_tags(
+                    {"mlflow_ddpm.output_dir": self._mirror.directory.name, **self._metadata.tags}
+                )
+        run, created = open_run(self._target, started_at_ms=self._state.started_at_ms, tags=self._state.tags)
+        if created and self._target.run_id:  # a child of the run that was asked for, which another tracker writes to
+            with self._file.change() as state:
+                state.parent_run_id, state.owned = self._target.run_id, True
+        self._target = self._target._replace(run_id=run.run_id)  # so that a second try does not make a second run
+        self._created = self._created or created
+        with self._file.change() as state:
+            state.run_id = run.run_id
+        if self._state.owned and not created and self._state.status == "RUNNING":
+            run.resume()
+        self._describe(run)
+        self._run = run
+
+    def end_if_orphaned(self) -> None:
+        """End a run that was created after the tracker had given up waiting for it: no one else would."""
+        if self._created and self._state.owned and self._state.status != "RUNNING" and self._target.run_id:
+            run = MlflowRun(self._target.tracking_uri, self._target.run_id)
+            run.finish(self._state.status, self._state.ended_at_ms)
+
+    def send_rows(self, rows: Sequence[EpochMetrics]) -> None:
+        """Send rows, less what the store has, each with its first timestamp."""
+        run = self._opened()
+        try:
+            if self._logged is None:
+                self._logged = run.logged_points()
+            logged = self._logged
+            points = [p for row in rows for p in _points(row) if (p.key, p.step, p.timestamp_ms) not in logged]
+            refused = self._send_what_is_taken(points, run.log_points, metric_name)
+        except StoreError:
+            self._logged = None  # the answer may have been lost on the way back
+            raise
+        with self._file.change() as state:
+            state.delivered_through_ms = max(state.delivered_through_ms, rows[-1].logged_at_ms)
+            if state.set_aside:
+                taken = {metric_name(point) for point in points} - refused
+                state.set_aside = {key: why for key, why in state.set_aside.items() if key not in taken}
+
+    def send_points(self, points: Sequence[Point]) -> None:
+        """Send points that belong to no row; the store may refuse them."""
+        with contextlib.suppress(ItemRefusedError):
+            self._opened().log_points(points)
+
+    def send_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, over earlier values."""
+        run = self._opened()
+        self._send_tags(run, tags)
+
+    def send_image(self, image: LoggedImage) -> None:
+        """Send a picture to the image view, and as a file."""
+        run, name = self._opened(), f"{image.path.parent.name}/{image.path.name}"
+        if image.content is None and not image.path.exists():
+            self._note_image(image)  # deleted since: nothing is left to send
+            return
+        try:
+            if self._logged_images is None:
+                self._logged_images = run.logged_images()
+            at = {"epoch": image.epoch, "timestamp_ms": image.timestamp_ms}
+            with _file_of(image) as path:
+                run.log_image(image.name, path, **at, logged=self._logged_images)
+        except Exception as error:  # noqa: BLE001 - sorted there
+            self._logged_images = None
+            self._set_aside_unless_passing(name, error)
+        else:
+            self._note_image(image)
+
+    def send_file(self, artifact: Artifact) -> None:
+        """Send a file; one that was deleted since, or cannot be sent, is set aside."""
+        run, name = self._opened(), self.name_of(artifact.path)
+        try:
+            self._check_current(artifact.path)
+            run.log_file(artifact.path, artifact.folder)
+        except Exception as error:  # noqa: BLE001 - sorted there
+            self._set_aside_unless_passing(name, error)
+        else:
+            with self._file.change() as state:
+                state.artifacts = [other for other in state.artifacts if other != name]
+                state.set_aside = {key: why for key, why in state.set_aside.items() if key != name}
+
+    def finish(self) -> None:
+        """Send what comes after the last row, and end the run if the tracker created it."""
+        run, state = self._opened(), self._state
+        if state.final_tags:
+            self._send_tags(run, state.final_tags)
+        self._summarise(run)
+        if state.owned:
+            run.finish(state.status, state.ended_at_ms)
+        with self._file.change() as state:
+            state.ended = True
+
+    def name_of(self, path: Path) -> str:
+        """Return a file's name in the delivery state: relative to the output directory where it lies below it."""
+        here = self._mirror.directory
+        return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+    def _check_current(self, path: Path) -> None:
+        """Check that a file of the run's history holds what is known now: a stale one would mislead."""
+        if path in (self._mirror.directory / CSV_NAME, self._mirror.directory / JSON_NAME):
+            self._mirror.flush()
+            if path not in self._mirror.current_files():
+                raise ItemRefusedError("the disk did not take its newest content")
+
+    def _opened(self) -> MlflowRun:
+        if self._run is None:
+            raise StoreUnavailableError("the run is not open yet")
+        return self._run
+
+    def _describe(self, run: MlflowRun) -> None:
+        environment = {f"env.{name}": str(value) for name, value in self._metadata.environment.items()}
+        resumed = (
+            {RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))} if self._state.resumed_at_epochs else {}
+        )
+        with self._file.change() as state:
+            state.set_aside = {k: why for k, why in state.set_aside.items() if not k.startswith(("tag ", "param "))}
+        self._send_tags(run, {**environment, **self._metadata.tags, **resumed})
+        params = list(flatten(self._metadata.config).items())
+        self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
+        known = {key: value for key, value in run.info().items() if key not in ("status", "end_time_ms")}
+        self._mirror.describe(run=known, config=self._metadata.config, environment=self._metadata.environment)
+
+    def _send_tags(self, run: MlflowRun, tags: Mapping[str, str]) -> None:
+        self._send_what_is_taken(list(tags.items()), lambda some: run.set_tags(dict(some)), lambda t: f"tag {t[0]}")
+
+    def _send_what_is_taken(
+        self, items: Sequence[_T], send: Callable[[Sequence[_T]], None], name_of: Callable[[_T], str]
+    ) -> set[str]:
+        """Send all at once; where the store refuses, halve until what it refuses stands alone, and set that aside.
+
+        Returns the names of what was refused.
+        """
+        if not items:
+            return set()
+        try:
+            send(items)
+        except ItemRefusedError as error:
+            if len(items) == 1:
+                self._set_aside(name_of(items[0]), error)
+                return {name_of(items[0])}
+            half = len(items) // 2
+            first = self._send_what_is_taken(items[:half], send, name_of)
+            return first | self._send_what_is_taken(items[half:], send, name_of)
+        return set()
+
+    def _set_aside_unless_passing(self, name: str, error: Exception) -> None:
+        """Set a file aside unless the fault may pass. Whatever else reading or encoding it raised will come again."""
+        if isinstance(error, StoreError) and not isinstance(error, ItemRefusedError):
+            raise error
+        self._set_aside(name, error)
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        with self._file.change() as state:
+            state.set_aside = {**state.set_aside, name: cause}
+            state.artifacts = [other for other in state.artifacts if other != name]
+        level = logging.DEBUG if cause in self._causes else logging.WARNING
+        self._causes.add(cause)
+        where = shown(self._mirror.directory)
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            _log.log(
+                level,
+                "%s is not sent to MLflow: %s. It is set aside, all else is sent; `mlflow-ddpm status %s` lists what "
+                "is set aside, and `mlflow-ddpm sync %s` tries it again",
+                *(name, cause.rstrip("."), where, where),
+            )
+
+    def _note_image(self, image: LoggedImage) -> None:
+        name = f"{image.path.parent.name}/{image.path.name}"
+        with self._file.change() as state:
+            if image.content is None:
+                state.pictures = {**state.pictures, image.path.name: image.timestamp_ms}
+            state.set_aside = {key: why for key, why in state.set_aside.items() if key != name}
+
+    def _summarise(self, run: MlflowRun) -> None:
+        """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
+        try:
+            write_run_description(
+                run,
+                list(self._mirror.rows),
+                environment=self._metadata.environment,
+                resumed_at_epochs=self._state.resumed_at_epochs,
+                is_published=False,
+            )
+            with self._file.change() as state:
+                state.set_aside = {key: why for key, why in state.set_aside.items() if key != _DESCRIPTION}
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a server with limits of its own, or a rule that breaks on a history
+            self._set_aside(_DESCRIPTION, error)
+
+
+def metric_name(point: Point) -> str:
+    """Return the name of a point in the delivery state."""
+    return f"metric {point.key}, epoch {point.step}"
+
+
+def _points(row: EpochMetrics) -> list[Point]:
+    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
+
+
+@contextlib.contextmanager
+def _file_of(image: LoggedImage) -> Iterator[Path]:
+    """Give the picture's file; one that the disk refused gets one in the system's temporary directory."""
+    if image.content is None:
+        yield image.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / image.path.name
+        path.write_bytes(image.content)
+        yield path
+
+
+def folder_of(path: Path, directory: Path) -> str:
+    """Return where a file is logged: one in a folder of the output directory keeps that folder."""
+    here, parent = directory.absolute(), path.absolute().parent
+    below = parent.relative_to(here) if parent.is_relative_to(here) else Path()
+    return (Path(ARTIFACT_FOLDER) / below).as_posix()

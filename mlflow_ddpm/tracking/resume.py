@@ -1,0 +1,122 @@
+"""Which run the next rows of an output directory belong to, and what an earlier process left unsent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import StoreError, UsageError
+from mlflow_ddpm.core.metrics import keep_last_written
+from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.images import images_on_disk
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
+from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
+from mlflow_ddpm.storage.store_address import store_of
+from mlflow_ddpm.tracking.remote_run import folder_of
+from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem
+
+__all__ = ["begin_or_resume", "final_files", "restore_lost_rows", "target_of", "undelivered"]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+def begin_or_resume(
+    mirror: Mirror, target: RunTarget, *, resume: bool, now_ms: Callable[[], int]
+) -> tuple[DeliveryState, RunTarget]:
+    """Return the state of the run that the directory holds, else of a new one, and that run's target.
+
+    Raises:
+        UsageError: the directory holds a finished run, another run than the one asked for, or one of a store to which
+            the user's credentials do not go.
+    """
+    saved = DeliveryState.load(mirror.directory)
+    state = saved or DeliveryState.of_run(mirror.previous_run)
+    if state is None:
+        return _begin(resolve_run_target(target), now_ms())
+    epochs, where = f"{len(mirror.rows)} epochs", shown(mirror.directory)
+    if state.status == "FINISHED" and not resume:
+        raise UsageError(
+            f"{where} holds the finished run {state.run_id} ({epochs}); choose another output_dir, "
+            "or pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
+        )
+    wanted = resolve_run_target(target)
+    if state.run_id and wanted.run_id not in (None, state.run_id, state.parent_run_id):
+        raise UsageError(
+            f"{where} holds run {state.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
+            "choose another output_dir, or the run that is there"
+        )
+    uri = store_of(state, target.tracking_uri)
+    state.tracking_uri = redact(uri)
+    restore_lost_rows(mirror, state, uri)
+    found = target_of(state, uri)._replace(is_own=saved is None or saved.delivered_through_ms > 0)
+    if state.run_id:
+        return state, found._replace(run_name=target.run_name, experiment_name=target.experiment_name)
+    return state, found._replace(run_id=wanted.run_id)
+
+
+def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -> None:
+    """Take the rows of a run whose files are lost from the store, which had acknowledged some."""
+    if mirror.rows or not state.run_id or not state.delivered_through_ms:
+        return
+    try:
+        rows = keep_last_written(MlflowRun(tracking_uri, state.run_id).read_rows())
+    except StoreError as error:
+        _log.warning(
+            "the rows of %s are lost, and MLflow, which has them, does not answer: %s", mirror.directory, error
+        )
+        return
+    if rows:
+        mirror.restore(rows, redact(tracking_uri))
+
+
+def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:
+    """Return the target of a directory's run in a store: the directory's own, whatever the run's tags."""
+    names = (state.run_name, state.experiment_name)
+    return RunTarget(tracking_uri, state.run_id, *names, state.run_key, is_own=True)
+
+
+def _begin(target: RunTarget, now_ms: int) -> tuple[DeliveryState, RunTarget]:
+    state = DeliveryState(
+        tracking_uri=redact(target.tracking_uri),
+        run_id=target.run_id,
+        run_name=target.run_name,
+        experiment_name=target.experiment_name,
+        started_at_ms=now_ms,
+        owned=target.run_id is None,
+    )
+    return state, target._replace(run_key=state.run_key)
+
+
+def undelivered(mirror: Mirror, state: DeliveryState) -> list[UploadItem]:
+    """Return what the store has not acknowledged: rows, then pictures and files.
+
+    Files are taken from below the directory alone, whatever its delivery state names: it may be a stranger's.
+    """
+    again = {name.rpartition(", epoch ")[2] for name in state.set_aside if name.startswith("metric ")}
+    rows = [r for r in mirror.rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
+    here = mirror.directory
+    paths = [here / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]
+    files = [Artifact(path, folder_of(path, here)) for path in paths if _is_below(path, here)]
+    document = Artifact(here / JSON_NAME, ARTIFACT_FOLDER)  # the config with its types, and the environment
+    return [*rows, document, *images_on_disk(here, but=state.pictures), *files]
+
+
+def final_files(directory: Path) -> list[Artifact]:
+    """Return the files that are logged when a run has ended: its history, and the trained model if there is one."""
+    history = [Artifact(directory / name, ARTIFACT_FOLDER) for name in (CSV_NAME, JSON_NAME)]
+    model = [Artifact(path, MODEL_FOLDER) for path in model_files(directory)]
+    return [artifact for artifact in (*history, *model) if artifact.path.exists()]
+
+
+def _is_below(path: Path, directory: Path) -> bool:
+    """Return whether it is a file of the directory, not a link out of it; pictures have a way of their own."""
+    try:
+        inside = path.resolve().relative_to(directory.resolve())
+        return path.is_file() and inside.parts[0] != SAMPLES_FOLDER
+    except (OSError, ValueError, IndexError):
+        return False

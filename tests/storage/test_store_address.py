@@ -1,0 +1,83 @@
+"""Which store a directory's run goes to, and that credentials go to no store that only the directory names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.store_address import store_of, sync_command
+
+
+def _state(tracking_uri: str, run_id: str | None = "r") -> DeliveryState:
+    return DeliveryState(tracking_uri=tracking_uri, run_id=run_id)
+
+
+def test_a_runs_store_need_not_be_named_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the credentials of MLflow's settings if they are for that store, which has none on disk."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@configured")
+
+    assert store_of(_state("http://known")) == "http://known"
+    assert store_of(_state("http://known"), "http://asked") == "http://asked"
+    assert store_of(_state("http://***@configured")) == "http://u:p@configured"
+    assert store_of(_state("http://***@known")) == "http://known"
+    assert store_of(DeliveryState()) == "http://u:p@configured"
+
+
+def test_a_run_that_never_reached_a_store_goes_to_the_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But to the one that it was meant for where the settings name none."""
+    assert store_of(_state("http://known", None)) == "http://known"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://configured")
+    assert store_of(_state("http://known", None)) == "http://configured"
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"],
+)
+def test_credentials_go_to_no_store_that_only_the_directory_names(
+    credential: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to another port or scheme of the same host, either; naming the store is enough."""
+    monkeypatch.setenv(credential, "secret")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mine:5000")
+
+    for stranger in ("https://theirs:5000", "http://mine:5000", "https://mine:5001", "https://mine.theirs:5000"):
+        with pytest.raises(UsageError, match=f"pass --tracking-uri {stranger} "):
+            store_of(_state(stranger))
+        assert store_of(_state(stranger), stranger) == stranger
+    assert store_of(_state("https://mine:5000/prefix")) == "https://mine:5000/prefix"
+    assert store_of(_state("sqlite:////tmp/x.db")) == "sqlite:////tmp/x.db"
+
+
+def test_credentials_in_mlflows_own_file_count_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow sends what ~/.mlflow/credentials holds to every server."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow/credentials").write_text(
+        "[mlflow]\nmlflow_tracking_username = u\nmlflow_tracking_password = p\n"
+    )
+
+    with pytest.raises(UsageError, match="credentials go to no store but one that you name"):
+        store_of(_state("http://theirs"))
+
+
+def test_a_database_that_only_the_directory_names_is_not_opened() -> None:
+    """Its driver takes passwords from variables and files of its own."""
+    with pytest.raises(UsageError, match="credentials"):
+        store_of(_state("postgresql://me@theirs/db"))
+
+
+def test_the_sync_command_names_the_store_where_credentials_would_not_go_there_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that what a message advises works."""
+    assert sync_command(Path("out"), "http://known") == "mlflow-ddpm sync out"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    assert sync_command(Path("out"), "http://known") == "mlflow-ddpm sync out --tracking-uri http://known"
+    assert sync_command(Path("out"), "http://u:p@known") == "mlflow-ddpm sync out --tracking-uri URI"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://known")
+    assert sync_command(Path("out"), "http://known") == "mlflow-ddpm sync out"
