@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, runtime_checka
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.atomic_file import shown
-from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError
+from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError, UsageError
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
@@ -112,8 +112,12 @@ def is_on_another_rank(source: HistorySource) -> bool:
 def log_made(source: HistorySource, paths: Iterable[Path]) -> None:
     """Log what was made from a tracker's history among its run's artifacts; other sources have no run at hand."""
     if isinstance(source, Recorded):
-        for path in paths:
-            source.log_artifact(path)
+        try:
+            for path in paths:
+                source.log_artifact(path)
+        except UsageError:  # the tracker was closed
+            command = f"mlflow-ddpm publish {source.run_id}"
+            _log.warning("the tracker is closed, so the files are on disk alone; `%s` logs a run's own", command)
 
 
 def read_description(source: HistorySource) -> RunDocument:
