@@ -111,10 +111,7 @@ class MetricsTracker:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id; None on other ranks, and while no store has been reached.
-
-        The run is opened off the training thread: the first use of this waits for it, at most ten seconds.
-        """
+        """The MLflow run's id, for which the first use waits at most ten seconds; None on other ranks, and without one."""
         return self._recorder.run_id
 
     @property
