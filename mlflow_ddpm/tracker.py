@@ -111,7 +111,7 @@ class MetricsTracker:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id, for which the first use waits at most ten seconds; None on other ranks, and without one."""
+        """The MLflow run's id, which the first use waits for, at most ten seconds; None on other ranks."""
         return self._recorder.run_id
 
     @property
