@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
         is_same_finished_run,
         mark_published,
     )
+    from mlflow_ddpm.storage.directory_lock import check_writable
 
     config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
@@ -111,6 +112,8 @@ def run(args: argparse.Namespace) -> None:
         if first:
             _plan(args, config, directory)
         return
+    if first:
+        check_writable(directory)
     _fetch(config, _offer(args.download), loud=first)
     if not args.resume and is_same_finished_run(directory, config):
         if first:

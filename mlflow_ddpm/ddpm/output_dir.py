@@ -13,11 +13,11 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.directory_lock import check_writable, is_locked
 from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import JSON_NAME, PUBLISHED_NAME
 
-__all__ = ["check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
+__all__ = ["check_output_dir", "check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
 
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
@@ -39,6 +39,22 @@ def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
 def is_same_finished_run(directory: Path, config: Config) -> bool:
     """Say whether the directory holds a run of these resolved settings that trained to its end."""
     return _status(directory) == "FINISHED" and _has_settings(directory, config)
+
+
+def check_output_dir(directory: Path, *, resume: bool) -> None:
+    """Check, before anything is loaded, that a training can write to the directory. It is made if it is missing.
+
+    A training is continued from its checkpoints, so a finished one is not moved aside, as a tracker alone would do.
+
+    Raises:
+        UsageError: it cannot, or the directory holds a finished run and ``resume`` is not set.
+    """
+    if _status(directory) == "FINISHED" and not resume:
+        raise UsageError(
+            f"{shown(directory)} holds the finished run {_run_id(directory)}; choose another output_dir, or pass "
+            "resume=True (mlflow-ddpm train --resume) to add epochs to that run"
+        )
+    check_writable(directory)
 
 
 def check_unpublished(directory: Path) -> None:
@@ -73,6 +89,11 @@ def _is_usable(directory: Path, config: Config) -> bool:
         return False
     finished = _status(directory) == "FINISHED" and _is_published(directory)
     return not finished and _has_settings(directory, config)
+
+
+def _run_id(directory: Path) -> str | None:
+    state = DeliveryState.load(directory)
+    return state.run_id if state else None
 
 
 def _status(directory: Path) -> str | None:

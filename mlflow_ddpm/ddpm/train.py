@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import ConfigError, PeerLostError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.images import Dataset
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
+from mlflow_ddpm.ddpm.output_dir import check_output_dir
 from mlflow_ddpm.ddpm.sampling.grid import sample_grid
 from mlflow_ddpm.ddpm.saved_model.save import save_model
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest, save_checkpoint
@@ -142,6 +144,8 @@ def train(
     from mlflow_ddpm.tracker import MetricsTracker
 
     config, directory = config.resolve(), Path(output_dir)
+    if ranks.rank() == 0:
+        check_output_dir(directory, resume=resume)
     with cpu_threads(config.train.threads or 0), processes(config.train.device) as procs:
         training = prepare(config, procs, directory)
         with MetricsTracker(

@@ -22,7 +22,7 @@ from mlflow_ddpm.storage.layout import HOLDER_NAME, LOCK_NAME
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["DirectoryLock", "is_locked"]
+__all__ = ["DirectoryLock", "check_writable", "is_locked"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
@@ -164,6 +164,23 @@ def is_locked(directory: Path) -> bool:
     except OSError:  # no right to open the lock's file, or no locks: the holder's file is all there is
         return False
     return False
+
+
+def check_writable(directory: Path) -> None:
+    """Make the directory, and check that files can be made in it.
+
+    Raises:
+        UsageError: they cannot, and time alone will not change that, as it may for a full disk.
+    """
+    probe = directory / f".{os.getpid()}.tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if error.errno not in _PASSING:
+            message = f"output_dir {shown(directory)} cannot be written ({error.strerror}); choose another"
+            raise UsageError(message) from error
 
 
 class _Holder(NamedTuple):
