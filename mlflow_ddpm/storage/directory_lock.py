@@ -54,7 +54,8 @@ class DirectoryLock:
                 f"output_dir must be a directory, but {error.filename} is a file; choose another"
             ) from error
         except OSError as error:  # no room, no right to write, or a file system without locks
-            if not directory.is_dir() and error.errno not in _PASSING:
+            is_there = os.path.isdir(directory)  # noqa: PTH112 - Path.is_dir raises where the name is too long
+            if not is_there and error.errno not in _PASSING:
                 raise UsageError(
                     f"output_dir {shown(directory)} cannot be made ({error.strerror}); choose another"
                 ) from error
@@ -223,7 +224,7 @@ def _read_holder(directory: Path) -> _Holder | None:
     try:
         saved = json.loads((directory / HOLDER_NAME).read_bytes())
         return _Holder(int(saved["pid"]), str(saved["host"]), str(saved.get("started", "")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
