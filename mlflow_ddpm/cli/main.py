@@ -1,4 +1,4 @@
-"""The command ``mlflow-ddpm``. It parses, calls the library, and says in words what came of it.
+"""The command ``mlflow-ddpm``: it parses, calls the library and prints the result.
 
 Errors that the library raises on purpose become one line on standard error and a non-zero exit: 2 for a mistake in the
 call, 1 for everything else.
@@ -7,6 +7,8 @@ call, 1 for everything else.
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import logging
 import os
 import sys
@@ -18,9 +20,13 @@ from mlflow_ddpm.core.version import __version__
 
 __all__ = ["build_parser", "main"]
 
+# What we print ourselves and a console may not have; other characters become escapes, which name a file exactly.
+_IN_ASCII = {"\u2013": "-", "\u2212": "-", "\u00b7": "-", "\u00d7": "x", "\u00e9": "e"}  # dashes, minus, dot, times
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    _accept_every_character()
     args = build_parser().parse_args(argv)
     _log_to_stderr()
     try:
@@ -45,9 +51,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for one in (train, sample, publish, download, compare, history, sync, status):
-        one.add(commands)
+    for module in (train, sample, publish, download, compare, history, sync, status):
+        module.add(commands)
     return parser
+
+
+def _accept_every_character() -> None:
+    """Let consoles that are not UTF-8 (``LANG=C`` in a container, Windows code pages) show what they can."""
+    codecs.register_error("mlflow_ddpm.console", _encodable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mlflow_ddpm.console")
+
+
+def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return a replacement for the characters that the console's encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end
 
 
 def _log_to_stderr() -> None:
