@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, log_made, read_history
+from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, load_history, log_made
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
@@ -25,7 +25,7 @@ from mlflow_ddpm.plotting.figure import FORMATS, FigureGrid, build_figure, width
 from mlflow_ddpm.plotting.plot_data import write_plot_data
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns, plot_named
 from mlflow_ddpm.plotting.themes import FONTS, THEMES, check_choice, font_families, theme_context
-from mlflow_ddpm.reporting.summary_files import write_summary
+from mlflow_ddpm.reporting.paper_tables import write_key_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ CAPTIONS_NAME = "captions.txt"
 
 
 def make_figure(
-    name: str, source: HistorySource | RunHistory, *, theme: str = "dark", width: str | None = None, font: str = ""
+    name: str, source: HistorySource, *, theme: str = "dark", width: str | None = None, font: str = ""
 ) -> Figure:
     """Return one plot as a Figure of its own, unknown to pyplot; it keeps its look wherever it is drawn or saved.
 
@@ -57,7 +57,7 @@ def make_figure(
     Raises:
         UsageError: no such plot, theme, width or font.
     """
-    plot, history = plot_named(name), _load(source)
+    plot, history = plot_named(name), load_history(source)
 
     def add_header(grid: FigureGrid) -> None:
         if len(plot.panels) > 1:
@@ -168,11 +168,10 @@ def generate_all_plots(
         HistoryError: there is no history to read.
     """
     wanted = FigureSet.create(theme, formats, widths, font)
-    if not isinstance(source, RunHistory) and is_on_another_rank(source):
+    if is_on_another_rank(source):
         return {}
-    written = write_figures(_load(source), Path(save_dir), wanted)
-    if not isinstance(source, RunHistory):
-        log_made(source, written)
+    written = write_figures(load_history(source), Path(save_dir), wanted)
+    log_made(source, written)
     first = min(wanted.formats, key=_SHOWABLE.index)
     paths = [path for path in written if path.suffix == f".{first}"]
     return {plot.name: next(p for p in paths if p.stem in (plot.name, f"{plot.name}_double")) for plot in PLOTS}
@@ -193,7 +192,7 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
     if {"pdf", "svg"} & set(wanted.formats):
         data = [(plot_columns(plot.name, history), directory / f"{plot.name}.csv") for plot in PLOTS]
         written += [write_plot_data(columns, path) for columns, path in data]
-        written += write_summary(history.rows, directory)
+        written += write_key_results(history, directory)
     if wanted.theme == "paper":
         path = directory / CAPTIONS_NAME
         replace_file(path, "".join(f"{name}: {text}\n\n" for name, text in captions.items()).encode())
@@ -212,10 +211,6 @@ def write_plots(make: Callable[[str, str | None], Figure], directory: Path, want
                 stem = f"{plot.name}_double" if width == "double" else plot.name
                 written[plot.name] += [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
     return written
-
-
-def _load(source: HistorySource | RunHistory) -> RunHistory:
-    return source if isinstance(source, RunHistory) else RunHistory.from_frame(read_history(source))
 
 
 def _listed(values: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A history as a DataFrame, and back.
+"""A run's rows as a DataFrame, and a user's DataFrame as rows.
 
 Columns: every metric of the table in its order, the extras by name, then ``logged_at_ms``; one row per epoch, sorted
 by epoch. Floats are pandas' nullable ``Float64``: ``<NA>`` means *not measured*, NaN and infinities are values that
@@ -7,9 +7,14 @@ by epoch. Floats are pandas' nullable ``Float64``: ``<NA>`` means *not measured*
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from mlflow_ddpm.core.errors import HistoryError, UsageError
+from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 
 if TYPE_CHECKING:
@@ -19,13 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RESUMED", "frame_from_rows", "numbers", "rows_from_frame"]
 
-RESUMED = "resumed_at_epochs"  # in a frame's attrs
+RESUMED = "resumed_at_epochs"  # in a frame's attrs and a run's facts
+_TABLE = tuple(m.name for m in METRICS)
+_INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
+_LOSS = tuple(name for name in _TABLE if name.startswith("loss_"))
+_MAX_INT = 2**63 - 1
 
 
 def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable[int] = ()) -> pd.DataFrame:
     """Return the history frame of the rows that no later one superseded.
 
-    ``resumed_at_epochs``, the first epoch of each life of the run after the first, is kept in ``frame.attrs``.
+    ``resumed_at_epochs``, the first epoch after each resume, is kept in ``frame.attrs``.
     """
     import pandas as pd
 
@@ -44,27 +53,8 @@ def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable
     return frame
 
 
-def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
-    """Return the frame's epochs as rows: the way back from :func:`frame_from_rows`."""
-    import pandas as pd
-
-    table = [m.name for m in METRICS]
-    extras = [c for c in frame.columns if c not in table and c != "logged_at_ms"]
-    cells: dict[str, list[Any]] = {
-        c: [None if v is pd.NA else v for v in frame[c].astype(object)] for c in frame.columns
-    }
-    return [
-        EpochMetrics(
-            **{name: cells[name][i] for name in table if name in cells},
-            extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
-            logged_at_ms=cells["logged_at_ms"][i] if "logged_at_ms" in cells else 0,
-        )
-        for i in range(len(frame))
-    ]
-
-
 def numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """Return a column as float64; *not measured* becomes NaN. All NaN if the frame lacks the column."""
+    """Return a column as float64; *not measured* becomes NaN. All NaN if the frame has no such column."""
     import numpy as np
 
     if name not in frame:
@@ -82,3 +72,121 @@ def _column(values: list[Any], *, integral: bool) -> Any:
     if integral:
         return IntegerArray(np.array(filled, dtype="int64"), mask)
     return FloatingArray(np.array(filled, dtype="float64"), mask)
+
+
+def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
+    """Return the rows of any frame with a column ``epoch``, one per epoch, sorted by epoch.
+
+    The frame may come from :func:`mlflow_ddpm.read_history`, from ``pandas.read_csv``, or from a user's own work on
+    either: in any order, with any index, with whole numbers as floats or text. In a plain float column NaN is pandas'
+    sign of an empty cell, so it means *not measured*, except for a loss, gradient norm or EMA distance in an epoch
+    that counts non-finite batches.
+
+    Raises:
+        HistoryError: the frame has no column ``epoch``.
+        UsageError: a column occurs twice, or is not numeric; an epoch is no whole number >= 0, or occurs twice with
+            different values.
+    """
+    frame = _with_epoch_column(frame)
+    cells = {name: _cells(name, frame[name]) for name in frame.columns}
+    _restore_nan(cells, {name for name in frame.columns if _nan_is_empty(frame[name])})
+    extras = [name for name in cells if name not in _TABLE and name != "logged_at_ms"]
+    check_extra_names(extras)
+    rows = [_row(cells, extras, i) for i in range(len(frame))]
+    return list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
+
+
+def _with_epoch_column(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with an index named ``epoch`` as a column, and without the index that ``to_csv`` saved."""
+    if frame.columns.nlevels > 1:
+        raise UsageError("expected a history frame with one level of columns, got several; flatten them first")
+    if "epoch" not in frame.columns and "epoch" in frame.index.names:
+        frame = frame.reset_index()
+    if "epoch" not in frame.columns:
+        raise HistoryError(
+            f"expected a history frame with a column 'epoch', got {[str(name) for name in frame.columns[:5]]}; "
+            "read_history returns one"
+        )
+    frame = frame[[name for name in frame.columns if not str(name).startswith("Unnamed: ")]]
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UsageError(f"the history frame has the column {twice!r} twice; drop or rename one of them")
+    return frame
+
+
+def _nan_is_empty(column: pd.Series) -> bool:
+    """Return whether the column has no other sign than NaN for an empty cell."""
+    import numpy as np
+    import pandas as pd
+
+    if not isinstance(column.dtype, np.dtype):
+        return isinstance(column.dtype, pd.StringDtype)
+    return column.dtype.kind == "f" or not any(value is None or value is pd.NA for value in column)
+
+
+def _cells(name: str, column: pd.Series) -> list[Any]:
+    """Return a column's numbers, None where nothing was measured; NaN stays where the column can tell the two apart."""
+    if getattr(column.dtype, "kind", "") not in "iufO":  # bool, complex, dates
+        raise UsageError(f"expected numbers in the history frame's column {name!r}, got {column.dtype}")
+    nan_is_empty, missing = _nan_is_empty(column), column.isna().tolist()
+    return [
+        None if empty and (nan_is_empty or not isinstance(value, float)) else _number(name, value)
+        for value, empty in zip(column.astype(object), missing, strict=True)
+    ]
+
+
+def _number(name: str, value: Any) -> int | float | None:
+    """Return a cell as the type of its column. Text is read as Python reads numbers, an empty one is *not measured*."""
+    import pandas as pd
+
+    if value is pd.NA or value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | Real):
+        raise UsageError(f"expected numbers in the history frame's column {name!r}, got {value!r}")
+    try:
+        number = float(value)
+        if name not in _INTEGRAL:
+            return number
+        whole = int(value) if isinstance(value, Integral) else int(number)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"expected numbers in the history frame's column {name!r}, got {value!r:.80}") from error
+    if whole != number or not 0 <= whole <= _MAX_INT:
+        raise UsageError(f"expected whole numbers >= 0 in the history frame's column {name!r}, got {value!r:.80}")
+    return whole
+
+
+def _restore_nan(cells: Mapping[str, list[Any]], ambiguous: set[str]) -> None:
+    """Put back the NaN that a column cannot tell from an empty cell, where the epoch counts non-finite batches.
+
+    Every batch has a loss. A gradient norm was measured only if some other epoch has one; so was an EMA distance, which
+    is NaN only once the loss is, too.
+    """
+    counts, losses = cells.get("nonfinite_batches", []), list(cells.get("loss_mean", []))
+    for name in [name for name in (*_LOSS, "grad_norm", "ema_delta_norm") if name in ambiguous]:
+        is_measured = name in _LOSS or any(value is not None for value in cells[name])
+        for i, count in enumerate(counts if is_measured else ()):
+            if count and cells[name][i] is None and (name != "ema_delta_norm" or losses[i] is None):
+                cells[name][i] = math.nan
+
+
+def _row(cells: Mapping[str, list[Any]], extras: list[str], i: int) -> EpochMetrics:
+    if cells["epoch"][i] is None:
+        raise UsageError(f"expected a whole number >= 0 in the column 'epoch', got nothing in row {i} of the frame")
+    return EpochMetrics(
+        **{name: cells[name][i] for name in _TABLE if name in cells},
+        extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
+        logged_at_ms=(cells["logged_at_ms"][i] or 0) if "logged_at_ms" in cells else 0,
+    )
+
+
+def _one_per_epoch(rows: list[EpochMetrics]) -> Iterator[EpochMetrics]:
+    """Yield sorted rows, equal ones once. Which of two different rows of an epoch counts is the user's to decide."""
+    for row, following in pairwise(rows):
+        if row.epoch != following.epoch:
+            yield row
+        elif repr(row) != repr(following):  # NaN equals itself in text
+            raise UsageError(
+                f"the history frame has epoch {row.epoch} twice with different values; give one run's rows, one per "
+                "epoch, such as frame.drop_duplicates('epoch', keep='last')"
+            )
+    yield from rows[-1:]

@@ -1,53 +1,50 @@
-"""A run's history as one DataFrame, whatever it is read from.
+"""Read a run's history, whatever it is named by: a tracker, a run id, a directory, a file or a frame.
 
-Columns: every metric of the table in its order, the extras by name, then ``logged_at_ms``; one row per epoch, sorted
-by epoch, the last one written wins. Floats are pandas' nullable ``Float64``: ``<NA>`` means *not measured*, NaN and
-infinities are values that *were* measured. Take numbers for arithmetic with :func:`numbers`.
+This is the edge: sources are checked here, and everything downstream takes the :class:`RunHistory`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from mlflow_ddpm.analysis.frame import frame_from_rows
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError, UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import read_csv
+from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
-from mlflow_ddpm.storage.run_target import absolute_uri
-from mlflow_ddpm.storage.store_address import store_of
+from mlflow_ddpm.storage.run_search import find_run, open_store, run_id_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "HistorySource",
-    "fetch_description",
+    "describe_stored_run",
     "is_on_another_rank",
+    "load_history",
+    "load_stored_run",
     "log_made",
     "open_store",
-    "read_description",
     "read_history",
     "run_id_of",
-    "store_of",
 ]
 
 _log = logging.getLogger("mlflow_ddpm")
-_RUN_ID = re.compile(r"(runs:/)?(?P<id>[A-Za-z0-9_\-]{8,64})/*")  # MLflow's own are 32 hexadecimal digits
 
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What is used of a tracker; the module that defines trackers stands above this one."""
+    """The part of MetricsTracker that is used here; importing the tracker would turn the imports around."""
 
     output_dir: Path
     rank: int
@@ -67,45 +64,51 @@ class Recorded(Protocol):
         """Log a file of the run."""
 
 
-HistorySource: TypeAlias = "pd.DataFrame | Recorded | str | Path"
+HistorySource: TypeAlias = "RunHistory | pd.DataFrame | Recorded | str | Path"
 
 
 def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> pd.DataFrame:
-    """Return the history of a run, the same frame to the last bit whatever it is read from.
+    """Return the history of a run as a DataFrame, the same to the last bit whatever it is read from.
 
     Args:
-        source: a run id (or ``runs:/<id>``), a tracker, an output directory, a ``training_metrics.csv`` or ``.json``,
-            or a frame, which is returned as it is. A tracker is read from its tracking store; only when that cannot be
-            reached, from its mirror, and a warning says so.
+        source: a run id, its first letters or ``runs:/<id>``, a tracker, an output directory, a
+            ``training_metrics.csv`` or ``.json``, or a frame such as ``pandas.read_csv`` returns. A tracker is read
+            from its tracking store; only when that cannot be reached, from its mirror, with a warning.
         tracking_uri: the tracking store of a run id; default: MLflow's own settings.
 
     Raises:
-        HistoryError: there is nothing of that name to read.
-        MirrorError: the file is not one of ours.
+        HistoryError: there is no history at the source.
+        MirrorError: the file is not one of ours, is damaged, a link or too large.
         StoreError: the store is away or has no such run.
+        UsageError: the frame cannot be a run's history; the first letters of a run id fit several runs.
     """
-    if isinstance(source, str | Path):
-        found = _find_by_name(source, tracking_uri)
-    elif isinstance(source, Recorded):
-        found = _find_by_tracker(source)
-    elif _is_history(source):
-        return source
-    else:
-        raise HistoryError(
-            "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
-            f"got {type(source).__name__}"
-        )
-    return frame_from_rows(found.rows, resumed_at_epochs=found.run.get("resumed_at_epochs") or ())
+    return _load(source, tracking_uri, is_described=False).frame.copy()
 
 
-def _is_history(source: object) -> TypeGuard[pd.DataFrame]:
+def load_history(source: HistorySource, *, tracking_uri: str | None = None) -> RunHistory:
+    """Return the history with config and environment. Arguments and errors are those of :func:`read_history`."""
+    return _load(source, tracking_uri, is_described=True)
+
+
+def _load(source: HistorySource, tracking_uri: str | None, *, is_described: bool) -> RunHistory:
     import pandas as pd
 
-    return isinstance(source, pd.DataFrame) and "epoch" in source
+    if isinstance(source, RunHistory):
+        return source
+    if isinstance(source, pd.DataFrame):
+        return RunHistory.from_frame(source)
+    if isinstance(source, str | Path):
+        return _load_named(source, tracking_uri, is_described=is_described)
+    if isinstance(source, Recorded):
+        return _load_tracker(source)
+    raise HistoryError(
+        "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
+        f"got {type(source).__name__}"
+    )
 
 
 def is_on_another_rank(source: HistorySource) -> bool:
-    """Say whether the source is a tracker of a rank other than 0: it recorded nothing, rank 0's has it all."""
+    """Return whether the source is a tracker of a rank other than 0: it recorded nothing, rank 0's has everything."""
     return isinstance(source, Recorded) and source.rank != 0
 
 
@@ -120,75 +123,96 @@ def log_made(source: HistorySource, paths: Iterable[Path]) -> None:
             _log.warning("the tracker is closed, so the files are on disk alone; `%s` logs a run's own", command)
 
 
-def read_description(source: HistorySource) -> RunDocument:
-    """Return what the JSON of a tracker or an output directory says of its run; empty for every other source."""
-    directory = source.output_dir if isinstance(source, Recorded) else source
-    path = Path(directory) / JSON_NAME if isinstance(directory, str | Path) else None
-    return read_document(path) if path and path.is_file() else RunDocument({}, {}, {}, [])
+def _load_named(source: str | Path, tracking_uri: str | None, *, is_described: bool) -> RunHistory:
+    path = Path(source)
+    if str(source) and path.is_dir():
+        return _load_directory(path)
+    if str(source) and path.is_file():
+        if path.suffix == ".json":
+            return _from_document(read_document(path))
+        return _from_document(_saved_document(path.parent), read_csv(path))
+    return load_stored_run(find_run(source, tracking_uri), is_described=is_described)
 
 
-def fetch_description(store: MlflowRun) -> RunDocument:
-    """Return what a store knows of a run beside its epochs.
+def _load_directory(directory: Path) -> RunHistory:
+    table, document = (own_file(directory, name) for name in (CSV_NAME, JSON_NAME))
+    if table is None and document is None:
+        raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {directory}, found neither; is it the output_dir?")
+    if table is None:
+        return _from_document(read_document(directory / JSON_NAME))
+    saved = _saved_document(directory, with_rows=True)
+    return _from_document(saved, _fuller(read_csv(table), saved.rows if saved else ()))
 
-    The JSON that the tracker logged has the config with its types, and the environment; where it has none, or is not
+
+def _saved_document(directory: Path, *, with_rows: bool = False) -> RunDocument | None:
+    """Return the JSON of a directory whose rows are in a CSV, which is complete without: None if it is damaged."""
+    try:
+        path = own_file(directory, JSON_NAME)
+        return read_document(path, with_rows=with_rows) if path else None
+    except (MirrorError, OSError) as error:
+        _log.warning("%s; the run is read without it", error)
+        return None
+
+
+def _from_document(document: RunDocument | None, rows: Iterable[EpochMetrics] | None = None) -> RunHistory:
+    if document is None:
+        return RunHistory.create(rows or ())
+    run, config, environment, saved = document
+    return RunHistory.create(saved if rows is None else rows, run=run, config=config, environment=environment)
+
+
+def _fuller(table: list[EpochMetrics], saved: Iterable[EpochMetrics]) -> list[EpochMetrics]:
+    """Return the CSV's rows, or the JSON's if those are all of the CSV's and more: the CSV lost its end."""
+    document = keep_last_written(saved)
+    in_document = {(row.epoch, row.logged_at_ms) for row in document}
+    rows = {(row.epoch, row.logged_at_ms) for row in keep_last_written(table)}
+    return document if rows < in_document else table
+
+
+def load_stored_run(store: MlflowRun, *, is_described: bool = True) -> RunHistory:
+    """Return a run's history from its tracking store; ``is_described`` adds config and environment."""
+    with exclusive_migration(store.tracking_uri):
+        rows = store.read_rows()
+        return describe_stored_run(store, rows) if is_described else RunHistory.create(rows, run=store.info())
+
+
+def describe_stored_run(store: MlflowRun, rows: Iterable[EpochMetrics]) -> RunHistory:
+    """Return the history of a stored run's rows with everything that the store knows of the run.
+
+    The JSON that the tracker logged has the config with its types, and the environment. Where it has none, or is not
     there, the run's params are the config.
     """
-    info, told = store.info(), RunDocument({}, {}, {}, [])
+    run, document = store.info(), _fetch_document(store)
+    config = (document.config if document else None) or store.params()
+    return RunHistory.create(rows, run=run, config=config, environment=document.environment if document else None)
+
+
+def _fetch_document(store: MlflowRun) -> RunDocument | None:
     with tempfile.TemporaryDirectory() as temporary:
-        path = store.fetch_file(f"{ARTIFACT_FOLDER}/{JSON_NAME}", Path(temporary))
         try:
-            told = read_document(path) if path else told
+            artifacts = Artifacts(store)
+            listed = [file for file in artifacts.find(ARTIFACT_FOLDER) if file.name == JSON_NAME]
+            paths = artifacts.fetch(listed, Path(temporary))
+            return read_document(paths[0], with_rows=False) if paths else None
         except MirrorError as error:
-            _log.warning("%s; taking the config from the run's params", error)
-    return RunDocument(info, told.config or store.params(), told.environment, [])
+            _log.warning("%s; the run's params are taken as its config", error)
+            return None
 
 
-def run_id_of(source: str | Path) -> str | None:
-    """Return the run that a name means, plain or as ``runs:/<id>``; None if it is no run's."""
-    name = None if isinstance(source, Path) else _RUN_ID.fullmatch(source)
-    return name["id"] if name else None
-
-
-def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
-    """Return a run's store by id; the store is MLflow's configured one unless named."""
-    import mlflow
-
-    return MlflowRun(absolute_uri(tracking_uri or mlflow.get_tracking_uri()), run_id)
-
-
-def _find_by_name(source: str | Path, tracking_uri: str | None) -> RunDocument:
-    path = Path(source)
-    if path.is_dir():
-        path = next((path / name for name in (CSV_NAME, JSON_NAME) if (path / name).exists()), path)
-        if path.is_dir():
-            raise HistoryError(f"expected {CSV_NAME} or {JSON_NAME} in {source}, found neither; is it the output_dir?")
-    if path.is_file():
-        return read_document(path) if path.suffix == ".json" else _find_by_csv(path)
-    run_id = run_id_of(source)
-    if run_id is None:
-        raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
-    return _find_by_store(open_store(run_id, tracking_uri))
-
-
-def _find_by_csv(path: Path) -> RunDocument:
-    """Return the CSV's rows, and what the JSON beside it says of the run; the CSV is complete without."""
-    rows, run = read_csv(path), {}
-    with contextlib.suppress(MirrorError, OSError):
-        run = dict(read_document(path.with_name(JSON_NAME)).run)
-    return RunDocument(run, {}, {}, rows)
-
-
-def _find_by_store(store: MlflowRun) -> RunDocument:
-    with exclusive_migration(store.tracking_uri):
-        return RunDocument(store.info(), {}, {}, store.read_rows())
-
-
-def _find_by_tracker(tracker: Recorded) -> RunDocument:
+def _load_tracker(tracker: Recorded) -> RunHistory:
     if tracker.run_id and tracker.flush():
         try:
-            return _find_by_store(MlflowRun(tracker.tracking_uri or "", tracker.run_id))
+            stored = load_stored_run(MlflowRun(tracker.tracking_uri or "", tracker.run_id), is_described=False)
         except StoreError as error:
             _log.warning("%s; reading the history from %s instead", error, shown(tracker.output_dir))
+        else:
+            document = _saved_document(tracker.output_dir)
+            if document is None:
+                return stored
+            run, config, environment, _ = document
+            return RunHistory.create(stored.rows, run={**run, **stored.run}, config=config, environment=environment)
     else:
-        _log.warning("MLflow has not got every row yet; reading the history from %s instead", shown(tracker.output_dir))
-    return _find_by_name(tracker.output_dir, None)
+        _log.warning(
+            "MLflow does not have every row yet; reading the history from %s instead", shown(tracker.output_dir)
+        )
+    return _load_directory(tracker.output_dir)

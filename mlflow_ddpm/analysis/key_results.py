@@ -1,20 +1,23 @@
-"""A run's key results, each with unit and epoch: what report, run page, papers and comparisons state."""
+"""A run's key results, each with unit and epoch, and the table that shows them in a report or run description."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, INSIGHT, PIPELINE_METRICS, metric
-from mlflow_ddpm.core.formatting import format_duration, format_number
-from mlflow_ddpm.core.metrics import EpochMetrics, finite_points
-from mlflow_ddpm.core.run_summary import summarise
+from mlflow_ddpm.core.formatting import format_duration, format_epochs, format_number
+from mlflow_ddpm.core.markdown import Table
+from mlflow_ddpm.core.metrics import finite_points
 
-__all__ = ["Result", "extra_results", "results", "run_results"]
+__all__ = ["KeyResult", "extra_results", "key_results", "key_results_table"]
+
+Line = tuple[str, str, str]  # result, value with unit, epoch
 
 
-class Result(NamedTuple):
+class KeyResult(NamedTuple):
     """One key result."""
 
     name: str  # for programs
@@ -24,48 +27,79 @@ class Result(NamedTuple):
     epoch: int | None = None  # where it was measured, if at one epoch
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The value with its unit, for readers."""
         if self.value is None:
             return "not measured"
-        if self.name == "total_time_sec":
+        if self.unit == "s":
             return format_duration(self.value)
         return f"{format_number(self.value)} {self.unit}".strip()
 
 
-def results(rows: Sequence[EpochMetrics]) -> list[Result]:
-    """Return a run's key results; the rows are in order of epoch."""
-    return [*run_results(rows), *extra_results(rows)]
+def key_results(history: RunHistory) -> list[KeyResult]:
+    """Return a run's key results: those that every run has, then its extras."""
+    return [*_table_results(history), *extra_results(history)]
 
 
-def run_results(rows: Sequence[EpochMetrics]) -> list[Result]:
+def _table_results(history: RunHistory) -> list[KeyResult]:
     """Return the results that every run has, measured or not."""
-    of = summarise(rows)
-    counted = any(row.nonfinite_batches is not None for row in rows)
+    summary, rows = history.summary, history.rows
+    has_counts = any(row.nonfinite_batches is not None for row in rows)
     speeds = [value for _, value in finite_points(rows, "samples_per_sec")]
     speed = median(speeds) if speeds else None
     peaks = finite_points(rows, "gpu_peak_mb")
     epoch, peak = max(peaks, key=lambda point: point[1]) if peaks else (None, None)
     return [
-        Result("best_loss", "Best loss (lowest epoch mean)", of.best_loss, "", of.best_epoch),
-        Result("final_loss", "Final loss (epoch mean)", of.final_loss, "", of.last_epoch),
-        Result("epochs", "Total epochs", of.epochs),
-        Result("total_time_sec", "Wall time", of.total_time_sec, "s"),
-        Result("samples_per_sec_median", "Median throughput", speed, metric("samples_per_sec").unit),
-        Result("gpu_peak_mb", "GPU memory peak", peak, metric("gpu_peak_mb").unit, epoch),
-        Result("nonfinite_batches", "Non-finite batches", of.nonfinite_batches if counted else None),
+        KeyResult("best_loss", "Best loss (lowest epoch mean)", summary.best_loss, "", summary.best_epoch),
+        KeyResult("final_loss", "Final loss (epoch mean)", summary.final_loss, "", summary.last_epoch),
+        KeyResult("epochs", "Total epochs", summary.epochs),
+        KeyResult("total_time_sec", "Wall time", summary.total_time_sec, "s"),
+        KeyResult("samples_per_sec_median", "Median throughput", speed, metric("samples_per_sec").unit),
+        KeyResult("gpu_peak_mb", "GPU memory peak", peak, metric("gpu_peak_mb").unit, epoch),
+        KeyResult("nonfinite_batches", "Non-finite batches", summary.nonfinite_batches if has_counts else None),
     ]
 
 
-def extra_results(rows: Sequence[EpochMetrics]) -> list[Result]:
-    """Return the last finite value of each extra, those of the pipeline first; its insights are no results."""
-    found = {name for row in rows for name in row.extra if metric(name).category != INSIGHT}
+def extra_results(history: RunHistory) -> list[KeyResult]:
+    """Return the last finite value of each extra, those of the pipeline first; training diagnostics are no results."""
+    names = {name for name in history.extra_names if metric(name).category != INSIGHT}
     former = {new: old for old, new in FORMER_NAMES.items()}
-    known = [name for m in PIPELINE_METRICS for name in (m.name, former[m.name]) if name in found]
-    return [_last(rows, name) for name in (*known, *sorted(found.difference(known)))]
+    known = [name for m in PIPELINE_METRICS for name in (m.name, former[m.name]) if name in names]
+    return [_last_value(history, name) for name in (*known, *sorted(names.difference(known)))]
 
 
-def _last(rows: Sequence[EpochMetrics], name: str) -> Result:
-    about, points = metric(name), finite_points(rows, name)
+def _last_value(history: RunHistory, name: str) -> KeyResult:
+    about, points = metric(name), finite_points(history.rows, name)
     epoch, value = points[-1] if points else (None, None)
-    return Result(name, f"{about.label}, last", value, about.unit, epoch)
+    return KeyResult(name, f"{about.label}, last", value, about.unit, epoch)
+
+
+def key_results_table(history: RunHistory, *, max_extras: int | None = None) -> Table:
+    """Return one line per key result, with its unit and the epochs it comes from; of extras ``max_extras`` at most."""
+    epochs = {
+        "epochs": _first_to_last(history),
+        "nonfinite_batches": format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
+    }
+    lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in _table_results(history)]
+    return Table(("Result", "Value", "Epoch"), [*lines, *_extra_lines(history, max_extras)], "llr")
+
+
+def _first_to_last(history: RunHistory) -> str:
+    ends = (history.rows[0].epoch, history.rows[-1].epoch) if history.rows else ()
+    return " to ".join(map(str, dict.fromkeys(ends)))
+
+
+def _extra_lines(history: RunHistory, max_extras: int | None) -> Iterator[Line]:
+    """Yield the last finite value of each extra, with both ends of its range: the table does not know which is good."""
+    for result in extra_results(history)[:max_extras]:
+        if result.value is None:
+            yield result.label, "no finite value", ""
+            continue
+        values = [value for _, value in finite_points(history.rows, result.name)]
+        low, high = min(values), max(values)
+        span = f" (range {format_number(low)} to {format_number(high)})" if low < high else ""
+        yield result.label, result.text + span, _epoch(result)
+
+
+def _epoch(result: KeyResult) -> str:
+    return "" if result.epoch is None else str(result.epoch)

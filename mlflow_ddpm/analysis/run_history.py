@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, rows_from_frame
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.run_summary import Summary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["RunHistory"]
 
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,63}", re.ASCII)  # MLflow's own are 32 hexadecimal digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,14 @@ class RunHistory:
     Attributes:
         rows: one row per epoch, sorted by epoch: those that no later resume superseded.
         run: id, name, experiment, status and times (Unix ms) of the run; empty where they are not known.
-        config: hyperparameters, redacted.
+        config: hyperparameters.
         environment: software and hardware of the run.
     """
 
     rows: tuple[EpochMetrics, ...]
-    run: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
-    config: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
-    environment: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -47,22 +48,40 @@ class RunHistory:
     ) -> Self:
         """Return the history of rows as they were written, superseded ones included."""
         kept = tuple(keep_last_written(rows))
-        return cls(rows=kept, run=run or _EMPTY, config=config or _EMPTY, environment=environment or _EMPTY)
+        return cls(rows=kept, run=run or {}, config=config or {}, environment=environment or {})
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
-        """Return the history of a frame as :func:`mlflow_ddpm.read_history` returns it."""
-        return cls.create(rows_from_frame(frame), run={"resumed_at_epochs": list(frame.attrs.get(RESUMED, ()))})
+        """Return the history of a user's frame. Raises as :func:`mlflow_ddpm.analysis.frame.rows_from_frame`."""
+        resumed = frame.attrs.get(RESUMED)
+        return cls(rows=tuple(rows_from_frame(frame)), run={RESUMED: list(resumed)} if resumed else {})
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow; None where it is not known, or is no id."""
+        run_id = self.run.get("run_id")
+        return run_id if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) else None
 
     @property
     def resumed_at_epochs(self) -> tuple[int, ...]:
         """The first epoch after each resume."""
-        return tuple(self.run.get("resumed_at_epochs") or ())
+        epochs = self.run.get(RESUMED)
+        return tuple(e for e in epochs if type(e) is int) if isinstance(epochs, list | tuple) else ()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """The rows as a DataFrame: see :mod:`mlflow_ddpm.analysis.frame`."""
         return frame_from_rows(self.rows, resumed_at_epochs=self.resumed_at_epochs)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The rows folded into a handful of numbers."""
+        return summarise(self.rows)
+
+    @cached_property
+    def extra_names(self) -> tuple[str, ...]:
+        """The names of the extras, sorted."""
+        return tuple(sorted({name for row in self.rows for name in row.extra}))
 
     @property
     def axis_label(self) -> str:

@@ -19,13 +19,22 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
-        help="two runs or more: a run id, an output directory, or its CSV or JSON file; seven have a colour of their "
+        help="two runs or more: a run id or its first letters, an output directory, or its CSV or JSON file; seven "
+        "have a colour of their "
         "own, up to seven more come dashed",
     )
     parser.add_argument(
         "--output-dir", default="comparison", metavar="DIR", help="the files are made here (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--parent", metavar="RUN", help="compare all runs below this one instead, and log everything to it, too"
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="PARAM",
+        help="a hyperparameter by its dotted name; runs that share its value are drawn as their mean and range",
     )
     add_figure_options(
         parser,
@@ -38,24 +47,25 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.analysis.frame import rows_from_frame
     from mlflow_ddpm.core.atomic_file import shown
-    from mlflow_ddpm.core.formatting import format_number
-    from mlflow_ddpm.core.run_summary import summarise
+    from mlflow_ddpm.core.formatting import count_of, format_number
     from mlflow_ddpm.publishing.compare import compare_runs
 
     figures = figures_wanted(args)
     made = compare_runs(
         args.runs,
         save_dir=args.output_dir,
+        parent=args.parent,
+        group_by=args.group_by,
         theme=figures.theme,
         formats=figures.formats,
         widths=figures.widths,
         font=figures.font,
         tracking_uri=args.tracking_uri,
     )
-    for one in made.runs:
-        of = summarise(rows_from_frame(one.history))
-        best = f"best loss {format_number(of.best_loss)} at epoch {of.best_epoch}"
-        print(f"{one.name}: {of.epochs} epochs, {best if of.best_loss is not None else 'no finite loss'}")
+    for compared in made.runs:
+        summary = compared.history.summary
+        best = f"best loss {format_number(summary.best_loss)} at epoch {summary.best_epoch}"
+        has_best = summary.best_loss is not None
+        print(f"{compared.name}: {count_of(summary.epochs, 'epoch')}, {best if has_best else 'no finite loss'}")
     print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables beside it")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 
 __all__ = ["add", "run"]
 
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         "fetch what a run has published: plots, report, data, figures for a paper, samples",
         "mlflow-ddpm download 0123456789abcdef0123456789abcdef results",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="the run, from the end of `mlflow-ddpm train` or the UI")
+    add_source(parser)
     parser.add_argument("directory", metavar="DIR", help="where the files are put; made if it is not there")
     parser.set_defaults(run=run)
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core.atomic_file import shown
     from mlflow_ddpm.publishing.download import download_run
 
-    fetched = download_run(args.run_id, args.directory, tracking_uri=args.tracking_uri)
+    fetched = download_run(named_source(args), args.directory, tracking_uri=args.tracking_uri)
     size = sum(path.stat().st_size for path in fetched.files)
     print(
         f"{len(fetched.files)} files ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in {shown(fetched.directory)}"

@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 
-from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.core.errors import UsageError
 
 __all__ = ["add", "run"]
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         "print a run's history, one row per epoch",
         "mlflow-ddpm history runs/digits --columns epoch,loss_mean,lr",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a run id, an output directory, or its CSV or JSON file")
+    add_source(parser)
     parser.add_argument("--columns", metavar="A,B", help="these columns only (default: all that were measured)")
     parser.add_argument("--format", choices=("table", "csv"), default="table", help="default: %(default)s")
     parser.set_defaults(run=run)
@@ -28,12 +28,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.analysis.frame import rows_from_frame
-    from mlflow_ddpm.analysis.history import read_history
+    from mlflow_ddpm.analysis.history import load_history
     from mlflow_ddpm.cli.history_table import terminal_table
     from mlflow_ddpm.storage.csv_file import render_csv
 
-    frame = read_history(args.source, tracking_uri=args.tracking_uri)
+    source = named_source(args)
+    history = load_history(source, tracking_uri=args.tracking_uri)
+    frame = history.frame
     measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
     columns = [name.strip() for name in args.columns.split(",")] if args.columns else measured
     unknown = [name for name in columns if name not in frame.columns]
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"no column {', '.join(unknown)}; there are {', '.join(frame.columns)}")
     if args.format == "csv":
         print(
-            frame[columns].to_csv(index=False, na_rep="")
-            if args.columns
-            else render_csv(rows_from_frame(frame)).decode(),
+            frame[columns].to_csv(index=False, na_rep="") if args.columns else render_csv(history.rows).decode(),
             end="",
         )
     else:

@@ -79,6 +79,7 @@ def _log_to_stderr() -> None:
     log = logging.getLogger("mlflow_ddpm")
     log.handlers[:] = [handler]
     log.propagate = False
+    logging.getLogger("mlflow_ddpm.progress").setLevel(logging.INFO)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each of a dozen small files
     for noisy in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

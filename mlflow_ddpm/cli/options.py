@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
+from mlflow_ddpm.core.errors import UsageError
+
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
 
-__all__ = ["AUTO", "Commands", "add_figure_options", "command", "figures_wanted"]
+__all__ = ["AUTO", "Commands", "add_figure_options", "add_source", "command", "figures_wanted", "named_source"]
 
 AUTO = "auto"  # the default of an option that the command works out for itself
 
@@ -34,6 +36,30 @@ def command(
     if store is not None:
         parser.add_argument("--tracking-uri", metavar="URI", help=f"tracking store (default: {store})")
     return parser
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the run that a command reads: ``RUN`` or ``--last``."""
+    parser.add_argument(
+        "source",
+        metavar="RUN",
+        nargs="?",
+        help="a run id, its first letters, runs:/ID, an output directory, or its CSV or JSON file",
+    )
+    parser.add_argument("--last", action="store_true", help="take the newest run of the tracking store instead")
+
+
+def named_source(args: argparse.Namespace) -> str:
+    """Return the run that the options of :func:`add_source` name.
+
+    Raises:
+        UsageError: they name none, or two.
+    """
+    from mlflow_ddpm.storage.run_search import newest_run
+
+    if args.last == (args.source is not None):
+        raise UsageError("expected either RUN or --last" + (", got both" if args.last else ", got neither"))
+    return newest_run(args.tracking_uri).run_id if args.last else str(args.source)
 
 
 def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:

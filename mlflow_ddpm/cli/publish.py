@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mlflow_ddpm.cli.options import AUTO, Commands, add_figure_options, command, figures_wanted
+from mlflow_ddpm.cli.options import (
+    AUTO,
+    Commands,
+    add_figure_options,
+    add_source,
+    command,
+    figures_wanted,
+    named_source,
+)
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -21,12 +29,13 @@ def add(commands: Commands) -> None:
         "render a run's plots and report from its tracking store, and log them as its artifacts",
         "mlflow-ddpm publish 0123456789abcdef0123456789abcdef --theme paper --format pdf,svg",
     )
-    parser.add_argument("run_id", metavar="RUN_ID", help="the run, from the end of `mlflow-ddpm train` or the UI")
+    add_source(parser)
     parser.add_argument(
         "--output-dir",
         default=AUTO,
         metavar="DIR",
-        help="the files are made here, too (default: auto: metrics-<first 8 letters of RUN_ID>)",
+        help="the files are made here, too (default: auto: RUN if it is a directory, else metrics-<first 8 letters of "
+        "the run id>)",
     )
     add_figure_options(
         parser,
@@ -40,12 +49,14 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.cli.run_overview import closing_words
+    from mlflow_ddpm.cli.run_overview import run_overview
     from mlflow_ddpm.publishing.publish import publish_run
 
     directory = None if args.output_dir == AUTO else args.output_dir
-    published = publish_run(args.run_id, output_dir=directory, tracking_uri=args.tracking_uri, figures=_figures(args))
-    print(closing_words(published, args.tracking_uri))
+    published = publish_run(
+        named_source(args), output_dir=directory, tracking_uri=args.tracking_uri, figures=_figures(args)
+    )
+    print(run_overview(published, args.tracking_uri))
 
 
 def _figures(args: argparse.Namespace) -> FigureSet | None:

@@ -1,4 +1,4 @@
-"""What the command line says at the end: where everything is, and how to look at it."""
+"""The last lines of a command that made a run's files: the result, where everything is, how to look at it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import shlex
 from pathlib import Path
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.frame import rows_from_frame
-from mlflow_ddpm.analysis.history import open_store, read_description, read_history
+from mlflow_ddpm.analysis.history import load_history, open_store
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.layout import MODEL_FOLDER, REPORT_NAME, model_files
 
-__all__ = ["closing_words"]
+__all__ = ["run_overview"]
 
 
-def closing_words(published: Published, tracking_uri: str | None) -> str:
+def run_overview(published: Published, tracking_uri: str | None) -> str:
     """Return a few aligned lines for a terminal."""
-    rows = rows_from_frame(read_history(published.output_dir))
-    lines = [("result", _result(rows))] if rows else []
-    lines += _findings(rows, published.output_dir)
+    history = load_history(published.output_dir)
+    lines = [("result", _result(history))] if history.rows else []
+    lines += [(finding.severity, f"{finding.title}, {finding.where}") for finding in find_findings(history)]
     lines.append(("report", shown(published.output_dir / REPORT_NAME)))
     lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
-    for beside in sorted({path.parent for path in published.files} - {published.output_dir}):
-        count = sum(path.parent == beside for path in published.files)
+    for beside in sorted({file.parent for file in published.files} - {published.output_dir}):
+        count = sum(file.parent == beside for file in published.files)
         lines.append((beside.name, f"{shown(beside)}: {count} files, figures with their data"))
     if model_files(published.output_dir):
         folder, where = shown(published.output_dir / MODEL_FOLDER), shown(published.output_dir)
         lines.append(("model", f"{folder}; draw with it: mlflow-ddpm sample {where}"))
     if published.run_id and published.uploaded:
-        lines += _run_lines(published.run_id, tracking_uri)
+        lines += _run_lines(published.run_id, published.tracking_uri or tracking_uri)
     else:
         lines.append(
             ("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {shown(published.output_dir)}")
@@ -41,14 +41,14 @@ def closing_words(published: Published, tracking_uri: str | None) -> str:
     return "\n".join(f"{name:<8}{text}" for name, text in lines)
 
 
-def _result(rows: list[EpochMetrics]) -> str:
-    summary = summarise(rows)
-    parts = [f"{summary.epochs} epoch" + "s" * (summary.epochs != 1)]
+def _result(history: RunHistory) -> str:
+    summary = history.summary
+    parts = [count_of(summary.epochs, "epoch")]
     if summary.total_time_sec is not None:
         parts[0] += f" in {summary.total_time_sec:.0f} s"
     if summary.best_loss is not None:
         parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
-    extra = rows[-1].extra
+    extra = history.rows[-1].extra
     accuracy, distance, real = (
         extra_value(extra, name) for name in ("sample/accuracy", "sample/frechet", "sample/real_frechet")
     )
@@ -59,17 +59,12 @@ def _result(rows: list[EpochMetrics]) -> str:
     return ", ".join(parts)
 
 
-def _findings(rows: list[EpochMetrics], directory: Path) -> list[tuple[str, str]]:
-    """Return a line for each finding; the report says more of it."""
-    told = read_description(directory)
-    resumed = told.run.get("resumed_at_epochs") or ()
-    found = find_findings(rows, environment=told.environment, resumed_at_epochs=resumed)
-    return [(finding.severity, f"{finding.title}, {finding.where}") for finding in found]
-
-
 def _run_lines(run_id: str, tracking_uri: str | None) -> list[tuple[str, str]]:
     store = open_store(run_id, tracking_uri)
-    info = store.info()
+    try:
+        info = store.info()
+    except StoreUnavailableError:  # everything is uploaded: the store may be away by now
+        return [("run", run_id)]
     page = f"/#/experiments/{info['experiment_id']}/runs/{run_id}"
     lines = [("run", f"{info['run_name']} ({run_id})")]
     if store.tracking_uri.startswith("http"):

@@ -195,7 +195,7 @@ def _sync(directory: Path, tracking_uri: str | None) -> None:
 
 def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
     """Return the store that the run went to, which a command that goes on with it need not name again."""
-    from mlflow_ddpm.analysis.history import store_of
+    from mlflow_ddpm.storage.store_address import store_of
     from mlflow_ddpm.storage.delivery_state import DeliveryState
 
     cursor = DeliveryState.load(directory)
@@ -203,13 +203,13 @@ def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
 
 
 def _publish(directory: Path, tracking_uri: str | None) -> None:
-    from mlflow_ddpm.cli.run_overview import closing_words
+    from mlflow_ddpm.cli.run_overview import run_overview
     from mlflow_ddpm.publishing.publish import publish_or_render
     from mlflow_ddpm.storage.delivery_state import DeliveryState
 
     cursor = DeliveryState.load(directory)
     published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
-    print(closing_words(published, tracking_uri))
+    print(run_overview(published, tracking_uri))
 
 
 def _log_model(config: Config, directory: Path, tracking_uri: str | None, register_as: str | None) -> None:

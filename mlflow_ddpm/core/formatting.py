@@ -9,13 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-__all__ = ["NOT_MEASURED", "format_duration", "format_epochs", "format_number"]
+__all__ = ["NOT_MEASURED", "count_of", "format_duration", "format_epochs", "format_number"]
 
 _DASH = "\N{EN DASH}"
 NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
 _DIGITS = 5
 _FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
 _MAX_RANGES = 8
+
+
+def count_of(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun.
+
+    >>> count_of(1, "epoch"), count_of(2, "epoch"), count_of(0, "batch", "batches")
+    ('1 epoch', '2 epochs', '0 batches')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def format_number(value: float | None) -> str:

@@ -1,6 +1,7 @@
-"""Runs beside each other: the eleven pictures with all of them, and what tells them apart in tables.
+"""Runs beside each other: the eleven pictures with all of them, and tables of their results and differences.
 
-Nothing is logged to MLflow: a comparison belongs to no run. The same runs in the same order give the same bytes.
+The same runs in the same order give the same bytes. A comparison of chosen runs is written to disk alone; one of the
+runs below a parent is logged to the parent, too.
 """
 
 from __future__ import annotations
@@ -9,22 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.history import HistorySource
-from mlflow_ddpm.analysis.run_history import RunHistory
+from mlflow_ddpm.analysis.history import HistorySource, load_stored_run
+from mlflow_ddpm.analysis.run_description import write_description
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.plots import FigureSet
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
-from mlflow_ddpm.publishing.compared_runs import ComparedRun, read_runs
-from mlflow_ddpm.publishing.comparison_page import render_page
+from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
+from mlflow_ddpm.publishing.comparison_page import describe_comparison, render_page
 from mlflow_ddpm.publishing.comparison_plots import draw_comparisons
-from mlflow_ddpm.publishing.comparison_tables import ComparedTable, hyperparameters_table, summary_table
+from mlflow_ddpm.publishing.comparison_tables import ComparedTable, groups_table, hyperparameters_table, results_table
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.run_search import child_runs, find_run
 
 __all__ = ["PAGE_NAME", "Comparison", "compare_runs"]
 
 PAGE_NAME = "comparison.md"
 _FEWEST_RUNS = 2
+_MOST_CHILDREN = 100
+_ARTIFACT_FOLDER = "comparison"  # of the parent's artifacts
 
 
 class Comparison(NamedTuple):
@@ -36,9 +41,11 @@ class Comparison(NamedTuple):
 
 
 def compare_runs(
-    sources: Sequence[HistorySource],
+    sources: Sequence[HistorySource] = (),
     *,
-    save_dir: str | Path,
+    save_dir: str | Path = "comparison",
+    parent: str | None = None,
+    group_by: str | None = None,
     theme: str = "dark",
     formats: Sequence[str] = ("png",),
     widths: Sequence[str] = (),
@@ -48,7 +55,7 @@ def compare_runs(
     """Write pictures, tables and a page of several runs into ``save_dir``.
 
     All eleven pictures of one run, under the same names, hold one line a run, in the run's colour; the eighth run and
-    those after it get the seven colours again, dashed. ``comparison.md`` shows the pictures and both tables,
+    those after it get the seven colours again, dashed. ``comparison.md`` shows the pictures and the tables,
     ``comparison_summary`` (key results) and ``comparison_hyperparameters`` (those that are not the same in all runs),
     which are there as ``.csv`` and as ``.tex``, too.
 
@@ -56,6 +63,10 @@ def compare_runs(
         sources: two or more of what :func:`mlflow_ddpm.read_history` takes. Runs bear the names that MLflow has of
             them, else those of their files or folders; two of one name get the first letters of their ids, too.
         save_dir: made if it is not there; it must not hold a run.
+        parent: a run id, instead of ``sources``: all runs below it are compared. Everything is logged among its
+            artifacts under ``comparison/`` as well, and its description shows the results.
+        group_by: a hyperparameter by its dotted name. Runs that share its value are repeats of one setting: they are
+            drawn as their mean and range, and ``comparison_groups`` has their results.
         theme: ``dark`` or ``paper``.
         formats: of png, pdf and svg; the page shows PNG or SVG, and links to PDF.
         widths: of the theme paper: ``single`` (its default), ``double`` or both.
@@ -63,34 +74,72 @@ def compare_runs(
         tracking_uri: the tracking store of run ids; default: MLflow's own settings.
 
     Raises:
-        UsageError: fewer runs than two, more than there are looks for, one of them twice, a directory that holds a
-            run; no such theme, format or width.
+        UsageError: fewer runs than two, more lines than there are looks for, a run twice, a directory that holds a
+            run, both ``sources`` and ``parent``; no such hyperparameter, theme, format or width.
         HistoryError: a source has no history to read, or no run has an epoch yet.
         StoreError: the store is away or has no such run.
     """
     wanted = FigureSet.create(theme, formats, widths, font)
     directory = Path(save_dir)
-    _check_sources(sources)
     _check_directory(directory)
+    store = find_run(parent, tracking_uri) if parent is not None else None
+    if store is not None:
+        sources = _children(store, sources)
+    _check_sources(sources)
+    if group_by is None:
+        _check_lines(len(sources), "runs")
     runs = read_runs(sources, tracking_uri)
-    if not any(len(run.history) for run in runs):
+    groups = group_runs(runs, group_by) if group_by is not None else {run.name: [run] for run in runs}
+    _check_lines(len(groups), "settings")
+    if not any(run.history.rows for run in runs):
         raise HistoryError("none of the runs has an epoch yet; there is nothing to compare")
+    files = _write(runs, groups if group_by is not None else {}, directory, wanted)
+    if store is not None:
+        for path in files:
+            store.log_file(path, _ARTIFACT_FOLDER)
+        write_description(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}"))
+    return Comparison(runs, directory, files)
+
+
+def _write(
+    runs: Sequence[ComparedRun], groups: Mapping[str, Sequence[ComparedRun]], directory: Path, wanted: FigureSet
+) -> list[Path]:
+    """Write all files of a comparison and return their paths, the page first."""
     directory.mkdir(parents=True, exist_ok=True)
-    plots = draw_comparisons([(run.name, RunHistory.from_frame(run.history)) for run in runs], directory, wanted)
-    summary, settings = summary_table(runs), hyperparameters_table(runs)
-    tables = _write_tables({"comparison_summary": summary, "comparison_hyperparameters": settings}, directory)
+    lines = [(name, [run.history for run in repeats]) for name, repeats in groups.items()]
+    single = [(run.name, run.history) for run in runs]
+    plots = draw_comparisons(lines or single, directory, wanted)
+    tables = {"comparison_summary": results_table(runs), "comparison_hyperparameters": hyperparameters_table(runs)}
+    if groups:
+        tables["comparison_groups"] = groups_table(groups)
     page = directory / PAGE_NAME
-    replace_file(page, render_page(runs, summary, settings, plots).encode())
-    return Comparison(runs, directory, [page, *tables, *(path for paths in plots.values() for path in paths)])
+    replace_file(page, render_page(runs, tables, plots).encode())
+    return [page, *_write_tables(tables, directory), *(path for paths in plots.values() for path in paths)]
+
+
+def _children(parent: MlflowRun, sources: Sequence[HistorySource]) -> list[HistorySource]:
+    """Return the histories of the runs below a parent."""
+    if sources:
+        raise UsageError("a comparison takes either runs or the parent of runs, got both")
+    children = child_runs(parent, at_most=_MOST_CHILDREN)
+    if len(children) < _FEWEST_RUNS:
+        raise UsageError(
+            f"run {parent.run_id} has {len(children)} runs below it (mlflow.parentRunId); a comparison takes "
+            f"{_FEWEST_RUNS} or more"
+        )
+    return [load_stored_run(child) for child in children]
 
 
 def _check_sources(sources: Sequence[HistorySource]) -> None:
     if isinstance(sources, str | Path) or len(sources) < _FEWEST_RUNS:
         count = 1 if isinstance(sources, str | Path) else len(sources)
         raise UsageError(f"a comparison takes {_FEWEST_RUNS} runs or more, got {count}; `publish` renders one")
-    if len(sources) > MOST_RUNS:
+
+
+def _check_lines(count: int, what: str) -> None:
+    if count > MOST_RUNS:
         raise UsageError(
-            f"a comparison takes {MOST_RUNS} runs at most, got {len(sources)}: no more can be told apart in one picture"
+            f"a comparison takes {MOST_RUNS} {what} at most, got {count}: no more can be told apart in one picture"
         )
 
 

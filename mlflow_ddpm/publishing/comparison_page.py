@@ -1,45 +1,46 @@
-"""``comparison.md``: both tables of a comparison, and its pictures with a word on each."""
+"""``comparison.md``: both tables of a comparison, and its pictures with their captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.analysis.frame import RESUMED
+from mlflow_ddpm.analysis.run_description import DESCRIPTION_MAX
 from mlflow_ddpm.core.formatting import format_epochs, format_number
 from mlflow_ddpm.core.markdown import Markdown, escape, picture, table
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
-from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all
+from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all, results_table
 
-__all__ = ["render_page"]
+__all__ = ["describe_comparison", "render_page"]
 
 _SHOWABLE = (".png", ".svg")  # by every reader of Markdown, best first
 
 
 def render_page(
     runs: Sequence[ComparedRun],
-    summary: ComparedTable,
-    settings: ComparedTable,
+    tables: Mapping[str, ComparedTable],
     plots: Mapping[str, Sequence[Path]],
 ) -> str:
     """Return the page; pictures are linked by the names of their files, which lie beside it."""
-    return "\n\n".join(_parts(runs, summary, settings, plots)) + "\n"
+    return "\n\n".join(_parts(runs, tables, plots)) + "\n"
 
 
 def _parts(
     runs: Sequence[ComparedRun],
-    summary: ComparedTable,
-    settings: ComparedTable,
+    tables: Mapping[str, ComparedTable],
     plots: Mapping[str, Sequence[Path]],
 ) -> Iterator[str]:
     yield f"# Comparison of {len(runs)} runs"
     yield _lead(runs)
     yield "## Summary"
-    yield table(summary.words)
+    yield table(tables["comparison_summary"].words)
     yield from _remarks(runs)
     yield "## Hyperparameters that differ"
-    yield from _settings(runs, settings)
+    yield from _settings(runs, tables["comparison_hyperparameters"])
+    if "comparison_groups" in tables:
+        yield "## Repeats of one setting"
+        yield table(tables["comparison_groups"].words)
     yield "## Plots"
     dashboard_first = sorted(PLOTS, key=lambda plot: len(plot.panels) == 1)
     for plot in dashboard_first:
@@ -47,30 +48,39 @@ def _parts(
         yield _embedded(plots[plot.name], plot.title)
         yield f"*{plot.comparison_caption}*"
     yield "## Files"
-    yield (
-        "Both tables for further use: `comparison_summary.csv`, `comparison_hyperparameters.csv` (full precision), "
-        "`comparison_summary.tex`, `comparison_hyperparameters.tex` (LaTeX with booktabs)."
-    )
+    csv, tex = (", ".join(f"`{name}.{suffix}`" for name in tables) for suffix in ("csv", "tex"))
+    yield f"The tables for further use: {csv} (full precision), {tex} (LaTeX with booktabs)."
+
+
+def describe_comparison(runs: Sequence[ComparedRun], page: str) -> str:
+    """Return the comparison in short, for the description of the runs' parent in MLflow."""
+    head = f"**{len(runs)} runs below this one.** {_lead(runs)} Pictures and tables are among the artifacts: `{page}`."
+    results = results_table(runs).words
+    for count in (len(results.rows), 40, 20, 10):
+        text = f"{head}\n\n{table(results._replace(rows=results.rows[:count]))}"
+        if len(text) <= DESCRIPTION_MAX:
+            return text
+    return head
 
 
 def _lead(runs: Sequence[ComparedRun]) -> str:
     best = best_of_all(runs)
     if best is None:
-        return "In none of them was a finite loss measured."
+        return "No run has a finite loss."
     run, result = best
     return f"Lowest mean loss of an epoch: {format_number(result.value)}, {escape(run.name)} at epoch {result.epoch}."
 
 
 def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """Say what the table's numbers rest on, where that is not the same for all runs."""
+    """Yield what to know of the table's numbers."""
     yield f"{BEST_MARK} marks the lowest loss. A dash means not measured; NaN and Inf were measured and are not finite."
     lines = []
     for run in runs:
         name = escape(run.name)
-        if not len(run.history):
+        if not run.history.rows:
             lines.append(f"- {name} has no epochs yet; the pictures do not show it.")
-        if run.history.attrs.get(RESUMED):
-            lines.append(f"- {name} was resumed at epoch {format_epochs(run.history.attrs[RESUMED])}.")
+        if run.history.resumed_at_epochs:
+            lines.append(f"- {name} was resumed at epoch {format_epochs(run.history.resumed_at_epochs)}.")
     if lines:
         yield "\n".join(lines)
 

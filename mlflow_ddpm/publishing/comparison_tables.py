@@ -1,24 +1,22 @@
-"""What a comparison says in tables: the runs' key results, and the hyperparameters in which they differ.
+"""The tables of a comparison: the runs' key results, and the hyperparameters in which they differ.
 
 Each is a Markdown table, a CSV in full precision and a LaTeX ``tabular``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.frame import rows_from_frame
-from mlflow_ddpm.analysis.key_results import Result, results
+from mlflow_ddpm.analysis.key_results import KeyResult, key_results
 from mlflow_ddpm.core.formatting import NOT_MEASURED, format_duration, format_number
 from mlflow_ddpm.core.markdown import Code, Table
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
-from mlflow_ddpm.reporting.latex import booktabs
+from mlflow_ddpm.reporting.paper_tables import booktabs, csv_bytes
 
-__all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "hyperparameters_table", "summary_table"]
+__all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "groups_table", "hyperparameters_table", "results_table"]
 
 BEST_MARK = "\u2605"
 _SHORT = {  # head cells of the results that every run has
@@ -32,6 +30,9 @@ _SHORT = {  # head cells of the results that every run has
 }
 
 
+_GROUPED = ("best_loss", "final_loss")
+
+
 class ComparedTable(NamedTuple):
     """A table for readers, and the same for programs: a header and rows."""
 
@@ -40,9 +41,7 @@ class ComparedTable(NamedTuple):
 
     def as_csv(self) -> bytes:
         """Return the CSV: UTF-8, numbers in full precision, an empty cell for what was not measured."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self.data)
-        return text.getvalue().encode()
+        return csv_bytes(self.data)
 
     def as_latex(self) -> bytes:
         """Return the table as a LaTeX ``tabular``; the best of all is bold there."""
@@ -52,18 +51,18 @@ class ComparedTable(NamedTuple):
         return re.sub(rf"& {BEST_MARK} (.+?) &", r"& \\textbf{\1} &", text).encode()
 
 
-def best_of_all(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, Result] | None:
+def best_of_all(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, KeyResult] | None:
     """Return the run with the lowest mean loss of an epoch, the first of equals; None if no loss was finite."""
-    found = [(run, _results(run)["best_loss"]) for run in runs]
-    values = [result.value for _, result in found if result.value is not None]
-    return next(((run, result) for run, result in found if result.value == min(values)), None) if values else None
+    results = [(run, _results(run)["best_loss"]) for run in runs]
+    finite = [(run, result) for run, result in results if result.value is not None]
+    return min(finite, key=lambda pair: pair[1].value or 0.0) if finite else None
 
 
-def summary_table(runs: Sequence[ComparedRun]) -> ComparedTable:
+def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     """Return one row a run with its key results, those that no run measured left out."""
-    of = {run.name: _results(run) for run in runs}
-    names = list(dict.fromkeys(name for found in of.values() for name in reversed(found)))
-    names = [name for name in names if any(name in f and f[name].value is not None for f in of.values())]
+    by_run = {run.name: _results(run) for run in runs}
+    names = list(dict.fromkeys(name for results in by_run.values() for name in reversed(results)))
+    names = [name for name in names if any(name in r and r[name].value is not None for r in by_run.values())]
     best = best_of_all(runs)
     head, data_head = ["Run"], ["run", "run_id"]
     for name in names:
@@ -73,9 +72,9 @@ def summary_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     for run in runs:
         line, numbers = [run.name], [run.name, run.run_id or ""]
         for name in names:
-            result = of[run.name].get(name, Result(name, name, None))
+            result = by_run[run.name].get(name, KeyResult(name, name, None))
             mark = f"{BEST_MARK} " if name == "best_loss" and best and best[0] is run else ""
-            line += [mark + _words(result), *([_whole(result.epoch)] if name == "best_loss" else [])]
+            line += [mark + _text(result), *([_whole(result.epoch)] if name == "best_loss" else [])]
             numbers += [_data(result.value), *([_data(result.epoch)] if name == "best_loss" else [])]
         rows.append(line)
         data.append(numbers)
@@ -96,12 +95,29 @@ def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     )
 
 
-def _results(run: ComparedRun) -> dict[str, Result]:
+def groups_table(groups: Mapping[str, Sequence[ComparedRun]]) -> ComparedTable:
+    """Return one row a group of repeats: how many runs, and mean, lowest and highest of their best and final losses."""
+    head, data_head = ["Setting", "Runs"], ["setting", "runs"]
+    for name in _GROUPED:
+        head += [f"{_SHORT[name]},\nmean", "lowest", "highest"]
+        data_head += [f"{name}_{kind}" for kind in ("mean", "min", "max")]
+    rows, data = [], []
+    for setting, runs in groups.items():
+        numbers: list[float | None] = []
+        for name in _GROUPED:
+            values = [value for run in runs if (value := _results(run)[name].value) is not None]
+            numbers += [fmean(values), min(values), max(values)] if values else [None] * 3
+        rows.append([setting, str(len(runs)), *map(format_number, numbers)])
+        data.append([setting, str(len(runs)), *map(_data, numbers)])
+    return ComparedTable(Table(head, rows, "l" + "r" * (len(head) - 1)), [data_head, *data])
+
+
+def _results(run: ComparedRun) -> dict[str, KeyResult]:
     """Return a run's key results by name; of an extra that bears the name of another result, that other one."""
-    return {result.name: result for result in reversed(results(rows_from_frame(run.history)))}
+    return {result.name: result for result in reversed(key_results(run.history))}
 
 
-def _words(result: Result) -> str:
+def _text(result: KeyResult) -> str:
     if result.name == "total_time_sec":
         return format_duration(result.value).partition(" (")[0] if result.value is not None else NOT_MEASURED
     return format_number(result.value)

@@ -1,36 +1,38 @@
 """The post-run step: from the tracking store, through plots and report, to artifacts of the same run.
 
-It works for any finished run, from any machine that reaches the store. Only when the store cannot be reached is the
-mirror of an output directory used instead, and nothing is uploaded then.
+It works for any run, also one that still trains, from any machine that reaches the store. Only when the store cannot be
+reached is the mirror of an output directory used instead, and nothing is uploaded then.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.analysis.frame import rows_from_frame
-from mlflow_ddpm.analysis.history import fetch_description, open_store, run_id_of
+from mlflow_ddpm.analysis.history import describe_stored_run, load_history
+from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.analysis.run_page import write_run_description
 from mlflow_ddpm.core.atomic_file import replace_file, shown
-from mlflow_ddpm.core.errors import HistoryError, StoreUnavailableError, UsageError
-from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
+from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
-from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
-from mlflow_ddpm.report import generate_report
-from mlflow_ddpm.storage.csv_file import read_csv, render_csv
+from mlflow_ddpm.publishing.named_run import NamedRun, check_owner, has_history, name_run
+from mlflow_ddpm.report import write_report
+from mlflow_ddpm.storage.artifacts import Artifacts
+from mlflow_ddpm.storage.csv_file import render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
-from mlflow_ddpm.storage.json_file import RunDocument, encode_row, read_document, render_document
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, HTML_NAME, JSON_NAME, SAMPLES_FOLDER
+from mlflow_ddpm.storage.json_file import encode_row, render_document
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
-__all__ = ["Published", "check_owner", "publish_or_render", "publish_run", "render_mirror", "render_run"]
+__all__ = ["Published", "epochs_missing_from", "publish_or_render", "publish_run", "render_mirror", "render_run"]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -42,10 +44,11 @@ class Published(NamedTuple):
     output_dir: Path
     files: list[Path]
     uploaded: bool
+    tracking_uri: str = ""  # the store that it was uploaded to
 
 
 def publish_run(
-    run_id: str,
+    run: str | Path,
     *,
     output_dir: str | Path | None = None,
     tracking_uri: str | None = None,
@@ -54,154 +57,161 @@ def publish_run(
     """Render a run's CSV, JSON, plots and report from its tracking store, and log them under ``metrics/`` of the run.
 
     Args:
-        run_id: the run, plain or as ``runs:/<id>``.
-        output_dir: where the files are made; default ``metrics-<first 8 letters of the run id>``. If it is the run's
-            own output directory and the store is away, its mirror is rendered instead, and nothing is uploaded.
+        run: a run id, its first letters, ``runs:/<id>``, or an output directory (or the CSV or JSON in it) of the run.
+        output_dir: where the files are made; default: the output directory that names the run unless a live process
+            writes there, else ``metrics-<first 8 letters of the run id>``. If it is the run's own output directory and
+            the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
         figures: further files of the plots, which are put into a folder named for their theme. Those that the run has
             from an earlier time are made anew in any case: it may have more epochs by now.
 
     Raises:
-        HistoryError: the run has no epochs.
+        HistoryError: the run has no epochs, or a directory names no run of a store.
+        MirrorError: a file of the directory is damaged, or a link.
         StoreError: the store is away or has no such run.
-        UsageError: ``output_dir`` belongs to another run, has epochs that the store has not got, or is being written
+        UsageError: ``output_dir`` belongs to another run, has epochs that the store does not have, or is being written
             by a live process; or there are no such figures.
     """
-    run_id = run_id_of(run_id) or run_id
-    directory = Path(output_dir or f"metrics-{run_id[:8]}")
     if figures:
         figures.check()
-    check_owner(directory, run_id)
-    store = open_store(run_id, tracking_uri)
+    named = name_run(run, tracking_uri)
+    directory = Path(output_dir) if output_dir else _default_directory(named)
+    check_owner(directory, named.store.run_id)
     try:
-        snapshot = _fetch(store, directory)
+        logged, further = named.store.read_rows(), _further_figures(named.store)
     except StoreUnavailableError as error:
-        if not (directory / CSV_NAME).exists():
+        if not has_history(directory):
             raise
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
         return render_mirror(directory, figures)
-    _check_nothing_is_lost(directory, snapshot.rows)
-    further = [*_further_figures(store), *([figures] if figures else [])]
-    files = render_run(snapshot, directory, FigureSet.merge(further))
+    return _publish(named.store, logged, directory, [*further, *([figures] if figures else [])])
+
+
+def _default_directory(named: NamedRun) -> Path:
+    if named.directory and not is_locked(named.directory):
+        return named.directory
+    return Path(f"metrics-{named.store.run_id[:8]}")
+
+
+def _publish(
+    store: MlflowRun, logged: Sequence[EpochMetrics], directory: Path, figures: Iterable[FigureSet]
+) -> Published:
+    history = describe_stored_run(store, logged)
+    if not history.rows:
+        raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
+    check_nothing_is_lost(directory, logged)
+    directory.mkdir(parents=True, exist_ok=True)
+    _fetch_samples(Artifacts(store), directory)
+    files = render_run(history, directory, FigureSet.merge(figures))
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
-    resumed = snapshot.run.get("resumed_at_epochs") or ()
-    write_run_description(
-        store, snapshot.rows, environment=snapshot.environment, resumed_at_epochs=resumed, is_published=True
-    )
-    return Published(run_id, directory, files, uploaded=True)
+    write_run_description(store, history, is_published=True)
+    return Published(store.run_id, directory, files, uploaded=True, tracking_uri=store.tracking_uri)
 
 
 def publish_or_render(run_id: str | None, *, output_dir: Path, tracking_uri: str | None = None) -> Published:
     """Publish the run of an output directory, or, if it has not wholly reached its store, render its mirror."""
-    cursor = DeliveryState.load(output_dir)
-    if run_id is None or cursor is None or not cursor.ended:
-        _log.warning("MLflow has not got the whole run; rendering the mirror in %s, nothing is uploaded", output_dir)
+    state = DeliveryState.load(output_dir)
+    if run_id is None or state is None or not state.ended:
+        _log.warning("MLflow's copy is incomplete; rendering local files in %s without uploading", output_dir)
         return render_mirror(output_dir)
     return publish_run(run_id, output_dir=output_dir, tracking_uri=tracking_uri)
 
 
 def render_mirror(directory: Path, figures: FigureSet | None = None) -> Published:
     """Render plots and report of an output directory from its mirror alone."""
-    from mlflow_ddpm.analysis.history import read_history
-
-    path = directory / JSON_NAME
-    told = read_document(path) if path.exists() else RunDocument({}, {}, {}, [])
-    rows = rows_from_frame(read_history(directory))
-    files = render_run(told._replace(rows=rows), directory, [figures] if figures else [])
-    return Published(told.run.get("run_id"), directory, files, uploaded=False)
+    history = load_history(directory)
+    files = render_run(history, directory, [figures] if figures else [])
+    return Published(history.run_id, directory, files, uploaded=False)
 
 
-def render_run(snapshot: RunDocument, directory: Path, figures: Sequence[FigureSet] = ()) -> list[Path]:
+def render_run(history: RunHistory, directory: Path, figures: Sequence[FigureSet] = ()) -> list[Path]:
     """Write the specified tree into ``directory``, and further figures into folders of it, and return the files.
 
     The same content gives the same bytes.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    rows, snapshot = list(snapshot.rows), _without_credentials(snapshot)
-    history = RunHistory.create(rows, run=snapshot.run)
+    for figure_set in figures:
+        _check_no_link(directory / figure_set.folder)
+    history = _without_credentials(history)
     table, document = directory / CSV_NAME, directory / JSON_NAME
-    replace_file(table, render_csv(rows))
-    encoded = [encode_row(row) for row in rows]
-    replace_file(
-        document, render_document(snapshot.run, snapshot.config, snapshot.environment, summarise(rows), encoded)
-    )
+    replace_file(table, render_csv(history.rows))
+    encoded = [encode_row(row) for row in history.rows]
+    replace_file(document, render_document(history.run, history.config, history.environment, history.summary, encoded))
     plots = generate_all_plots(history, directory)
-    report = generate_report(
-        history.frame,
-        config=snapshot.config,
-        save_dir=directory,
-        plot_paths=plots,
-        run=snapshot.run,
-        environment=snapshot.environment,
-    )
-    further = dict.fromkeys(path for one in figures for path in write_figures(history, directory / one.folder, one))
-    return [table, document, report, report.with_name(HTML_NAME), *plots.values(), *further]
+    reports = write_report(history, directory, plots)
+    further = [path for wanted in figures for path in write_figures(history, directory / wanted.folder, wanted)]
+    return [table, document, *reports, *plots.values(), *dict.fromkeys(further)]
 
 
-def _without_credentials(told: RunDocument) -> RunDocument:
-    """Return the snapshot fit to be published; another program may have logged what the run says of itself."""
-    run, config, environment = (redacted(part).value for part in (told.run, told.config, told.environment))
-    return told._replace(run=run, config=config, environment=environment)
-
-
-def _fetch(store: MlflowRun, directory: Path) -> RunDocument:
-    """Bring everything that the report needs from the store; sample pictures are put into ``directory``."""
-    told = fetch_description(store)
-    rows = keep_last_written(store.read_rows())
-    if not rows:
-        raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
-    for artifact in store.list_files(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}"):
-        if not (directory / SAMPLES_FOLDER / Path(artifact).name).exists():
-            _fetch_sample(store, artifact, directory)
-    return told._replace(rows=rows)
+def _without_credentials(history: RunHistory) -> RunHistory:
+    """Return the history fit to be published; another program may have logged what is known of the run."""
+    run, config, environment = (redacted(part).value for part in (history.run, history.config, history.environment))
+    return replace(history, run=run, config=config, environment=environment)
 
 
 def _further_figures(store: MlflowRun) -> list[FigureSet]:
     """Return which figures the run has beside those of the report."""
-    files = {folder: store.list_files(f"{ARTIFACT_FOLDER}/{folder}") for folder in FOLDERS}
-    return [
-        figures
-        for folder, paths in files.items()
-        for figures in FigureSet.from_file_names(folder, {Path(path).name for path in paths})
-    ]
+    artifacts = Artifacts(store)
+    names = {folder: {file.name for file in artifacts.find(f"{ARTIFACT_FOLDER}/{folder}")} for folder in FOLDERS}
+    return [figures for folder in FOLDERS for figures in FigureSet.from_file_names(folder, names[folder])]
 
 
-def _fetch_sample(store: MlflowRun, artifact: str, directory: Path) -> None:
-    (directory / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = store.fetch_file(artifact, Path(temporary))
-        if path is not None:
-            replace_file(directory / SAMPLES_FOLDER / path.name, path.read_bytes())
+def _fetch_samples(artifacts: Artifacts, directory: Path) -> None:
+    """Bring the sample pictures that the directory does not have yet: those of other names, or of another size."""
+    folder = directory / SAMPLES_FOLDER
+    _check_no_link(folder)
+    here = {path.name: path.lstat().st_size for path in folder.glob("*")}
+    samples = artifacts.find(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
+    wanted = [file for file in samples if file.name not in here or file.size not in (None, here[file.name])]
+    if not wanted:
+        return
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".publish-") as temporary:
+        for path in artifacts.fetch(wanted, Path(temporary)):
+            path.replace(folder / path.name)
 
 
-def check_owner(directory: Path, run_id: str) -> None:
-    """Refuse a directory that holds another run's files.
+def _check_no_link(folder: Path) -> None:
+    """Refuse to write into a folder that leads out of the output directory.
 
     Raises:
-        UsageError: it does.
+        MirrorError: it is a link.
     """
-    cursor = DeliveryState.load(directory)
-    owner = cursor.run_id if cursor else None
-    if owner is None and (directory / JSON_NAME).exists():
-        owner = read_document(directory / JSON_NAME).run.get("run_id")
-    if owner not in (None, run_id):
-        raise UsageError(f"{shown(directory)} holds run {owner}, not {run_id}; choose another output directory")
+    if folder.is_symlink():
+        raise MirrorError(f"{shown(folder)} is a symbolic link, which is not followed; put a folder in its place")
 
 
-def _check_nothing_is_lost(directory: Path, rows: Sequence[EpochMetrics]) -> None:
-    """Refuse to write the store's rows over a mirror that has later ones, or is about to.
+def check_nothing_is_lost(directory: Path, logged: Iterable[EpochMetrics]) -> None:
+    """Refuse to write the store's rows over a directory that has epochs which are not among them.
 
     Raises:
-        UsageError: it has.
+        MirrorError: the directory's own files cannot be read.
+        UsageError: it has such epochs, or gets them just now.
     """
     if directory.is_dir() and is_locked(directory):
         raise UsageError(f"{shown(directory)} is being written by a live process; choose another output directory")
-    mirrored = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
-    newest = max(row.logged_at_ms for row in rows)
-    waiting = sum(row.logged_at_ms > newest for row in mirrored)
-    if waiting:
+    lost = epochs_missing_from(logged, directory)
+    if lost:
         raise UsageError(
-            f"{shown(directory)} has {waiting} epochs that MLflow has not got; send them with "
+            f"{shown(directory)} has {count_of(lost, 'epoch')} not yet in MLflow; send them with "
             f"`mlflow-ddpm sync {shown(directory)}`, or choose another output directory"
         )
+
+
+def epochs_missing_from(rows: Iterable[EpochMetrics], directory: Path) -> int:
+    """Return how many epochs of a directory are not among these rows, or are newer there.
+
+    ``rows`` may have superseded ones, which a directory may still hold.
+    """
+    if not has_history(directory):
+        return 0
+    rows = list(rows)
+    known = {(row.epoch, row.logged_at_ms) for row in rows}
+    newest: dict[int, int] = {}
+    for row in rows:
+        newest[row.epoch] = max(row.logged_at_ms, newest.get(row.epoch, -1))
+    mirrored = load_history(directory).rows
+    return sum(
+        (row.epoch, row.logged_at_ms) not in known and row.logged_at_ms > newest.get(row.epoch, -1) for row in mirrored
+    )

@@ -1,4 +1,4 @@
-"""Everything a report says, computed and worded, in no particular markup.
+"""The report's content, computed and worded, in no particular markup.
 
 :func:`build_context` reads no file, no clock and no store, so the same history, config and file list give the same
 context. Strings in it are plain text: escaping belongs to whoever renders it.
@@ -6,7 +6,6 @@ context. Strings in it are plain text: escaping belongs to whoever renders it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,21 +13,27 @@ from itertools import pairwise
 from typing import Any
 
 from mlflow_ddpm.analysis.findings.rules import RULES, Finding, find_findings
-from mlflow_ddpm.analysis.key_results import extra_results
-from mlflow_ddpm.analysis.report_summary import summary_table
-from mlflow_ddpm.core.extra_metrics import axis_label, metric
-from mlflow_ddpm.core.formatting import NOT_MEASURED, format_epochs, format_number
+from mlflow_ddpm.analysis.key_results import extra_results, key_results_table
+from mlflow_ddpm.analysis.run_history import RunHistory
+from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS, axis_label, metric
+from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_epochs, format_number
 from mlflow_ddpm.core.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, finite_points, value_of
-from mlflow_ddpm.core.run_summary import Summary, summarise
+from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, flatten
 from mlflow_ddpm.reporting.manifest import OutputFile
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 
-__all__ = ["MAX_EPOCH_ROWS", "Figure", "ReportContext", "build_context"]
+__all__ = ["MAX_EPOCH_ROWS", "ReportContext", "ReportFigure", "build_context"]
 
+# What keeps a report below 1 MB, whatever the run; the CSV has everything.
 MAX_EPOCH_ROWS = 1000
+_MAX_EXTRAS = 60
+_MAX_EXTRAS_TEXT = 300_000  # characters of extras in the table of epochs
+_MAX_SAMPLES = 300  # in the list of files
+_CELL = 12  # characters of a number with its rules
 BEST_MARK = "★"
+_YEAR_9999_MS = 253_370_764_800_000
 _RUN_LABELS = {
     "run_id": "Run id",
     "run_name": "Run name",
@@ -42,7 +47,7 @@ _NOT_YET_KNOWN = {"status", "end_time_ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class ReportFigure:
     """A picture and the words around it."""
 
     title: str
@@ -60,70 +65,85 @@ class ReportContext:
     lead: str
     summary: Table
     findings: Sequence[Finding]
-    rules: int  # how many were asked
-    dashboard: Figure | None
-    figures: Sequence[Figure]
-    sample: Figure | None
+    rules: int  # how many were checked
+    dashboard: ReportFigure | None
+    figures: Sequence[ReportFigure]
+    sample: ReportFigure | None
     config_json: str
     run: Table | None
     environment: Table | None
     legend: Table
     never_measured: Sequence[Code]
+    extras_left_out: int  # extras that only the CSV has
     epochs: Table | None
     epochs_shown: int
     epochs_total: int
     best_epoch: int | None
     missing_epochs: str
     manifest: Table
+    samples_left_out: int  # sample pictures that the list of files leaves out
     run_id: str | None
 
 
 def build_context(
-    rows: Sequence[EpochMetrics],
+    history: RunHistory,
     *,
-    config: Mapping[str, Any],
-    run: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, ReportFigure],
     samples: Sequence[OutputFile],
     files: Sequence[OutputFile],
 ) -> ReportContext:
     """Return the content. ``figures`` has the plots by name, in the page's order."""
-    summary = summarise(rows)
-    measured, never_measured = _split_measured(rows)
+    rows, summary, run, config = history.rows, history.summary, history.run, history.config
     shown = _thin(rows, summary.best_epoch)
+    table, extras, never_measured = _split_measured(history)
+    few_extras = _fitting(extras, len(shown))
     run_name = one_line(str(run.get("run_name") or ""))
+    results = _results(history, _MAX_EXTRAS)
     return ReportContext(
-        front_matter=front_matter(name=run_name or "DDPM", config=config, results=_results(rows, summary)),
+        front_matter=front_matter(name=run_name or "DDPM", config=config, results=results),
         title=f"Training report: {run_name}" if run_name else "Training report",
         lead=_lead(summary, data_set_name(config)),
-        summary=summary_table(rows),
-        findings=find_findings(rows, environment=environment, resumed_at_epochs=_resumes(run)),
+        summary=key_results_table(history, max_extras=_MAX_EXTRAS),
+        findings=find_findings(history),
         rules=len(RULES),
         dashboard=figures.get("training_dashboard"),
         figures=[figure for name, figure in figures.items() if name != "training_dashboard"],
         sample=_sample(samples),
         config_json=dumps(config, indent=2),
-        run=_pairs(_run_facts(run), "Run", _RUN_LABELS),
-        environment=_pairs(environment, "Environment", {}),
-        legend=_legend(measured),
+        run=_pairs(_run_facts(history), "Run", _RUN_LABELS),
+        environment=_pairs(history.environment, "Environment", {}),
+        legend=_legend([*table, *few_extras]),
         never_measured=[Code(name) for name in never_measured],
-        epochs=_epoch_table(shown, measured, summary.best_epoch) if rows else None,
+        extras_left_out=len(extras) - len(few_extras),
+        epochs=_epoch_table(shown, [*table, *few_extras], summary.best_epoch) if rows else None,
         epochs_shown=len(shown),
         epochs_total=len(rows),
         best_epoch=summary.best_epoch,
         missing_epochs=_missing(rows),
-        manifest=_manifest([*files, *samples]),
-        run_id=_identifier(run.get("run_id")),
+        manifest=_manifest([*files, *samples[-_MAX_SAMPLES:]]),
+        samples_left_out=max(0, len(samples) - _MAX_SAMPLES),
+        run_id=history.run_id,
     )
 
 
-def _split_measured(rows: Sequence[EpochMetrics]) -> tuple[list[str], list[str]]:
-    """Return the names measured at least once, in the table's order and then the extras, and the others."""
-    found = {name for row in rows for name, value in row.values().items() if value is not None}
+def _split_measured(history: RunHistory) -> tuple[list[str], list[str], list[str]]:
+    """Return the table's names measured at least once, the extras' names, and the table's that were never measured."""
+    names = {name for row in history.rows for name, value in row.values().items() if value is not None}
     table = [m.name for m in METRICS]
-    extras = sorted(found.difference(table))
-    return [n for n in table if n in found] + extras, [n for n in table if n not in found and rows]
+    extras = [name for name in history.extra_names if name in names]
+    return [n for n in table if n in names], extras, [n for n in table if n not in names and history.rows]
+
+
+def _fitting(extras: Sequence[str], rows: int) -> list[str]:
+    """Return the first extras, those of the pipeline before others, whose columns fit into the report."""
+    known = [m.name for m in PIPELINE_METRICS if m.name in extras]
+    chosen, text = [], 0
+    for name in [*known, *(name for name in extras if name not in known)][:_MAX_EXTRAS]:
+        text += rows * max(_CELL, len(axis_label(name)))
+        if text > _MAX_EXTRAS_TEXT:
+            break
+        chosen.append(name)
+    return sorted(chosen)
 
 
 def _thin(rows: Sequence[EpochMetrics], best_epoch: int | None) -> list[EpochMetrics]:
@@ -140,32 +160,32 @@ def _lead(summary: Summary, data: str | None) -> str:
     what = "Denoising diffusion probabilistic model (DDPM)" + (f" trained on {data}" if data else "")
     if not summary.epochs:
         return f"{what}: no epoch has been recorded yet."
-    length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs} epochs"
+    length = count_of(summary.epochs, "epoch")
     if summary.best_loss is None:
-        return f"{what}: {length}, in none of which a finite loss was measured."
+        return f"{what}: {length}; no epoch has a finite loss."
     return f"{what}: {length}, lowest mean loss {format_number(summary.best_loss)} at epoch {summary.best_epoch}."
 
 
-def _results(rows: Sequence[EpochMetrics], summary: Summary) -> list[Result]:
-    """Return what the model index states: the best and last loss, and the last finite value of each extra."""
-    losses = finite_points(rows, "loss_mean")
+def _results(history: RunHistory, max_extras: int) -> list[Result]:
+    """Return the numbers of the model index: the best and last loss, and the last finite value of each extra."""
+    summary, losses = history.summary, finite_points(history.rows, "loss_mean")
     results: list[Result] = []
     if summary.best_loss is not None and losses:
         results.append(("loss", f"Training loss, lowest epoch mean (epoch {summary.best_epoch})", summary.best_loss))
         results.append(("loss", f"Training loss, last epoch mean (epoch {losses[-1][0]})", losses[-1][1]))
     results.extend(
-        (of.name, f"{metric(of.name).label} (epoch {of.epoch})", of.value)
-        for of in extra_results(rows)
-        if of.value is not None
+        (result.name, f"{metric(result.name).label} (epoch {result.epoch})", result.value)
+        for result in extra_results(history)[:max_extras]
+        if result.value is not None
     )
     return results
 
 
-def _sample(samples: Sequence[OutputFile]) -> Figure | None:
+def _sample(samples: Sequence[OutputFile]) -> ReportFigure | None:
     if not samples:
         return None
     name = samples[-1].link.rsplit("/", 1)[-1]
-    return Figure(title="Generated samples", link=samples[-1].link, caption=f"The latest sample grid, {name}.")
+    return ReportFigure(title="Generated samples", link=samples[-1].link, caption=f"The latest sample grid, {name}.")
 
 
 def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> Table | None:
@@ -174,17 +194,13 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
     return Table((head, "Value"), rows, "ll") if rows else None
 
 
-def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {key: value for key, value in run.items() if key not in _NOT_YET_KNOWN}
-    facts["resumed_at_epochs"] = format_epochs(_resumes(run))
+def _run_facts(history: RunHistory) -> dict[str, Any]:
+    facts = {key: value for key, value in history.run.items() if key not in _NOT_YET_KNOWN}
+    facts["resumed_at_epochs"] = format_epochs(history.resumed_at_epochs)
     start = facts.pop("start_time_ms", None)
-    if isinstance(start, int):
+    if isinstance(start, int) and 0 <= start < _YEAR_9999_MS:
         facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
     return facts
-
-
-def _resumes(run: Mapping[str, Any]) -> list[int]:
-    return [epoch for epoch in run.get("resumed_at_epochs") or () if isinstance(epoch, int)]
 
 
 def _legend(names: Sequence[str]) -> Table:
@@ -215,8 +231,3 @@ def _manifest(files: Sequence[OutputFile]) -> Table:
         for f in files
     ]
     return Table(("File", "Content", "Bytes", "SHA-256"), rows, "llrl")
-
-
-def _identifier(run_id: object) -> str | None:
-    """Return a run id that may stand in a command line; None for anything else."""
-    return run_id if isinstance(run_id, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9\-]{0,63}", run_id) else None

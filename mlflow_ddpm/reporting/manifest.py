@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.layout import CSV_NAME, HTML_NAME, JSON_NAME, REPORT_NAME, SAMPLES_FOLDER
 
-__all__ = ["OutputFile", "output_files", "pictures", "relative_link", "sample_files"]
+__all__ = ["OutputFile", "find_plot_files", "output_files", "relative_link", "sample_files"]
 
 _DATA = {
     CSV_NAME: "One row per epoch, every metric at full precision",
@@ -37,7 +38,7 @@ class OutputFile:
     sha256: str | None = None
 
 
-def pictures(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path] | None) -> dict[str, Path]:
+def find_plot_files(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path] | None) -> dict[str, Path]:
     """Return the plots to embed, in the order of ``names``: those given, or those that lie in ``save_dir``.
 
     Raises:
@@ -45,21 +46,22 @@ def pictures(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path
     """
     names = list(names)
     if plot_paths is None:
-        found = {name: save_dir / f"{name}.png" for name in names}
-        return {name: path for name, path in found.items() if path.is_file()}
+        drawn = {name: save_dir / f"{name}.png" for name in names}
+        return {name: path for name, path in drawn.items() if _is_own_file(path, save_dir)}
     unknown = sorted(set(plot_paths) - set(names))
     if unknown:
         raise UsageError(f"plot_paths names {unknown[0]!r}, which is no plot; the plots are {', '.join(names)}")
     chosen = {name: Path(plot_paths[name]) for name in names if name in plot_paths}
     for name, path in chosen.items():
         if not path.is_file():
-            raise UsageError(f"plot_paths[{name!r}] is {str(path)!r}, and no such file exists; draw the plots first")
+            raise UsageError(f"plot_paths[{name!r}] is {str(path)!r}, which does not exist; draw the plots first")
     return chosen
 
 
 def sample_files(save_dir: Path) -> list[OutputFile]:
     """Return the sample grids in ``save_dir/samples``, in the order of the numbers in their names."""
-    paths = sorted((save_dir / SAMPLES_FOLDER).glob("*.png"), key=lambda path: _natural(path.name))
+    paths = [path for path in (save_dir / SAMPLES_FOLDER).glob("*.png") if _is_own_file(path, save_dir)]
+    paths.sort(key=lambda path: _natural(path.name))
     return [_describe(path, "Generated samples", save_dir) for path in paths]
 
 
@@ -80,10 +82,15 @@ def relative_link(path: Path, save_dir: Path) -> str:
 
 def _describe(path: Path, about: str, save_dir: Path) -> OutputFile:
     link = relative_link(path, save_dir)
-    if link in _CHANGING or not path.is_file():
+    if link in _CHANGING or not path.is_file() or (path.is_relative_to(save_dir) and is_link_below(save_dir, path)):
         return OutputFile(link=link, about=about)
     content = path.read_bytes()
     return OutputFile(link=link, about=about, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _is_own_file(path: Path, save_dir: Path) -> bool:
+    """Return whether a path is a plain file of the directory, and no link: that may lead to any private file."""
+    return path.is_file() and not is_link_below(save_dir, path)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,47 +1,86 @@
-"""The report as one HTML page: the same context as the Markdown, its pictures inside, no script, nothing to load.
+"""The report as Markdown and as one HTML page: the same context, every foreign text escaped.
 
-For MLflow's artifact viewer, which shows a page in a sandbox and resolves no relative picture, and for mail. Every
-foreign text is escaped; should one ever slip through, the page's own policy forbids scripts and addresses.
+The HTML page has its pictures inside, no script and nothing to load: for MLflow's artifact viewer, which shows a page
+in a sandbox and resolves no relative picture, and for mail. Should an escape ever be missed, the page's own policy
+forbids scripts and addresses.
 """
 
 from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.core.markdown import Code, Prose, one_line, safe_json
+from mlflow_ddpm.core.markdown import (
+    Code,
+    Markdown,
+    Prose,
+    code,
+    escape,
+    json_block,
+    one_line,
+    picture,
+    safe_json,
+    table,
+)
 from mlflow_ddpm.reporting.context import ReportContext
-from mlflow_ddpm.reporting.report_templates import load_template
+from mlflow_ddpm.reporting.model_card import yaml_header
 
 if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-__all__ = ["render_html"]
+__all__ = ["render_html", "render_markdown"]
+
+
+def render_markdown(context: ReportContext) -> str:
+    """Return the report's text."""
+    return _markdown_template().render(report=context)
+
+
+@cache
+def _markdown_template() -> jinja2.Template:
+    filters: dict[str, Any] = {
+        "yaml_header": yaml_header,
+        "table": table,
+        "listed": _listed,
+        "json_block": json_block,
+        "code": code,
+        "picture": lambda figure: picture(figure.link, figure.title),
+    }
+    return _load_template("report.md.j2", _as_markdown, filters)
+
+
+def _as_markdown(value: object) -> Markdown:
+    return escape(value if isinstance(value, str) else str(value))
+
+
+def _listed(values: Iterable[str]) -> Markdown:
+    return Markdown(", ".join(escape(value) for value in values))
 
 
 def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) -> str:
     """Return the page's text; ``read_picture`` returns the content of a picture by its link."""
-    return _template().render(report=context, read_picture=read_picture)
+    return _html_template().render(report=context, read_picture=read_picture)
 
 
 @cache
-def _template() -> jinja2.Template:
+def _html_template() -> jinja2.Template:
     import jinja2
 
     @jinja2.pass_context
     def data_uri(context: jinja2.runtime.Context, link: str) -> Markup:
         return _data_uri(link, context["read_picture"](link))
 
-    return load_template("report.html.j2", _insert, {"data_uri": data_uri, "json_text": _json_text})
+    return _load_template("report.html.j2", _as_html, {"data_uri": data_uri, "json_text": _json_text})
 
 
-def _insert(value: object) -> Markup:
+def _as_html(value: object) -> Markup:
     """Return a value as HTML; every kind of text has its own form."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
+    from markupsafe import escape as escape_html
 
     if isinstance(value, Markup):
         return value
@@ -49,17 +88,18 @@ def _insert(value: object) -> Markup:
         return Markup("<code>{}</code>").format(one_line(value))
     if isinstance(value, Prose):
         parts = [
-            Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(value.split("`"))
+            Markup("<code>{}</code>").format(part) if i % 2 else escape_html(part)
+            for i, part in enumerate(value.split("`"))
         ]
         return Markup("").join(parts)
-    return escape(one_line(str(value)))
+    return escape_html(one_line(str(value)))
 
 
 def _json_text(text: str) -> Markup:
     """Return JSON with its line breaks."""
-    from markupsafe import escape
+    from markupsafe import escape as escape_html
 
-    return escape(safe_json(text))
+    return escape_html(safe_json(text))
 
 
 def _data_uri(link: str, content: bytes) -> Markup:
@@ -67,3 +107,23 @@ def _data_uri(link: str, content: bytes) -> Markup:
 
     kind = mimetypes.types_map.get("." + link.rpartition(".")[2].lower(), "image/png")
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 - letters, digits, "+/="
+
+
+def _load_template(name: str, insert: Callable[[Any], str], filters: dict[str, Any]) -> jinja2.Template:
+    """Return a template in which a name that does not exist is an error, and ``insert`` escapes every value.
+
+    In HTML jinja's own escaping is applied to what ``insert`` returns; it leaves ``Markup`` alone.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlflow_ddpm.reporting"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=name.endswith(".html.j2"),
+        finalize=insert,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)

@@ -22,6 +22,7 @@ from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, Number
+from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bounded
 from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
@@ -46,11 +47,12 @@ def read_csv(path: Path) -> list[EpochMetrics]:
         MirrorError: the file is not such a CSV; the message names the line and column.
         OSError: it cannot be read.
     """
-    return parse_csv(path.read_bytes(), str(path))
+    return parse_csv(read_bounded(path), str(path))
 
 
 def parse_csv(content: bytes, name: str) -> list[EpochMetrics]:
     """Return the rows of a file's bytes; ``name`` is for messages. Raises as :func:`read_csv`."""
+    check_amount(content, name)
     try:
         text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
@@ -59,6 +61,8 @@ def parse_csv(content: bytes, name: str) -> list[EpochMetrics]:
     if not lines:
         return []
     header = lines[0]
+    if len(header) > MAX_COLUMNS:
+        raise MirrorError(f"{name} has {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     if "epoch" not in header or len(set(header)) != len(header):
         raise MirrorError(f"{name} is not a metrics file: expected a header with one column 'epoch', got {header[:5]}")
     return [_row(name, number, header, cells) for number, cells in enumerate(lines[1:], start=2)]
@@ -220,7 +224,11 @@ def _row(name: str, number: int, header: Sequence[str], cells: Sequence[str]) ->
         raise MirrorError(f"{name}, line {number}: expected {len(header)} cells as in the header, got {len(cells)}")
     values = {column: _number(name, number, column, cell) for column, cell in zip(header, cells, strict=True)}
     epoch, logged = values.get("epoch"), values.pop(_LAST, number)
-    if not isinstance(epoch, int) or not isinstance(logged, int) or min(epoch, logged) < 0:
+    if (
+        not isinstance(epoch, int)
+        or not isinstance(logged, int)
+        or not 0 <= min(epoch, logged) <= max(epoch, logged) < 2**63
+    ):
         raise MirrorError(f"{name}, line {number}: epoch and {_LAST} must be whole numbers >= 0, got {epoch}, {logged}")
     table = {key: values.pop(key) for key in _TABLE if key in values}
     extra = {key: value for key, value in values.items() if value is not None}

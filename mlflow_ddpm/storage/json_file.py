@@ -19,6 +19,7 @@ from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, number, read_number
+from mlflow_ddpm.storage.foreign_files import check_amount, check_depth, read_bounded
 from mlflow_ddpm.storage.guarded_file import GuardedFile
 
 __all__ = [
@@ -70,20 +71,23 @@ def render_document(
     return whole.encode("utf-8", "backslashreplace")  # a file name that is no Unicode becomes an escape, as JSON has it
 
 
-def read_document(path: Path) -> RunDocument:
-    """Return what a file holds.
+def read_document(path: Path, *, with_rows: bool = True) -> RunDocument:
+    """Return the document in a file; without its rows it is read faster.
 
     Raises:
         MirrorError: it is not such a document.
         OSError: it cannot be read.
     """
     try:
-        document = json.loads(path.read_bytes())
+        content = read_bounded(path)
+        check_amount(content, str(path))
+        document = json.loads(content)
+        check_depth(document, str(path))
         if document["schema_version"] != SCHEMA_VERSION:
             raise MirrorError(
                 f"{path} has schema_version {document['schema_version']}, this mlflow_ddpm reads {SCHEMA_VERSION}"
             )
-        rows = [_row(epoch) for epoch in document["epochs"]]
+        rows = [_row(epoch) for epoch in document["epochs"]] if with_rows else []
         run, config, environment = (dict(**document[part]) for part in ("run", "config", "environment"))
         return RunDocument(run, config, environment, rows)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -96,7 +100,7 @@ def _row(cells: Mapping[str, Any]) -> EpochMetrics:
     extra = {name: float(value) for name, value in values.items() if name not in _TABLE and value is not None}
     check_extra_names(extra)
     epoch, logged = cells["epoch"], cells["logged_at_ms"]
-    if type(epoch) is not int or type(logged) is not int or min(epoch, logged) < 0:
+    if type(epoch) is not int or type(logged) is not int or not 0 <= min(epoch, logged) <= max(epoch, logged) < 2**63:
         raise ValueError(f"epoch and logged_at_ms must be whole numbers >= 0, got {epoch!r}, {logged!r}")
     return EpochMetrics(**table, extra=extra, logged_at_ms=logged)  # type: ignore[arg-type]
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.stored_rows import is_row_key, read_stored_rows
 
 __all__ = [
     "ARTIFACT_FOLDER",
@@ -34,9 +34,6 @@ RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
 METRICS_PER_BATCH = 1000  # MLflow's limit of one request
-_NOT_ROWS = ("live/", "system/")  # keys of points that belong to no row
-_FLOAT_MAX = sys.float_info.max  # what SQL stores keep of an infinity
-_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
 
 
 class Point(NamedTuple):
@@ -79,7 +76,7 @@ class MlflowRun:
     def logged_points(self) -> frozenset[tuple[str, int, int]]:
         """Return (key, step, timestamp) of every point. File stores keep a point that is sent twice, SQL stores not."""
         with translate_mlflow_errors(self.tracking_uri):
-            keys = [key for key in self._client.get_run(self.run_id).data.metrics if not key.startswith(_NOT_ROWS)]
+            keys = [key for key in self._client.get_run(self.run_id).data.metrics if is_row_key(key)]
             histories = [(key, self._client.get_metric_history(self.run_id, key)) for key in keys]
         return frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
 
@@ -190,27 +187,10 @@ class MlflowRun:
             self._client.set_terminated(self.run_id, status, end_time=ended_at_ms)
 
     def read_rows(self) -> list[EpochMetrics]:
-        """Return every row that was ever logged, superseded ones included, in no order.
-
-        A row is the points that share a step and a timestamp. Points that share neither with a row of the table's
-        metrics are somebody else's (system metrics, the user's own) and left out.
-        """
+        """Return every row that was ever logged, superseded ones included: see :mod:`storage.stored_rows`."""
         with translate_mlflow_errors(self.tracking_uri):
-            keys = sorted(self._client.get_run(self.run_id).data.metrics)
-            table = [m.name for m in METRICS if m.name in keys]
-            found: dict[tuple[int, int], dict[str, float]] = {}
-            for key in table:
-                for point in self._client.get_metric_history(self.run_id, key):
-                    found.setdefault((point.step, point.timestamp), {})[key] = _value(key, point.value)
-            extras: dict[tuple[int, int], dict[str, float]] = {where: {} for where in found}
-            for key in (k for k in keys if k not in table and not k.startswith(_NOT_ROWS) and found):
-                for point in self._client.get_metric_history(self.run_id, key):
-                    if (point.step, point.timestamp) in extras:
-                        extras[point.step, point.timestamp][key] = _value(key, point.value)
-        return [
-            EpochMetrics(epoch=step, **cells, extra=extras[step, ms], logged_at_ms=ms)  # type: ignore[arg-type]
-            for (step, ms), cells in found.items()
-        ]
+            keys = self._client.get_run(self.run_id).data.metrics
+            return read_stored_rows(keys, lambda key: self._client.get_metric_history(self.run_id, key))
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -238,12 +218,6 @@ def _check_readable(path: Path) -> None:
         raise OSError(errno.EINVAL if path.exists() else errno.ENOENT, "not a plain file", str(path))
     with path.open("rb"):
         pass
-
-
-def _value(key: str, value: float) -> Any:
-    if key in _INTEGRAL:
-        return int(value)
-    return value if abs(value) != _FLOAT_MAX else value * 2  # SQL stores keep infinity as the largest double
 
 
 def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mlflow_ddpm.analysis.run_page import write_run_description
+from mlflow_ddpm.analysis.run_description import write_run_description
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -238,13 +239,12 @@ class RemoteRun:
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
         try:
-            write_run_description(
-                run,
+            history = RunHistory.create(
                 list(self._mirror.rows),
+                run={"resumed_at_epochs": self._state.resumed_at_epochs},
                 environment=self._metadata.environment,
-                resumed_at_epochs=self._state.resumed_at_epochs,
-                is_published=False,
             )
+            write_run_description(run, history, is_published=False)
             with self._file.change() as state:
                 state.set_aside = {key: why for key, why in state.set_aside.items() if key != _DESCRIPTION}
         except StoreUnavailableError:

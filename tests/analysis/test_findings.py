@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.histories import healthy_row
-from support.unhealthy_runs import CARD_MB, SICKNESSES, Run, healthy_run, sick_run
+from support.unhealthy_runs import CARD_MB, SICKNESSES, Run, healthy_run, history_of, sick_run
 
 from mlflow_ddpm.analysis.findings.rules import RULES, SEVERITIES, Finding, find_findings
-from mlflow_ddpm.cli.run_overview import closing_words
+from mlflow_ddpm.cli.run_overview import run_overview
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.csv_file import render_csv
@@ -27,12 +27,12 @@ FIELDS = [m.name for m in METRICS if m.name not in ("epoch", "nonfinite_batches"
 
 def findings(run: Run) -> list[Finding]:
     """Return what is found in a run."""
-    return find_findings(run.rows, environment=run.environment, resumed_at_epochs=run.resumed)
+    return find_findings(run.history)
 
 
 def found(rows: Sequence[EpochMetrics], **environment: int) -> dict[str, Finding]:
     """Return what is found in rows, by rule."""
-    return {finding.rule: finding for finding in find_findings(rows, environment=environment)}
+    return {finding.rule: finding for finding in find_findings(history_of(rows, environment))}
 
 
 @pytest.mark.parametrize("first", range(0, 100, 10))
@@ -68,7 +68,7 @@ def test_the_gravest_finding_comes_first() -> None:
     run.resumed = [3]
     run.change(5, gpu_peak_mb=0.99 * CARD_MB)
 
-    assert [finding.severity for finding in findings(run)] == ["serious", "warning", "note"]
+    assert [finding.severity for finding in findings(run)] == ["error", "warning", "info"]
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
@@ -136,9 +136,9 @@ def test_a_machine_that_comes_to_a_stand_has_slowed_down_by_all() -> None:
 def test_the_command_line_closes_with_the_findings(tmp_path: Path) -> None:
     """A line each, the gravest first; the report says more."""
     (tmp_path / "training_metrics.csv").write_bytes(render_csv(sick_run("divergence", 3).rows))
-    lines = closing_words(Published(None, tmp_path, [], uploaded=False), None).splitlines()
+    lines = run_overview(Published(None, tmp_path, [], uploaded=False), None).splitlines()
 
-    assert lines[1].startswith("serious Divergence, epochs ")
+    assert lines[1].startswith("error   Divergence, epochs ")
 
 
 VALUES = st.none() | st.sampled_from([0.0, -1.0, NAN, INF, -INF, 5e-324, 1.7e308, -1.7e308]) | st.floats()
@@ -158,7 +158,7 @@ def test_no_history_is_too_strange(seed: int, values: list[float | None], epochs
     ]
     resumed = [row.epoch for row in rows if dice.random() < 0.1]
 
-    for finding in find_findings(rows, environment={"gpu_memory_mb": 8000}, resumed_at_epochs=resumed):
+    for finding in find_findings(history_of(rows, {"gpu_memory_mb": 8000}, resumed)):
         assert set(finding.epochs) <= {row.epoch for row in rows}
 
 
@@ -167,6 +167,6 @@ def test_more_epochs_after_a_schedule_that_had_run_out_are_no_anomaly() -> None:
     rates = [1e-3, 5e-4, 1e-8, 8e-4, 4e-4, 1e-8]
     rows = [EpochMetrics(epoch=epoch, loss_mean=1.0, lr=lr) for epoch, lr in enumerate(rates)]
 
-    found = find_findings(rows, environment={}, resumed_at_epochs=[3])
+    found = find_findings(history_of(rows, resumed=[3]))
 
     assert [finding.rule for finding in found] == ["resumed"]

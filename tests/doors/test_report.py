@@ -23,9 +23,10 @@ from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
-from mlflow_ddpm.report import generate_report, render_markdown
-from mlflow_ddpm.reporting.context import Figure, build_context
+from mlflow_ddpm.report import generate_report
+from mlflow_ddpm.reporting.context import ReportFigure, build_context
 from mlflow_ddpm.reporting.manifest import OutputFile
+from mlflow_ddpm.reporting.rendering import render_markdown
 
 DASH = "\N{EN DASH}"
 GOLDEN = Path(__file__).parent / "report_golden.md"
@@ -68,8 +69,9 @@ def draw_all(directory: Path) -> dict[str, Path]:
 
 def render(rows: Sequence[EpochMetrics], **parts: Any) -> str:
     """Return a report's text without touching the disk."""
-    empty: dict[str, Any] = {"config": {}, "run": {}, "environment": {}, "figures": {}, "samples": [], "files": []}
-    return render_markdown(build_context(rows, **(empty | parts)))
+    facts = {name: parts.pop(name, {}) for name in ("config", "run", "environment")}
+    empty: dict[str, Any] = {"figures": {}, "samples": [], "files": []}
+    return render_markdown(build_context(RunHistory(rows=tuple(rows), **facts), **(empty | parts)))
 
 
 def section(text: str, title: str) -> str:
@@ -248,7 +250,7 @@ def test_no_foreign_name_breaks_tables_header_or_page(tmp_path: Path, seed: int)
         config=config,
         run={"run_name": nasty_text(source), "run_id": nasty_text(source), nasty_text(source): nasty_text(source)},
         environment={nasty_text(source): nasty_text(source)},
-        figures={"loss_log": Figure(title="Loss", link="loss_log.png", caption="c")},
+        figures={"loss_log": ReportFigure(title="Loss", link="loss_log.png", caption="c")},
         samples=[sample],
         files=[sample],
     )
@@ -289,7 +291,7 @@ def test_the_page_reads_as_in_the_golden_file() -> None:
         },
         environment={"python": "3.12.1", "device": "cuda:0", "world_size": 2},
         figures={
-            name: Figure(
+            name: ReportFigure(
                 title=name.replace("_", " ").capitalize(),
                 link=f"{name}.png",
                 caption="How to read it.",

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
@@ -20,13 +21,17 @@ from support.histories import NAN, changed, everywhere, healthy, scaled
 
 from mlflow_ddpm import MetricsTracker, compare_runs
 from mlflow_ddpm.analysis.frame import frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, read_runs
 from mlflow_ddpm.publishing.comparison_page import render_page
-from mlflow_ddpm.publishing.comparison_tables import hyperparameters_table, summary_table
+from mlflow_ddpm.publishing.comparison_tables import ComparedTable, hyperparameters_table, results_table
 from mlflow_ddpm.storage.csv_file import render_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PICTURES = {f"{plot.name}.png" for plot in PLOTS}
 TABLES = {f"comparison_{kind}.{suffix}" for kind in ("summary", "hyperparameters") for suffix in ("csv", "tex")}
@@ -88,7 +93,7 @@ def test_a_row_of_the_latex_tables_is_a_run_and_the_best_is_bold(sqlite_uri: str
     _record("a", "lr_1e-3 & 50 %", lr=1e-3)
     _record("b", "baseline", epochs=8, lr=2e-3)
     runs = read_runs(["a", "b"])
-    summary, settings = (table(runs).as_latex().decode() for table in (summary_table, hyperparameters_table))
+    summary, settings = (table(runs).as_latex().decode() for table in (results_table, hyperparameters_table))
 
     assert r"\toprule" in summary
     assert re.search(r"^lr\\_1e-3 \\& 50 \\% & \\textbf\{0\.0\d+\} & 2 &", summary, flags=re.MULTILINE)
@@ -130,7 +135,7 @@ def test_whatever_read_history_takes_can_be_compared(sqlite_uri: str) -> None:
 
     assert ["run 0", "going on", "run 1", "of_a_friend", "run 2", "run 6"] == [run.name for run in runs]
     assert [ids[0], tracker.run_id, ids[1], None, ids[2], None] == [run.run_id for run in runs]
-    assert [3, 1, 3, 3, 3, 2] == [len(run.history) for run in runs]
+    assert [3, 1, 3, 3, 3, 2] == [len(run.history.rows) for run in runs]
 
 
 def test_runs_of_one_name_are_told_apart(sqlite_uri: str) -> None:
@@ -162,21 +167,25 @@ def test_credentials_in_hyperparameters_do_not_reach_the_tables(tmp_path: Path) 
         Path(name, "training_metrics.json").write_text(document % (token, len(token) + ord(name)))
     runs = read_runs(["a", "b"])
     settings = hyperparameters_table(runs)
-    page = render_page(runs, summary_table(runs), settings, {plot.name: [] for plot in PLOTS})
+    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS})
 
     assert not [made for made in (settings.as_csv(), settings.as_latex(), page.encode()) if b"hf_" in made]
     assert ["lr"] == [row[0] for row in settings.data[1:]]
 
 
-def _compared(name: str, history: object, **config: str) -> ComparedRun:
-    return ComparedRun(name, None, config, history)  # type: ignore[arg-type]
+def _tables(runs: list[ComparedRun]) -> dict[str, ComparedTable]:
+    return {"comparison_summary": results_table(runs), "comparison_hyperparameters": hyperparameters_table(runs)}
+
+
+def _compared(name: str, history: pd.DataFrame, **config: str) -> ComparedRun:
+    return ComparedRun(name, config, load_history(history))
 
 
 def test_no_number_of_each_kind_stays_what_it_is() -> None:
     """Not measured is empty, not finite is nan, and a column that no run measured is left out."""
     broken = changed(everywhere(healthy(3), gpu_peak_mb=None), 2, loss_mean=NAN)
     never = everywhere(healthy(3), loss_mean=None, gpu_peak_mb=None)
-    table = summary_table([_compared("broken", broken), _compared("never", never), _compared("none", healthy(0))])
+    table = results_table([_compared("broken", broken), _compared("never", never), _compared("none", healthy(0))])
     head, *rows = table.data
     cells = [dict(zip(head, row, strict=True)) for row in rows]
 
@@ -205,8 +214,8 @@ def test_a_run_without_epochs_is_in_the_tables_and_the_page_says_so(sqlite_uri: 
     _record("a", "old")
     _record("b", "new", epochs=0)
     runs = read_runs(["a", "b"])
-    table = summary_table(runs)
-    page = render_page(runs, table, hyperparameters_table(runs), {plot.name: [] for plot in PLOTS})
+    table = results_table(runs)
+    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS})
 
     assert "- new has no epochs yet; the pictures do not show it." in page
     assert ["old", "new"] == [row[0] for row in table.data[1:]]
@@ -216,7 +225,7 @@ def test_a_run_without_epochs_is_in_the_tables_and_the_page_says_so(sqlite_uri: 
 def test_no_name_breaks_the_page(name: str) -> None:
     """A run's name is text, in tables and sentences."""
     runs = [_compared(name.replace("\n", " "), healthy(0), **{name: "1"}), _compared("b", healthy(2), **{name: "2"})]
-    page = render_page(runs, summary_table(runs), hyperparameters_table(runs), {plot.name: [] for plot in PLOTS})
+    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS})
     rows = [line for line in page.splitlines() if line.startswith("| ")]
 
     assert "<script>" not in page

@@ -12,13 +12,14 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker, generate_all_plots, publish_run
-from mlflow_ddpm.analysis.report_summary import summary_table
+from mlflow_ddpm.analysis.history import load_history
+from mlflow_ddpm.analysis.key_results import key_results_table
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.plots import FigureSet
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.download import download_run
-from mlflow_ddpm.reporting.summary_files import write_summary
+from mlflow_ddpm.reporting.paper_tables import write_key_results
 
 PAPER = FigureSet("paper", ("pdf",))
 NAMES = [plot.name for plot in PLOTS]
@@ -157,16 +158,15 @@ def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
 
 def test_the_summary_for_a_paper_says_what_the_reports_table_says(sqlite_uri: str) -> None:
     """Full precision in the CSV; in LaTeX every measured line, with special characters and powers of ten printed."""
-    from mlflow_ddpm import read_history
-    from mlflow_ddpm.analysis.frame import rows_from_frame
-
     _record(sqlite_uri)
-    rows = rows_from_frame(read_history("out"))
+    history = load_history("out")
+    rows = list(history.rows)
     judged = {"sample/frechet": 0.25, "grad_part/middle": 0.5}
     rows[-1] = dataclasses.replace(rows[-1], extra={**rows[-1].extra, **judged})
-    table, tex = write_summary(rows, Path())
+    history = dataclasses.replace(history, rows=tuple(rows))
+    table, tex = write_key_results(history, Path())
     lines = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    report = summary_table(rows)
+    report = key_results_table(history)
 
     assert [line["label"] for line in lines] == [row[0] for row in report.rows]
     assert {line["name"]: line["value"] for line in lines}["best_loss"] == "0.5"

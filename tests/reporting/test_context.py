@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.reporting.context import MAX_EPOCH_ROWS, ReportContext, build_context
 
@@ -14,8 +15,9 @@ DASH = "\N{EN DASH}"
 
 def build(rows: list[EpochMetrics], **parts: Any) -> ReportContext:
     """Return the context of these rows; parts not given are empty."""
-    empty: dict[str, Any] = {"config": {}, "run": {}, "environment": {}, "figures": {}, "samples": [], "files": []}
-    return build_context(rows, **(empty | parts))
+    facts = {name: parts.pop(name, {}) for name in ("config", "run", "environment")}
+    empty: dict[str, Any] = {"figures": {}, "samples": [], "files": []}
+    return build_context(RunHistory(rows=tuple(rows), **facts), **(empty | parts))
 
 
 def row(epoch: int, loss: float = 1.0, **values: Any) -> EpochMetrics:

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.plot_table import PLOTS
-from mlflow_ddpm.reporting.manifest import OutputFile, output_files, pictures, sample_files
+from mlflow_ddpm.reporting.manifest import OutputFile, find_plot_files, output_files, sample_files
 
 TITLES = {plot.name: plot.title for plot in PLOTS}
 DATA_FILES = ["training_metrics.csv", "training_metrics.json", "training_report.md", "training_report.html"]
@@ -50,9 +50,12 @@ def test_pictures_are_those_named_or_else_those_found(tmp_path: Path) -> None:
     log.touch()
     linear.touch()
 
-    assert list(pictures(TITLES, tmp_path, None)) == ["loss_linear", "loss_log"]
-    assert list(pictures(TITLES, tmp_path, {"loss_log": log, "loss_linear": linear})) == ["loss_linear", "loss_log"]
-    assert pictures(TITLES, tmp_path, {}) == {}
+    assert list(find_plot_files(TITLES, tmp_path, None)) == ["loss_linear", "loss_log"]
+    assert list(find_plot_files(TITLES, tmp_path, {"loss_log": log, "loss_linear": linear})) == [
+        "loss_linear",
+        "loss_log",
+    ]
+    assert find_plot_files(TITLES, tmp_path, {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_a_picture_that_is_not_there_is_the_callers_mistake(
 ) -> None:
     """The message names the plot and what to do."""
     with pytest.raises(UsageError, match=message):
-        pictures(TITLES, tmp_path, paths)
+        find_plot_files(TITLES, tmp_path, paths)
 
 
 def test_plots_elsewhere_are_linked_from_the_reports_place(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_ddpm.core.markdown import Table
-from mlflow_ddpm.reporting.latex import booktabs, escape_latex
+from mlflow_ddpm.reporting.paper_tables import booktabs, escape_latex
 
 
 @pytest.mark.parametrize(

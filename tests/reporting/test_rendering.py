@@ -19,12 +19,13 @@ from support.unhealthy_runs import sick_run
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.analysis.frame import frame_from_rows
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plotting.plot_table import PLOTS
-from mlflow_ddpm.report import generate_report, render_markdown
-from mlflow_ddpm.reporting.context import Figure, ReportContext, build_context
+from mlflow_ddpm.report import generate_report
+from mlflow_ddpm.reporting.context import ReportContext, ReportFigure, build_context
 from mlflow_ddpm.reporting.manifest import OutputFile
-from mlflow_ddpm.reporting.rendering import render_html
+from mlflow_ddpm.reporting.rendering import render_html, render_markdown
 
 VOID = {"meta", "img", "br"}
 PIXEL = bytes.fromhex("89504e470d0a1a0a") + b"picture"
@@ -76,8 +77,9 @@ class Page(HTMLParser):
 
 def context_of(rows: list[EpochMetrics], **parts: Any) -> ReportContext:
     """Return a report's content without touching the disk."""
-    empty: dict[str, Any] = {"config": {}, "run": {}, "environment": {}, "figures": {}, "samples": [], "files": []}
-    return build_context(rows, **(empty | parts))
+    facts = {name: parts.pop(name, {}) for name in ("config", "run", "environment")}
+    empty: dict[str, Any] = {"figures": {}, "samples": [], "files": []}
+    return build_context(RunHistory(rows=tuple(rows), **facts), **(empty | parts))
 
 
 def page_of(rows: list[EpochMetrics], **parts: Any) -> Page:
@@ -116,7 +118,9 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 def test_the_page_says_what_the_markdown_says() -> None:
     """Title, summary, findings, readings, config, environment, metrics: every cell and sentence is in both."""
     run = sick_run("divergence", 0)
-    figures = {plot.name: Figure(title=plot.title, link=f"{plot.name}.png", caption=plot.caption) for plot in PLOTS}
+    figures = {
+        plot.name: ReportFigure(title=plot.title, link=f"{plot.name}.png", caption=plot.caption) for plot in PLOTS
+    }
     context = context_of(run.rows, config={"optim": {"lr": 0.1}}, environment={"device": "cpu"}, figures=figures)
     page = " ".join(" ".join(Page(render_html(context, lambda _: PIXEL)).words).split())
     markdown = html.unescape(render_markdown(context).replace("`", "").replace("\\", ""))
@@ -141,7 +145,7 @@ def test_light_and_dark_are_the_readers_choice() -> None:
 
 def test_every_picture_has_words_and_every_row_its_cells() -> None:
     """For readers who cannot see the pictures, and for tables that hold together."""
-    figure = Figure(title="Loss", link="loss_log.png", caption="How to read it.")
+    figure = ReportFigure(title="Loss", link="loss_log.png", caption="How to read it.")
     page = page_of([row(e, extra={"fid": 1.5}) for e in range(3)], figures={"loss_log": figure})
 
     assert page.values("img", "alt") == ["Loss"]

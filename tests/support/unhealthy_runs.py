@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 
 NAN, INF = math.nan, math.inf
 CARD_MB = 24_000
+
+
+def history_of(
+    rows: Sequence[EpochMetrics], environment: Mapping[str, Any] | None = None, resumed: Sequence[int] = ()
+) -> RunHistory:
+    """Return the history of rows that are sorted already."""
+    return RunHistory(rows=tuple(rows), run={"resumed_at_epochs": list(resumed)}, environment=environment or {})
 
 
 @dataclass
@@ -21,6 +29,11 @@ class Run:
     rows: list[EpochMetrics]
     environment: dict[str, Any] = field(default_factory=dict)
     resumed: list[int] = field(default_factory=list)
+
+    @property
+    def history(self) -> RunHistory:
+        """The run as it is read back."""
+        return history_of(self.rows, self.environment, self.resumed)
 
     def change(self, epoch: int, **values: Any) -> None:
         """Give an epoch other values."""

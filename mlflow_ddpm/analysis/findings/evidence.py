@@ -6,28 +6,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import format_number
 from mlflow_ddpm.core.metrics import EpochMetrics, finite_points, value_of
 
-__all__ = ["MIN_EPOCHS", "Evidence", "Told", "epochs_in_words", "short"]
+__all__ = ["MIN_EPOCHS", "RuleHit", "RunEvidence", "short"]
 
-MIN_EPOCHS = 10  # before a rule speaks of a run's course
+MIN_EPOCHS = 10  # before a rule judges a run's course
 
 
-class Told(NamedTuple):
-    """What a rule has to say."""
+class RuleHit(NamedTuple):
+    """The result of a rule that found something."""
 
     sentence: str
     epochs: Sequence[int]
 
 
-class Evidence:
-    """What the rules look at."""
+class RunEvidence:
+    """One run as the rules see it."""
 
-    def __init__(
-        self, rows: Sequence[EpochMetrics], environment: Mapping[str, Any], resumed_at_epochs: Sequence[int]
-    ) -> None:
-        self.rows, self.environment, self.resumed = rows, environment, list(resumed_at_epochs)
+    def __init__(self, history: RunHistory) -> None:
+        self.rows: Sequence[EpochMetrics] = history.rows
+        self.environment: Mapping[str, Any] = history.environment
+        self.resumed = list(history.resumed_at_epochs)
 
     def points(self, name: str) -> list[tuple[int, float]]:
         """Return epoch and value where the metric is finite."""
@@ -42,8 +43,3 @@ class Evidence:
 def short(value: float) -> str:
     """Return three significant digits: a finding is no table."""
     return format_number(float(f"{value:.3g}"))
-
-
-def epochs_in_words(count: int) -> str:
-    """Return ``1 epoch``, ``2 epochs``."""
-    return "1 epoch" if count == 1 else f"{count} epochs"

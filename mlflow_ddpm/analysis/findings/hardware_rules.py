@@ -4,52 +4,52 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import Evidence, Told, short
+from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence, short
 from mlflow_ddpm.analysis.robust_statistics import Block, blocks, level, noise
 from mlflow_ddpm.core.extra_metrics import metric
 
 __all__ = ["memory_creep", "memory_near_limit", "throughput_drop"]
 
-# The thresholds; rules.RULES says each in words.
+# The thresholds; rules.RULES states each for readers.
 SLOWER, SLOWER_SIGMAS = 0.3, 5
 CREEP, CREEP_MIB, CREEP_EPOCHS = 0.05, 64, 20
 _CREEP_STEADY, _CREEP_STEP = 0.8, 0.4  # share of rising blocks, at least; share of the largest step, at most
 NEAR_LIMIT = 0.9
 
 
-def throughput_drop(run: Evidence) -> Told | None:
+def throughput_drop(run: RunEvidence) -> RuleHit | None:
     """A machine that became slower and stayed so for a while."""
     name = "samples_per_sec" if len(run.points("samples_per_sec")) > 1 else "batches_per_sec"
     points = run.points(name)[1:]  # the first epoch compiles, fills caches and starts workers
     cut = blocks(points)
     if not cut:
         return None
-    wobble = noise(points)
-    slow = [block for i, block in enumerate(cut) if i and _is_slow(block, cut[:i], wobble)]
+    noise_std = noise(points)
+    slow = [block for i, block in enumerate(cut) if i and _is_slow(block, cut[:i], noise_std)]
     if not slow:
         return None
     first = cut.index(slow[0])
     before = _usual(cut[:first])
     worst = min(block.level for block in slow)
     epochs = [e for block in slow for e, value in block.points if value < (1 - SLOWER / 2) * before]
-    return Told(
+    return RuleHit(
         f"Throughput falls from {short(before)} to {short(worst)} {metric(name).unit}, by {1 - worst / before:.0%}: "
         "look for another job on the machine, a slower data source or a card that has grown hot.",
         epochs,
     )
 
 
-def _is_slow(block: Block, before: list[Block], wobble: float) -> bool:
+def _is_slow(block: Block, before: list[Block], noise_std: float) -> bool:
     usual = _usual(before)
-    doubt = SLOWER_SIGMAS * 1.2533 * wobble / len(block.points) ** 0.5  # of a median
-    return usual > 0 and usual - block.level > max(SLOWER * usual, doubt)
+    margin = SLOWER_SIGMAS * 1.2533 * noise_std / len(block.points) ** 0.5  # of a median
+    return usual > 0 and usual - block.level > max(SLOWER * usual, margin)
 
 
 def _usual(before: list[Block]) -> float:
     return level([(0, block.level) for block in before])
 
 
-def memory_creep(run: Evidence) -> Told | None:
+def memory_creep(run: RunEvidence) -> RuleHit | None:
     """Memory that is never given back: tensors kept from epoch to epoch."""
     points = run.points("gpu_allocated_mb")[1:]  # the first epoch allocates the optimiser's state
     if len(points) + 1 < CREEP_EPOCHS:
@@ -64,7 +64,7 @@ def memory_creep(run: Evidence) -> Told | None:
     per_epoch = rise / (cut[-1].points[-1][0] - cut[0].points[0][0])
     total = _card_mb(run)
     full = f", at which rate the card's {total} MiB are full {_full_after(end, total, per_epoch)}" if total else ""
-    return Told(
+    return RuleHit(
         f"Allocated GPU memory grows from {short(start)} to {short(end)} MiB, {short(per_epoch)} MiB an epoch{full}: "
         "something keeps tensors, such as a loss that is summed up with its graph.",
         [epoch for epoch, _ in points],
@@ -76,7 +76,7 @@ def _full_after(end: float, total: int, per_epoch: float) -> str:
     return f"{left} epochs later"
 
 
-def memory_near_limit(run: Evidence) -> Told | None:
+def memory_near_limit(run: RunEvidence) -> RuleHit | None:
     """Memory that a slightly larger batch would not find."""
     total, points = _card_mb(run), run.points("gpu_peak_mb")
     if not total or not points:
@@ -85,13 +85,13 @@ def memory_near_limit(run: Evidence) -> Told | None:
     if not high:
         return None
     epoch, peak = max(points, key=lambda p: p[1])
-    return Told(
+    return RuleHit(
         f"GPU memory peaks at {short(peak)} of the card's {total} MiB ({peak / total:.0%}) in epoch {epoch}: a larger "
         "batch, or another job on the card, ends in an out-of-memory error.",
         high,
     )
 
 
-def _card_mb(run: Evidence) -> int | None:
+def _card_mb(run: RunEvidence) -> int | None:
     total = run.environment.get("gpu_memory_mb")
     return total if isinstance(total, int) and not isinstance(total, bool) and total > 0 else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
+from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, short
 from mlflow_ddpm.analysis.robust_statistics import blocks, level, noise, outliers, sliding_medians
+from mlflow_ddpm.core.formatting import count_of
 
 __all__ = [
     "divergence",
@@ -17,7 +18,7 @@ __all__ = [
     "plateau",
 ]
 
-# The thresholds; rules.RULES says each in words.
+# The thresholds; rules.RULES states each for readers.
 SIGMAS = 8  # standard deviations of the noise that a rise must stand out by, besides its own factor
 SPIKE, BATCH_SPIKE = 1.5, 5.0
 DIVERGED = 1.5
@@ -25,7 +26,7 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
-def nonfinite_batches(run: Evidence) -> Told | None:
+def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite("loss_mean")
     counts = {row.epoch: row.nonfinite_batches for row in run.rows if row.nonfinite_batches}
@@ -33,50 +34,50 @@ def nonfinite_batches(run: Evidence) -> Told | None:
     if not epochs:
         return None
     batches = sum(counts.values())
-    what = f"{batches} batch{'es' if batches != 1 else ''} had" if batches else f"{epochs_in_words(len(epochs))} had"
-    whole = f"; {epochs_in_words(len(lost))} had no finite loss at all" if lost else ""
-    return Told(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
+    what = f"{count_of(batches, 'batch', 'batches') if batches else count_of(len(epochs), 'epoch')} had"
+    whole = f"; {count_of(len(lost), 'epoch')} had no finite loss at all" if lost else ""
+    return RuleHit(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
 
 
-def nonfinite_weights(run: Evidence) -> Told | None:
+def nonfinite_weights(run: RunEvidence) -> RuleHit | None:
     """NaN in the weights, which the EMA distance shows."""
     epochs = run.nonfinite("ema_delta_norm")
     if not epochs:
         return None
-    return Told(
+    return RuleHit(
         f"The distance between live and EMA weights is not finite from epoch {epochs[0]} on: weights are NaN or "
         "infinite, and every later checkpoint with them.",
         epochs,
     )
 
 
-def divergence(run: Evidence) -> Told | None:
+def divergence(run: RunEvidence) -> RuleHit | None:
     """A loss that went up and stayed there."""
     lost, all_epochs = set(run.nonfinite("loss_mean")), [row.epoch for row in run.rows if row.loss_mean is not None]
     tail = len(all_epochs)
     while tail and all_epochs[tail - 1] in lost:
         tail -= 1
     if tail < len(all_epochs):
-        return Told(f"The loss is not finite from epoch {all_epochs[tail]} to the end.", all_epochs[tail:])
+        return RuleHit(f"The loss is not finite from epoch {all_epochs[tail]} to the end.", all_epochs[tail:])
     points = run.points("loss_mean")
     if len(points) < MIN_EPOCHS:
         return None
     best_epoch, best = min(sliding_medians(points), key=lambda p: p[1])
     end = level(points[-max(3, len(points) // 20) :])
-    wild = SIGMAS * noise([p for p in points if p[0] <= best_epoch][-2 * MIN_EPOCHS :])
-    if end - best <= max((DIVERGED - 1) * abs(best), wild):
+    noise_margin = SIGMAS * noise([p for p in points if p[0] <= best_epoch][-2 * MIN_EPOCHS :])
+    if end - best <= max((DIVERGED - 1) * abs(best), noise_margin):
         return None
-    parted = best + min((end - best) / 4, (SPIKE - 1) * abs(best))
-    start = next((i for i in range(len(points), 0, -1) if points[i - 1][1] <= parted), 0)
+    divergence_level = best + min((end - best) / 4, (SPIKE - 1) * abs(best))
+    start = next((i for i in range(len(points), 0, -1) if points[i - 1][1] <= divergence_level), 0)
     epochs = [epoch for epoch, _ in points[min(start, len(points) - 1) :]]
-    return Told(
+    return RuleHit(
         f"The loss ends at {short(end)}, after a best level of {short(best)} about epoch {best_epoch}; it has been "
         f"above it since epoch {epochs[0]}.",
         epochs,
     )
 
 
-def loss_spike(run: Evidence) -> Told | None:
+def loss_spike(run: RunEvidence) -> RuleHit | None:
     """A loss that jumps and comes down again."""
     diverged = divergence(run)
     up = set(diverged.epochs) if diverged else set()
@@ -91,7 +92,8 @@ def loss_spike(run: Evidence) -> Told | None:
     worst = max(epochs, key=lambda epoch: found[epoch][0])
     times, words = found[worst]
     ratio = f", {short(times)} times what the epochs before had" if math.isfinite(times) else ""
-    return Told(f"The loss jumps in {epochs_in_words(len(epochs))}, most in epoch {worst}, {words}{ratio}.", epochs)
+    count = count_of(len(epochs), "epoch")
+    return RuleHit(f"The loss jumps in {count}, most in epoch {worst}, {words}{ratio}.", epochs)
 
 
 def _spikes(points: list[tuple[int, float]], factor: float, words: str) -> dict[int, tuple[float, str]]:
@@ -105,7 +107,7 @@ def _spikes(points: list[tuple[int, float]], factor: float, words: str) -> dict[
     return found
 
 
-def plateau(run: Evidence) -> Told | None:
+def plateau(run: RunEvidence) -> RuleHit | None:
     """A loss that has long stopped falling."""
     points = run.points("loss_mean")
     if len(points) < PLATEAU_EPOCHS or divergence(run):
@@ -115,24 +117,24 @@ def plateau(run: Evidence) -> Told | None:
     end = level(late)
     # The levels lie a quarter of the run apart, so over its second half the loss falls twice as far. Their own
     # uncertainty (that of a median is 1.2533 times a mean's), twice, is added: noise must not look like a standstill.
-    doubt = 1.2533 * noise(half) * math.sqrt(1 / len(early) + 1 / len(late))
-    if 2 * (level(early) - end + 2 * doubt) > PLATEAU * abs(end):
+    standard_error = 1.2533 * noise(half) * math.sqrt(1 / len(early) + 1 / len(late))
+    if 2 * (level(early) - end + 2 * standard_error) > PLATEAU * abs(end):
         return None
-    still = max(2 * PLATEAU * abs(end), 2 * noise(half))
+    tolerance = max(2 * PLATEAU * abs(end), 2 * noise(half))
     start = len(points)
     for block in reversed(blocks(points)):
-        if abs(block.level - end) > still:
+        if abs(block.level - end) > tolerance:
             break
         start -= len(block.points)
     epochs = [epoch for epoch, _ in points[min(start, len(points) // 2) :]]
-    return Told(
+    return RuleHit(
         f"The loss has stayed at about {short(end)} since epoch {epochs[0]}. Late in a diffusion training that is "
         "common; whether samples still improve decides.",
         epochs,
     )
 
 
-def gradient_explosion(run: Evidence) -> Told | None:
+def gradient_explosion(run: RunEvidence) -> RuleHit | None:
     """A gradient norm that shoots up, at once or little by little."""
     points = run.points("grad_norm")
     places = [i for found in outliers(points, factor=EXPLODED, sigmas=SIGMAS) for i in found]
@@ -140,7 +142,7 @@ def gradient_explosion(run: Evidence) -> Told | None:
         epochs = [points[i][0] for i in places]
         worst, top = max((points[i] for i in places), key=lambda p: p[1])
         usual = level([p for i, p in enumerate(points) if i not in set(places)])
-        return Told(
+        return RuleHit(
             f"The gradient norm reaches {short(top)} in epoch {worst}; its median elsewhere is {short(usual)}.", epochs
         )
     levels = sliding_medians(points)
@@ -150,21 +152,22 @@ def gradient_explosion(run: Evidence) -> Told | None:
     end_epoch, end = levels[-1]
     if end <= EXPLODED * low or low <= 0:
         return None
-    return Told(
+    return RuleHit(
         f"The gradient norm grows from {short(low)} (epoch {low_epoch}) to {short(end)} (epoch {end_epoch}).",
         [epoch for epoch, _ in points if epoch > low_epoch],
     )
 
 
-def gradient_vanishing(run: Evidence) -> Told | None:
+def gradient_vanishing(run: RunEvidence) -> RuleHit | None:
     """A gradient norm that all but disappears."""
     points = run.points("grad_norm")
     nothing = [epoch for epoch, value in points if value == 0]
     if nothing:
-        return Told(f"The gradient norm is 0 in {epochs_in_words(len(nothing))}: nothing is learned there.", nothing)
+        count = count_of(len(nothing), "epoch")
+        return RuleHit(f"The gradient norm is 0 in {count}: nothing is learned there.", nothing)
     levels = sliding_medians(points)
     highest = max((value for _, value in levels), default=0.0)
     low = [epoch for epoch, value in levels if value < VANISHED * highest]
     if not low:
         return None
-    return Told(f"The gradient norm falls from a level of {short(highest)} to {short(levels[-1][1])}.", low)
+    return RuleHit(f"The gradient norm falls from a level of {short(highest)} to {short(levels[-1][1])}.", low)

@@ -1,24 +1,24 @@
-"""What an experienced eye would notice in a run: rules with names and thresholds, and what they found.
+"""Rules that check a run for what an experienced engineer would notice, each with a name and a threshold.
 
-A rule fires on facts of the history alone; a healthy run has no finding. Each takes time in proportion to the run's
-length, leaves out what was not measured, and wants a number of epochs before it judges.
+A rule judges by the history alone; a healthy run has no finding. Each takes time in proportion to the run's length,
+leaves out what was not measured, and needs a number of epochs before it judges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mlflow_ddpm.analysis.findings import hardware_rules as hardware
 from mlflow_ddpm.analysis.findings import loss_rules as loss
 from mlflow_ddpm.analysis.findings import schedule_rules as schedule
-from mlflow_ddpm.analysis.findings.evidence import Evidence, Told
+from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import format_epochs
-from mlflow_ddpm.core.metrics import EpochMetrics
 
 __all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
 
-SEVERITIES = ("serious", "warning", "note")
+SEVERITIES = ("error", "warning", "info")  # the highest first
 
 
 class Rule(NamedTuple):
@@ -27,8 +27,8 @@ class Rule(NamedTuple):
     name: str
     title: str
     severity: str
-    threshold: str  # in words, as the README and the report say it
-    find: Callable[[Evidence], Told | None]
+    threshold: str  # as the README and the report state it
+    find: Callable[[RunEvidence], RuleHit | None]
 
 
 class Finding(NamedTuple):
@@ -42,8 +42,13 @@ class Finding(NamedTuple):
     threshold: str
 
     @property
+    def label(self) -> str:
+        """The severity for readers."""
+        return self.severity.capitalize()
+
+    @property
     def where(self) -> str:
-        """The epochs in words: ``epoch 7``, ``epochs 3-5, 9``."""
+        """The epochs: ``epoch 7``, ``epochs 3-5, 9``."""
         return f"epoch{'s' * (len(self.epochs) != 1)} {format_epochs(self.epochs)}"
 
 
@@ -51,21 +56,21 @@ RULES = (
     Rule(
         "nonfinite_batches",
         "Non-finite batches",
-        "serious",
+        "error",
         "one batch whose loss or gradient norm is NaN or infinite",
         loss.nonfinite_batches,
     ),
     Rule(
         "nonfinite_weights",
         "Non-finite weights",
-        "serious",
+        "error",
         "one epoch in which the distance between live and EMA weights is NaN or infinite",
         loss.nonfinite_weights,
     ),
     Rule(
         "divergence",
         "Divergence",
-        "serious",
+        "error",
         f"the loss ends {loss.DIVERGED - 1:.0%} above its best level and {loss.SIGMAS} standard deviations of "
         "its noise, or not finite",
         loss.divergence,
@@ -82,7 +87,7 @@ RULES = (
     Rule(
         "plateau",
         "Plateau",
-        "note",
+        "info",
         f"over the second half of {loss.PLATEAU_EPOCHS} epochs or more the loss improves by less than "
         f"{loss.PLATEAU:.1%}, its noise allowed for",
         loss.plateau,
@@ -90,7 +95,7 @@ RULES = (
     Rule(
         "gradient_explosion",
         "Gradient explosion",
-        "serious",
+        "error",
         f"a gradient norm {loss.EXPLODED:g} times the median of the ten epochs before, or, at the run's end, "
         f"{loss.EXPLODED:g} times its lowest level",
         loss.gradient_explosion,
@@ -98,7 +103,7 @@ RULES = (
     Rule(
         "gradient_vanishing",
         "Gradient vanishing",
-        "serious",
+        "error",
         f"a gradient norm of 0, or a median of five epochs below 1/{1 / loss.VANISHED:.0f} of the run's highest",
         loss.gradient_vanishing,
     ),
@@ -149,22 +154,20 @@ RULES = (
         "its peak left out",
         schedule.lr_anomaly,
     ),
-    Rule("resumed", "Resumed", "note", "any epoch at which the run went on after it had stopped", schedule.resumed),
+    Rule("resumed", "Resumed", "info", "any epoch at which a run that had stopped was resumed", schedule.resumed),
 )
 
 
-def find_findings(
-    rows: Sequence[EpochMetrics], *, environment: Mapping[str, Any], resumed_at_epochs: Sequence[int] = ()
-) -> list[Finding]:
-    """Return what the rules find in a run's rows, the gravest first; nothing if nothing is wrong.
+def find_findings(history: RunHistory) -> list[Finding]:
+    """Return what the rules find in a run, the highest severity first; an empty list if nothing is wrong.
 
-    ``environment`` tells ``gpu_memory_mb``, the card's memory, if anybody does.
+    ``history.environment`` may hold ``gpu_memory_mb``, the card's memory, which two rules compare with.
     """
-    evidence = Evidence(rows, environment, resumed_at_epochs)
-    told = [(rule, rule.find(evidence)) for rule in RULES]
-    found = [
-        Finding(rule.name, rule.title, rule.severity, what.sentence, tuple(what.epochs), rule.threshold)
-        for rule, what in told
-        if what is not None
+    evidence = RunEvidence(history)
+    hits = [(rule, rule.find(evidence)) for rule in RULES]
+    findings = [
+        Finding(rule.name, rule.title, rule.severity, hit.sentence, tuple(hit.epochs), rule.threshold)
+        for rule, hit in hits
+        if hit is not None
     ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

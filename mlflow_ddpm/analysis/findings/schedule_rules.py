@@ -1,15 +1,16 @@
-"""Rules on what is set beforehand: learning rate and EMA; and on resumes."""
+"""Rules on learning rate, EMA and resumes."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, Evidence, Told, epochs_in_words, short
+from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, short
 from mlflow_ddpm.analysis.robust_statistics import Points, level
+from mlflow_ddpm.core.formatting import count_of
 
 __all__ = ["ema_idle", "ema_lagging", "lr_anomaly", "resumed"]
 
-# The thresholds; rules.RULES says each in words.
+# The thresholds; rules.RULES states each for readers.
 LAGGING = 1.6
 IDLE_EPOCHS = 3
 LR_JUMP, LR_FALL = 3.0, 10.5  # a step schedule divides by 10
@@ -17,8 +18,8 @@ LR_RAN_OUT = 1e-3  # of its peak: a schedule at its end, which more epochs stret
 LR_ZERO_EPOCHS = 3
 
 
-def ema_lagging(run: Evidence) -> Told | None:
-    """An average that the weights run away from. One that keeps up grows as their random walk does, or levels off."""
+def ema_lagging(run: RunEvidence) -> RuleHit | None:
+    """The EMA falls behind the weights. One that keeps up drifts as their random walk does, or levels off."""
     points = run.points("ema_delta_norm")
     if len(points) < MIN_EPOCHS:
         return None
@@ -29,7 +30,7 @@ def ema_lagging(run: Evidence) -> Told | None:
     )
     if level(end) <= LAGGING * level(middle) or level(middle) <= 0 or is_warming_up:
         return None
-    return Told(
+    return RuleHit(
         f"The EMA falls behind: its distance to the live weights still grows, from {short(level(middle))} (epoch "
         f"{middle[len(middle) // 2][0]}) to {short(level(end))} (epoch {end[-1][0]}). Samples drawn from it show an "
         "old model; a smaller decay, or a decay that warms up, suits a run of this length.",
@@ -43,27 +44,27 @@ def _middle_and_end(points: Points) -> tuple[Points, Points]:
     return points[start : start + width], points[-width:]
 
 
-def ema_idle(run: Evidence) -> Told | None:
-    """An average that is no average."""
+def ema_idle(run: RunEvidence) -> RuleHit | None:
+    """The EMA is never updated, or has a decay of 0."""
     points = run.points("ema_delta_norm")
     if len(points) < IDLE_EPOCHS or any(value for _, value in points):
         return None
-    return Told(
+    return RuleHit(
         "Live and EMA weights are equal at the end of every epoch: the average is not updated apart, has a decay of 0, "
         "or the weights do not change.",
         [epoch for epoch, _ in points],
     )
 
 
-def lr_anomaly(run: Evidence) -> Told | None:
-    """A schedule that does what nobody asked for."""
+def lr_anomaly(run: RunEvidence) -> RuleHit | None:
+    """A learning rate that no schedule intends."""
     points = run.points("lr")
     bad = sorted({*run.nonfinite("lr"), *(epoch for epoch, value in points if value < 0)})
     if bad:
-        return Told(f"The learning rate is negative or not finite, first in epoch {bad[0]}.", bad)
+        return RuleHit(f"The learning rate is negative or not finite, first in epoch {bad[0]}.", bad)
     zero = _zero(points)
     if zero:
-        return Told(f"The learning rate is 0 in {epochs_in_words(len(zero))}: nothing is learned there.", zero)
+        return RuleHit(f"The learning rate is 0 in {count_of(len(zero), 'epoch')}: nothing is learned there.", zero)
     return _jump_at_resume(points, run.resumed) or _jump_after_descent(points)
 
 
@@ -80,13 +81,13 @@ def _zero(points: Points) -> list[int]:
     return []
 
 
-def _jump_at_resume(points: Points, resumes: list[int]) -> Told | None:
+def _jump_at_resume(points: Points, resumes: list[int]) -> RuleHit | None:
     peak = 0.0
     for (_, before), (epoch, after) in pairwise(points):
         peak = max(peak, before)
         rises = after > LR_JUMP * before > LR_JUMP * LR_RAN_OUT * peak
         if epoch in resumes and before > 0 and after > 0 and (rises or before > LR_FALL * after):
-            return Told(
+            return RuleHit(
                 f"The learning rate jumps from {short(before)} to {short(after)} where the run was resumed, at epoch "
                 f"{epoch}: was the scheduler's state restored?",
                 [epoch],
@@ -94,7 +95,7 @@ def _jump_at_resume(points: Points, resumes: list[int]) -> Told | None:
     return None
 
 
-def _jump_after_descent(points: Points) -> Told | None:
+def _jump_after_descent(points: Points) -> RuleHit | None:
     peak, has_fallen, found = 0.0, False, []
     for epoch, value in points:
         if has_fallen and value > LR_JUMP * peak:
@@ -105,15 +106,15 @@ def _jump_after_descent(points: Points) -> Told | None:
     if not found:
         return None
     top = max(value for _, value in found)
-    return Told(
+    return RuleHit(
         f"The learning rate rises to {short(top)} in epoch {found[0][0]}, {short(top / peak)} times its earlier peak, "
         "after it had come down.",
         [epoch for epoch, _ in found],
     )
 
 
-def resumed(run: Evidence) -> Told | None:
-    """A run of several lives."""
+def resumed(run: RunEvidence) -> RuleHit | None:
+    """The run was stopped and resumed."""
     if not run.resumed:
         return None
-    return Told("The training had stopped, and went on from here as the same run.", run.resumed)
+    return RuleHit("The training had stopped and was resumed here as the same run.", run.resumed)

@@ -12,8 +12,8 @@ from support.unhealthy_runs import Run, healthy_run, sick_run
 
 from mlflow_ddpm import MetricsTracker, publish_run
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.history import open_store
-from mlflow_ddpm.analysis.run_page import NOTE_MAX, result_tags, run_note, write_run_description
+from mlflow_ddpm.analysis.history import load_stored_run, open_store
+from mlflow_ddpm.analysis.run_description import DESCRIPTION_MAX, describe_run, result_tags, write_run_description
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_summary import summarise
 
@@ -38,8 +38,7 @@ def tags_of(uri: str, run_id: str) -> Mapping[str, str]:
 
 def note_of(run: Run) -> str:
     """Return the description of a run."""
-    findings = find_findings(run.rows, environment=run.environment, resumed_at_epochs=run.resumed)
-    return run_note(run.rows, summarise(run.rows), findings, "abc", is_published=False)
+    return describe_run(run.history, find_findings(run.history), "abc", is_published=False)
 
 
 def test_a_run_that_ends_is_summed_up_and_can_be_searched_for(store_uri: str) -> None:
@@ -59,7 +58,7 @@ def test_a_run_that_ends_is_summed_up_and_can_be_searched_for(store_uri: str) ->
 def sum_up(uri: str, run_id: str) -> None:
     """Write the run page as publishing does, without drawing."""
     store = open_store(run_id, uri)
-    write_run_description(store, store.read_rows(), environment={}, resumed_at_epochs=(), is_published=True)
+    write_run_description(store, load_stored_run(store), is_published=True)
 
 
 def test_publishing_says_where_plots_and_report_are(sqlite_uri: str) -> None:
@@ -123,7 +122,7 @@ def test_a_resumed_run_is_summed_up_anew(sqlite_uri: str) -> None:
     tags = tags_of(sqlite_uri, run_id)
 
     assert (tags["mlflow_ddpm.epochs"], tags["mlflow_ddpm.findings"]) == ("4", "resumed")
-    assert "**Note: Resumed**, epoch 3." in tags[NOTE]
+    assert "**Info: Resumed**, epoch 3." in tags[NOTE]
 
 
 def test_a_run_without_epochs_has_nothing_to_say(sqlite_uri: str) -> None:
@@ -136,10 +135,10 @@ def test_a_run_without_epochs_has_nothing_to_say(sqlite_uri: str) -> None:
 def test_findings_are_in_the_description_and_in_a_tag() -> None:
     """The tag names the rules, the description says what they saw."""
     run = sick_run("divergence", 0)
-    findings = find_findings(run.rows, environment={}, resumed_at_epochs=[])
+    findings = find_findings(run.history)
 
     assert result_tags(summarise(run.rows), findings)["mlflow_ddpm.findings"] == "divergence"
-    assert "**Serious: Divergence**" in note_of(run)
+    assert "**Error: Divergence**" in note_of(run)
     assert "**Findings:** none" in note_of(healthy_run(1, 20))
 
 
@@ -148,7 +147,7 @@ def test_the_description_keeps_to_mlflows_limit_whatever_was_recorded() -> None:
     extra = {f"{'very_' * 40}{i}": i / 3 for i in range(1000)}
     note = note_of(Run([EpochMetrics(epoch=0, loss_mean=1.0, extra=extra)]))
 
-    assert len(note) <= NOTE_MAX
+    assert len(note) <= DESCRIPTION_MAX
     assert "more results are in the report" in note
     assert "mlflow-ddpm publish abc" in note
 

@@ -1,0 +1,123 @@
+"""A run's artifacts, listed with sizes and brought here.
+
+What a server answers decides neither where files go nor how much disk and memory they take.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.storage.foreign_files import is_link_below
+from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_run import MlflowRun, client
+
+__all__ = ["Artifact", "Artifacts"]
+
+_MAX_FILES = 20_000
+_MAX_FOLDERS = 200
+_MAX_BYTES = 2**30
+_THREADS = 4
+_CHUNK = 2**20
+
+
+class Artifact(NamedTuple):
+    """One file among a run's artifacts."""
+
+    path: str  # relative to the run's root, forward slashes
+    size: int | None  # bytes; None if the store does not know
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+class Artifacts:
+    """The artifacts of one run.
+
+    Links in a store on this machine are not followed, and files whose names begin with a dot are left out. Every method
+    raises :class:`MirrorError` for more than a run of ours has, and :class:`StoreError` as
+    :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
+    """
+
+    def __init__(self, run: MlflowRun) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        self._run = run
+        with translate_mlflow_errors(run.tracking_uri):
+            # The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
+            address = client(run.tracking_uri).get_run(run.run_id).info.artifact_uri
+            address = add_databricks_profile_info_to_artifact_uri(address, run.tracking_uri)
+            self._repository: Any = get_artifact_repository(address, tracking_uri=run.tracking_uri)
+
+    def find(self, folder: str, *, is_deep: bool = False) -> list[Artifact]:
+        """Return the files in a folder; those in its folders too, if ``is_deep``."""
+        folders, files = [folder], []
+        for here in folders:  # grows meanwhile
+            for path, entry in self._entries(here):
+                if not entry.is_dir:
+                    files.append(Artifact(path, None if entry.file_size is None else int(entry.file_size)))
+                elif is_deep:
+                    folders.append(path)
+            if len(files) > _MAX_FILES or len(folders) > _MAX_FOLDERS:
+                raise MirrorError(
+                    f"run {self._run.run_id} lists more than {_MAX_FILES:,} artifacts or {_MAX_FOLDERS} folders; "
+                    "no run of mlflow_ddpm has so much"
+                )
+        return files
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, Any]]:
+        with translate_mlflow_errors(self._run.tracking_uri):
+            entries = list(self._repository.list_artifacts(folder))
+        for entry in entries:
+            path = PurePosixPath(entry.path)
+            if ".." in path.parts or path.parent != PurePosixPath(folder):
+                raise MirrorError(f"run {self._run.run_id} lists {entry.path!r} in {folder!r}, which is not in there")
+            if not path.name.startswith(".") and not self._is_link(str(path)):
+                yield str(path), entry
+
+    def _is_link(self, path: str) -> bool:
+        root = getattr(self._repository, "artifact_dir", None)  # of a store on this machine
+        return root is not None and is_link_below(Path(root), Path(root, path))
+
+    def fetch(self, artifacts: Iterable[Artifact], into: Path) -> list[Path]:
+        """Download files into an empty directory, below it as their paths say, and return their places in order."""
+        wanted = list(artifacts)
+        if sum(artifact.size or 0 for artifact in wanted) > _MAX_BYTES:
+            raise MirrorError(
+                f"the artifacts of run {self._run.run_id} have more than {_MAX_BYTES >> 30} GiB; fetch them with "
+                f"`mlflow artifacts download --run-id {self._run.run_id} --artifact-path FOLDER`"
+            )
+        paths = [into / artifact.path for artifact in wanted]
+        for folder in {path.parent for path in paths}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(self._download, wanted, paths))
+        return paths
+
+    def _download(self, artifact: Artifact, path: Path) -> None:
+        with translate_mlflow_errors(self._run.tracking_uri):
+            if hasattr(self._repository, "_host_creds"):  # MLflow's own server, which may send without end
+                self._stream(artifact, path)
+            else:
+                self._repository._download_file(artifact.path, str(path))  # noqa: SLF001 - the public one lists anew
+
+    def _stream(self, artifact: Artifact, path: Path) -> None:
+        from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+
+        most, left = artifact.size, _MAX_BYTES if artifact.size is None else artifact.size
+        credentials = self._repository._host_creds  # noqa: SLF001 - as its own download does
+        with http_request(credentials, posixpath.join("/", artifact.path), "GET", stream=True) as response:
+            augmented_raise_for_status(response)
+            with path.open("wb") as file:
+                for chunk in response.iter_content(_CHUNK):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise MirrorError(f"{artifact.path} is larger than the {most} bytes that the store lists")
+                    file.write(chunk)

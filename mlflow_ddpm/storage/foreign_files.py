@@ -1,0 +1,83 @@
+"""Reading files that a stranger may have made: plain files only, no links, and no more memory than they are worth."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from mlflow_ddpm.core.errors import MirrorError
+
+__all__ = ["MAX_COLUMNS", "check_amount", "check_depth", "is_link_below", "own_file", "read_bounded"]
+
+MAX_COLUMNS = 10_000
+_MAX_BYTES = 256 * 2**20
+_MAX_CELLS = 10_000_000  # about 1 GB as rows of Python numbers
+_MAX_DEPTH = 50  # of nested JSON: Python's own code that walks it recurses
+
+
+def own_file(directory: Path, name: str) -> Path | None:
+    """Return a file of an output directory, None if there is none of that name.
+
+    Raises:
+        MirrorError: the name is a link, or no plain file. A link may point to any private file of the reader's.
+    """
+    path = directory / name
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link, which is not followed" if stat.S_ISLNK(mode) else "no plain file"
+        raise MirrorError(f"{path} is {kind}; expected a file of the run itself, put a copy in its place")
+    return path
+
+
+def is_link_below(directory: Path, path: Path) -> bool:
+    """Return whether a path, or a folder of it below ``directory``, is a symbolic link."""
+    parts = path.relative_to(directory).parts
+    return any(directory.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts)))
+
+
+def read_bounded(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        MirrorError: it has more than any file of a run.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:  # a device may claim to be empty
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise MirrorError(f"{path} has more than {_MAX_BYTES >> 20} MiB; expected a file of training metrics")
+    return content
+
+
+def check_amount(content: bytes, name: str) -> None:
+    """Refuse CSV or JSON text of more cells than memory is given for, before it is parsed.
+
+    Raises:
+        MirrorError: it has too many.
+    """
+    cells = content.count(b",") + content.count(b"\n") + content.count(b"[") + content.count(b"{")
+    if cells > _MAX_CELLS:
+        raise MirrorError(f"{name} has {cells:,} cells; at most {_MAX_CELLS:,} are read")
+
+
+def check_depth(value: object, name: str) -> None:
+    """Refuse JSON that is nested too deeply.
+
+    Raises:
+        MirrorError: it is.
+    """
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for part in level
+            if isinstance(part, dict | list)
+            for item in (part.values() if isinstance(part, dict) else part)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise MirrorError(f"{name} is nested more than {_MAX_DEPTH} levels deep; expected a training_metrics.json")

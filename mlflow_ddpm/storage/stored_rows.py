@@ -1,0 +1,96 @@
+"""A run's rows out of the points of its metrics in a tracking store.
+
+The tracker writes all points of a row at one step and one timestamp, among them metrics that it measures in every
+epoch. Only a place (step, timestamp) where those stand is a row: points that users log into the same run, whatever
+their names and steps, neither add rows nor change any.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+
+__all__ = ["is_row_key", "read_stored_rows"]
+
+_log = logging.getLogger("mlflow_ddpm.progress")
+_TABLE = tuple(m.name for m in METRICS)
+_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
+_ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
+_NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
+_FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double
+_PROGRESS_SEC = 2.0
+
+Place = tuple[int, int]  # step, timestamp in ms
+Points = Sequence[tuple[Place, float]]
+
+
+def is_row_key(key: str) -> bool:
+    """Return whether points of this metric may belong to rows."""
+    return not key.startswith(_NO_ROWS)
+
+
+def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[Any]]) -> list[EpochMetrics]:
+    """Return every row that was ever logged, superseded ones included, in order of time.
+
+    Args:
+        keys: the names of the run's metrics.
+        points_of: returns all points of a metric, each with ``step``, ``timestamp`` and ``value``.
+    """
+    wanted = sorted(filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in _TABLE, key))
+    if not set(wanted).intersection(_TABLE):
+        return []
+    progress = _Progress(len(wanted))
+    markers = [key for key in wanted if key in _ALWAYS_MEASURED]
+    marking = {key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(_TABLE)}
+    rows: dict[Place, tuple[dict[str, Any], dict[str, float]]]
+    rows = {place: ({}, {}) for place in _row_places(marking.values(), is_marked=bool(markers))}
+    for key in wanted:
+        part, is_integral = int(key not in _TABLE), key in _INTEGRAL
+        for place, value in marking.pop(key, None) or progress.step(_placed(points_of(key))):
+            row = rows.get(place)
+            if row:
+                row[part][key] = int(value) if is_integral else _unclipped(value)
+    return [
+        EpochMetrics(epoch=step, **cells, extra=extra, logged_at_ms=ms)
+        for (step, ms), (cells, extra) in sorted(rows.items(), key=lambda row: row[0][1])
+        if step >= 0
+    ]
+
+
+def _placed(points: Iterable[Any]) -> Points:
+    return [((point.step, point.timestamp), point.value) for point in points]
+
+
+def _row_places(marking: Iterable[Points], *, is_marked: bool) -> list[Place]:
+    """Return the places with the most of the always-measured metrics; runs of old versions may have fewer of them.
+
+    Without any of those, every place with a metric of the table is a row.
+    """
+    counts = Counter(place for points in marking for place in {place for place, _ in points})
+    most = max(counts.values(), default=0) if is_marked else 1
+    return [place for place, count in counts.items() if count >= most]
+
+
+def _unclipped(value: float) -> float:
+    return value if abs(value) != _FLOAT_MAX else value * 2
+
+
+class _Progress:
+    """Logs how many metrics have been read, from two seconds on."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._next = total, 0, time.monotonic() + _PROGRESS_SEC
+
+    def step(self, points: Points) -> Points:
+        """Count one more metric."""
+        self._done += 1
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PROGRESS_SEC
+            _log.info("reading the run from MLflow: %d of %d metrics", self._done, self._total)
+        return points
