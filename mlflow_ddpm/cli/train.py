@@ -195,8 +195,8 @@ def _sync(directory: Path, tracking_uri: str | None) -> None:
 
 def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
     """Return the store that the run went to, which a command that goes on with it need not name again."""
-    from mlflow_ddpm.storage.store_address import store_of
     from mlflow_ddpm.storage.delivery_state import DeliveryState
+    from mlflow_ddpm.storage.store_address import store_of
 
     cursor = DeliveryState.load(directory)
     return store_of(cursor, tracking_uri) if cursor else tracking_uri
