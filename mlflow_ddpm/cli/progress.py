@@ -36,7 +36,7 @@ class Lines:
         cells += [
             _cell(name, value) for name, value in sorted(row.extra.items()) if metric(name).category != "Diagnostics"
         ]
-        line = f"epoch {row.epoch + 1}/{self._epochs}  " + "  ".join(cell for cell in cells if cell)
+        line = f"epoch {row.epoch} ({row.epoch + 1} of {self._epochs})  " + "  ".join(cell for cell in cells if cell)
         self._stream.write(line + "\n")
         self._stream.flush()
 
@@ -56,7 +56,7 @@ class Bar:
             done = epoch * batches  # a resumed run starts where it was
             self._bar = tqdm(total=epochs * batches, initial=done, file=self._stream, unit="batch", dynamic_ncols=True)
         if batch == 1:
-            self._bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+            self._bar.set_description(f"epoch {epoch} ({epoch + 1} of {epochs})", refresh=False)
         self._bar.update()
 
     def on_epoch(self, row: EpochMetrics) -> None:

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import shlex
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
-from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
+from mlflow_ddpm.core.errors import MlflowDdpmError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
 from mlflow_ddpm.ddpm.config.params import NO_OPTIONS
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
+_STORE_WAIT_SEC = 10.0
 YES, NO = "yes", "no"  # mlflow run passes every parameter a value
 
 
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         choose_output_dir,
         is_same_finished_run,
         mark_published,
+        plan_output_dir,
     )
     from mlflow_ddpm.storage.directory_lock import check_writable
 
@@ -112,7 +115,9 @@ def run(args: argparse.Namespace) -> None:
         if first:
             _plan(args, config, directory)
         return
-    if first:
+    if first:  # before a download, and before a run is made
+        plan_output_dir(directory, config, resume=args.resume)
+        _check_store(args, directory)
         check_writable(directory)
     _fetch(config, _offer(args.download), loud=first)
     if not args.resume and is_same_finished_run(directory, config):
@@ -146,6 +151,28 @@ def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
     if plan.problems:
         count = len(plan.problems)
         raise MlflowDdpmError(f"{count} problem{'s' * (count > 1)} in the way of this training; nothing was written")
+
+
+def _check_store(args: argparse.Namespace, directory: Path) -> None:
+    """Raise what the store would refuse a run for. A store that is away, or slow, does not delay the training."""
+    from mlflow_ddpm.storage.run_target import preflight_store
+
+    refusals: list[StoreRefusedError] = []
+    uri = _store_of(directory, args.tracking_uri)
+
+    def ask() -> None:
+        try:
+            preflight_store(tracking_uri=uri, experiment_name=args.experiment_name)
+        except StoreRefusedError as error:
+            refusals.append(error)
+        except StoreUnavailableError:
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_STORE_WAIT_SEC)
+    if refusals:
+        raise refusals[0]
 
 
 def _offer(download: str) -> Archive | None:

@@ -5,7 +5,6 @@ Every check is made, whatever the others found: a person wants to hear of all pr
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +20,11 @@ from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.emnist_download import Archive, check_offer
 from mlflow_ddpm.ddpm.data.images import Dataset
 from mlflow_ddpm.ddpm.data.loading import is_missing, load_dataset
-from mlflow_ddpm.ddpm.output_dir import check_unpublished, is_same_finished_run
+from mlflow_ddpm.ddpm.output_dir import is_same_finished_run, nearest_existing, plan_output_dir
 from mlflow_ddpm.ddpm.train import check_same_run
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest
 from mlflow_ddpm.ddpm.training.distributed import choose_device
 from mlflow_ddpm.ddpm.training.memory_estimate import Memory, estimate_memory, free_memory
-from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
 from mlflow_ddpm.storage.run_target import preflight_store
 
@@ -75,7 +72,7 @@ def plan_training(
         _plan_size(plan, config, dataset, device, directory)
     plan.facts.append(("device", _tell_device(device, config)))
     with _noting(plan):
-        plan.facts.append(("output", _check_output_dir(directory, config, resume=resume)))
+        plan.facts.append(("output", _plan_output(directory, config, resume=resume)))
     with _noting(plan):
         plan.facts.append(("store", preflight_store(tracking_uri=tracking_uri, experiment_name=experiment_name)))
     plan.facts.extend(_tell_settings(config))
@@ -113,7 +110,7 @@ def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.devic
 
 def _plan_disk(plan: Plan, memory: Memory, directory: Path) -> None:
     needed = _CHECKPOINTS * memory.state + 2 * memory.weights + _ARTIFACTS
-    place = _nearest(directory)
+    place = nearest_existing(directory)
     free = shutil.disk_usage(place).free
     plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {shown(place)}"))
     if needed > free:
@@ -123,38 +120,19 @@ def _plan_disk(plan: Plan, memory: Memory, directory: Path) -> None:
         )
 
 
-def _check_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
-    """Return in words what would become of it.
+def _plan_output(directory: Path, config: Config, *, resume: bool) -> str:
+    """Return what would become of the output directory.
 
     Raises:
         MlflowDdpmError: it cannot be used.
     """
-    place = _nearest(directory)
-    if not place.is_dir():
-        raise MlflowDdpmError(f"{shown(place)} is a file; choose another --output-dir")
-    if not os.access(place, os.W_OK):
-        raise MlflowDdpmError(f"{shown(place)} cannot be written; make it writable, or choose another --output-dir")
-    if not directory.exists():
-        return f"{shown(directory)}, which will be made"
-    if is_locked(directory):
-        raise MlflowDdpmError(f"{shown(directory)} is being written by another process; choose another, or wait")
-    if not resume and is_same_finished_run(directory, config):
-        check_unpublished(directory)
-        return f"{shown(directory)}, trained to the end: its plots and report are made"
-    cursor = DeliveryState.load(directory)
-    if cursor and cursor.status == "FINISHED" and not resume:
-        raise MlflowDdpmError(f"{shown(directory)} holds a finished run; choose another --output-dir, or add --resume")
-    found = load_newest(directory / CHECKPOINT_FOLDER)
-    if found is None:
-        return shown(directory)
-    check_same_run(found.state["config"], config, found.path)
-    return f"{shown(directory)}, going on after epoch {found.epoch} of 0 to {(config.train.epochs or 1) - 1}"
-
-
-def _nearest(path: Path) -> Path:
-    """Return the path, or the nearest one above it that exists."""
-    path = path.absolute()
-    return next(one for one in (path, *path.parents) if one.exists())
+    where = plan_output_dir(directory, config, resume=resume)
+    checkpoint = load_newest(directory / CHECKPOINT_FOLDER)
+    if checkpoint is None or is_same_finished_run(directory, config):
+        return where
+    check_same_run(checkpoint.state["config"], config, checkpoint.path)
+    epochs = config.train.epochs or 1
+    return f"{where}, continuing after epoch {checkpoint.epoch} ({checkpoint.epoch + 1} of {epochs})"
 
 
 def _tell_data(dataset: Dataset, config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Where a training writes when nobody says where, and what an earlier life of the same command left there."""
+"""The output directory of a training: its default name, whether it can be used, what an earlier run left there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from mlflow_ddpm.storage.directory_lock import check_writable, is_locked
 from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import JSON_NAME, PUBLISHED_NAME
 
-__all__ = ["check_output_dir", "check_unpublished", "choose_output_dir", "is_same_finished_run", "mark_published"]
+__all__ = [
+    "check_output_dir",
+    "check_unpublished",
+    "choose_output_dir",
+    "is_same_finished_run",
+    "mark_published",
+    "nearest_existing",
+    "plan_output_dir",
+]
 
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
-    """Return ``runs/DATA``, or the first of ``runs/DATA-2``, ... that is free or can be gone on with.
+    """Return ``runs/DATA``, or the first of ``runs/DATA-2``, ... that is free or can be continued.
 
-    The same settings again go on with a run that was cut off, while training or while publishing; everything else gets
-    a directory of its own, so that nothing is overwritten. ``mlflow run`` always makes a new run, and so a new
+    The same settings again continue a run that was interrupted, while training or while publishing; everything else
+    gets a directory of its own, so that nothing is overwritten. ``mlflow run`` always makes a new run, and so a new
     directory.
 
     Raises:
@@ -36,8 +44,41 @@ def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
     return next(below / name for name in names if _is_usable(below / name, config))
 
 
+def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
+    """Check that a training of these resolved settings can write there; return its path, and what is to be done there.
+
+    Nothing is written, and no checkpoint is read: this comes before a download and before a run is made.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    place = nearest_existing(directory)
+    if not place.is_dir():
+        raise UsageError(f"{shown(place)} is a file; choose another --output-dir")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{shown(place)} cannot be written; make it writable, or choose another --output-dir")
+    if not directory.exists():
+        return f"{shown(directory)}, which will be made"
+    if is_locked(directory):
+        raise UsageError(f"{shown(directory)} is being written by another process; choose another, or wait")
+    if not resume and is_same_finished_run(directory, config):
+        check_unpublished(directory)
+        return f"{shown(directory)}, trained to the end: its plots and report are made"
+    state = DeliveryState.load(directory)
+    if state and state.status == "FINISHED" and not resume:
+        where = f"{shown(directory)} holds the finished run {state.run_id}"
+        raise UsageError(f"{where}; choose another --output-dir, or add --resume")
+    return shown(directory)
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return the path, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def is_same_finished_run(directory: Path, config: Config) -> bool:
-    """Say whether the directory holds a run of these resolved settings that trained to its end."""
+    """Return whether the directory holds a run of these resolved settings that trained to its end."""
     return _status(directory) == "FINISHED" and _has_settings(directory, config)
 
 
@@ -58,7 +99,7 @@ def check_output_dir(directory: Path, *, resume: bool) -> None:
 
 
 def check_unpublished(directory: Path) -> None:
-    """Check that something is left to do for a finished run: its post-run step was cut off.
+    """Check that something is left to do for a finished run: its post-run step was interrupted.
 
     Raises:
         UsageError: nothing is left.
@@ -71,7 +112,7 @@ def check_unpublished(directory: Path) -> None:
 
 
 def mark_published(directory: Path) -> None:
-    """Note that the post-run step was done to its end; until then the same command does it again."""
+    """Record that the post-run step is complete; until then the same command does it again."""
     cursor = DeliveryState.load(directory)
     if cursor is not None:
         replace_file(directory / PUBLISHED_NAME, str(cursor.run_id).encode())
@@ -104,6 +145,6 @@ def _status(directory: Path) -> str | None:
 def _has_settings(directory: Path, config: Config) -> bool:
     if _status(directory) is None or not (directory / JSON_NAME).exists():
         return False
-    told = flatten(read_document(directory / JSON_NAME).config)
+    recorded = flatten(read_document(directory / JSON_NAME).config)
     settings = flatten(redacted(config.as_dict()).value)  # as a run's JSON has them
-    return settings.items() <= told.items()
+    return settings.items() <= recorded.items()

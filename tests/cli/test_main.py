@@ -72,7 +72,7 @@ def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
     (run,) = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}").search_runs(["0"])
     assert done.returncode == 0, done.stderr
     epochs = [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
-    assert ["epoch 1/2", "epoch 2/2"] == [line.split("  ")[0] for line in epochs]
+    assert ["epoch 0 (1 of 2)", "epoch 1 (2 of 2)"] == [line.split("  ")[0] for line in epochs]
     assert "loss_mean 0." in epochs[0] or "loss_mean 1." in epochs[0]
     assert "samples/s" in epochs[0]
     assert "Traceback" not in done.stderr

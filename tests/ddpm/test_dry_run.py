@@ -140,7 +140,7 @@ def test_a_run_to_go_on_with_is_told(capsys: pytest.CaptureFixture[str], monkeyp
     status, facts, _ = plan(capsys, *arguments, "--output-dir", "out", "--resume", "--tracking-uri", uri)
 
     assert status == 0
-    assert facts["output"] == "out, going on after epoch 0 of 0 to 2"
+    assert facts["output"] == "out, continuing after epoch 0 (1 of 3)"
     assert facts["store"] == f"{uri}: experiment Default"
 
 
