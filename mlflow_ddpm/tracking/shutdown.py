@@ -122,6 +122,7 @@ class _SignalHandler:
             self.is_asked_to_leave = False
             if not _watching:
                 self.leave()
+                _installed[:] = [handler for handler in _installed if handler is not self]
                 return
         trackers = list(_watching) if os.getpid() == self._pid else []
         raised: BaseException | None = None

@@ -1,0 +1,138 @@
+"""Which run a tracker writes to, and what is taken for a tracking URI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from support.store_faults import play
+
+from mlflow_ddpm import MetricsTracker, UsageError, read_history
+from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, resolve_run_target
+
+PARENT = "mlflow.parentRunId"
+
+
+def losses(run_id: str | None) -> list[float]:
+    """The losses of a run, as they are read back."""
+    assert run_id
+    return [float(value) for value in read_history(run_id)["loss_mean"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///a.db", "sqlite:///{here}/a.db"),
+        ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
+        ("sqlite:////x/a b.db", "sqlite:////x/a b.db"),
+        ("sqlite:///~/a.db", "sqlite:///{home}/a.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("a.db", "sqlite:///{here}/a.db"),
+        (Path("runs/a.SQLITE"), "sqlite:///{here}/runs/a.SQLITE"),
+        (Path("my runs"), "file://{here}/my%20runs"),
+        ("my runs", "file://{here}/my%20runs"),
+        ("~/runs", "file://{home}/runs"),
+        (Path("~/runs"), "file://{home}/runs"),
+        ("file:runs", "file://{here}/runs"),
+        ("file:///x/runs", "file:///x/runs"),
+        (" http://host:5000 \n", "http://host:5000"),
+        ("databricks", "databricks"),
+        ("databricks-uc", "databricks-uc"),
+        ("databricks://profile", "databricks://profile"),
+        ("uc:http://host", "uc:http://host"),
+        ("postgresql://u@h/db", "postgresql://u@h/db"),
+    ],
+)
+def test_a_tracking_uri_is_absolute(given: str | Path, expected: str) -> None:
+    """Whoever changes the directory later finds the same store."""
+    assert absolute_uri(given) == expected.format(here=Path.cwd(), home=Path.home())
+
+
+@pytest.mark.parametrize("given", [Path("http://host:5000"), Path("sqlite:///a.db"), 5, b"runs"])
+def test_what_is_no_tracking_uri_is_refused(given: Any) -> None:
+    """One line, before anything is written."""
+    with pytest.raises(UsageError, match="tracking_uri"):
+        MetricsTracker("out", tracking_uri=given)
+    assert not Path("out").exists()
+
+
+def test_an_active_run_counts_only_in_its_own_store(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id of one store means nothing in another; so it is with MLFLOW_RUN_ID."""
+    with mlflow.start_run() as run:
+        assert resolve_run_target().run_id == run.info.run_id
+        assert resolve_run_target(RunTarget("sqlite:///b.db")).run_id is None
+        assert resolve_run_target(RunTarget(sqlite_uri)).run_id == run.info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    assert resolve_run_target().run_id == "f" * 32
+    assert resolve_run_target(RunTarget("http://127.0.0.1:9")).run_id is None
+
+
+def test_a_second_tracker_in_a_run_gets_a_child_and_a_line_says_so(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each keeps its own history, and each goes on in its own run when it is resumed."""
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("gan")) as run:
+        trackers = [MetricsTracker(name) for name in ("generator", "discriminator")]
+        for tracker in trackers:
+            tracker.close("FAILED")
+        ids = [tracker.run_id for tracker in trackers]
+        again = [play(name, epochs=2).tracker.run_id for name in ("generator", "discriminator")]
+
+    client = MlflowClient(sqlite_uri)
+    child = client.get_run(str(ids[1]))
+    assert ids[0] == run.info.run_id
+    assert again == ids
+    assert (child.data.tags[PARENT], child.info.run_name) == (run.info.run_id, "discriminator")
+    assert child.info.experiment_id == run.info.experiment_id
+    assert child.info.status == "FINISHED"
+    assert caplog.text.count("a child run of its own") == 1
+    assert [len(losses(run_id)) for run_id in ids] == [2, 2]
+
+
+def test_trackers_in_threads_and_other_processes_share_no_run(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `mlflow run` all of them see the same MLFLOW_RUN_ID."""
+    client = MlflowClient(sqlite_uri)
+    parent = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    code = "from support.store_faults import play; play('process', epochs=1, close_sec=20)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    threads = [threading.Thread(target=play, args=(f"thread{n}",), kwargs={"epochs": 1}) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert process.wait(60) == 0
+
+    runs = client.search_runs(["0"])
+    assert len(runs) == 3
+    assert [run.data.tags.get(PARENT) for run in runs].count(parent) == 2
+    assert [len(losses(run.info.run_id)) for run in runs] == [1, 1, 1]
+
+
+def test_a_sweep_below_one_active_run_has_a_run_for_each_setting(sqlite_uri: str) -> None:
+    """The one before has been closed; its history stays its own. A directory used anew counts as another tracker."""
+    with mlflow.start_run() as run:
+        ids = [play(f"lr{n}", epochs=n + 1, config={"lr": n}).tracker.run_id for n in range(3)]
+
+    client = MlflowClient(sqlite_uri)
+    assert [len(losses(run_id)) for run_id in ids] == [1, 2, 3]
+    assert [client.get_run(str(i)).data.params["lr"] for i in ids] == ["0", "1", "2"]
+    assert [client.get_run(str(i)).data.tags.get(PARENT) for i in ids] == [None, run.info.run_id, run.info.run_id]
+
+
+def test_a_name_that_cannot_be_had_is_reported(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An existing run keeps its name and its experiment."""
+    with mlflow.start_run(run_name="mine"):
+        MetricsTracker("out", run_name="other", experiment_name="elsewhere").close()
+
+    assert "run_name='other' has no effect" in caplog.text
+    assert "experiment_name='elsewhere' has no effect" in caplog.text
+    assert MlflowClient(sqlite_uri).get_experiment_by_name("elsewhere") is None

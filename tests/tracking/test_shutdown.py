@@ -1,0 +1,242 @@
+"""How a training ends: which signals count, and whose handlers stand before, during and after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.core.errors import PeerLostError
+from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[list[Any]]:
+    """The handlers before the test; it must leave them so."""
+    before = [signal.getsignal(signum) for signum in SIGNALS]
+    yield before
+    after = [signal.getsignal(signum) for signum in SIGNALS]
+    for signum, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(signum, handler)
+    assert after == before
+
+
+def watch() -> ShutdownHandler:
+    """A handler whose owner does nothing at exit."""
+    return ShutdownHandler(lambda outcome: outcome)
+
+
+def in_thread(action: Callable[[], Any]) -> Any:
+    """Run it on a thread of its own and return what it returns."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(action()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "signum", "status"),
+    [
+        (None, None, "FINISHED"),
+        (SystemExit(0), None, "FINISHED"),
+        (SystemExit(3), None, "FAILED"),
+        (ValueError("x"), None, "FAILED"),
+        (KeyboardInterrupt(), None, "KILLED"),
+        (SystemExit(143), signal.SIGTERM, "KILLED"),
+        (PeerLostError("rank 1 died"), signal.SIGTERM, "FAILED"),
+    ],
+)
+def test_an_exit_is_classified(error: BaseException | None, signum: int | None, status: str) -> None:
+    """After the death of a rank the launcher signals the others: that is no reason of its own."""
+    assert classify_exit(error, signum).status == status
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_an_exception_that_a_signal_raised_ends_the_run_as_killed(signum: signal.Signals) -> None:
+    """SIGINT stays a KeyboardInterrupt, SIGTERM becomes an exit with 143; what follows from it counts, too."""
+    shutdown = watch()
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+            signal.raise_signal(signum)
+        follower = RuntimeError("the data loader stopped")
+        follower.__context__ = caught.value
+
+        assert shutdown.outcome_of(caught.value) == RunOutcome("KILLED", signum.name)
+        assert shutdown.outcome_of(follower) == RunOutcome("KILLED", signum.name)
+        assert shutdown.outcome_of(ValueError("unrelated")).status == "FAILED"
+        assert shutdown.outcome_of(None).status == "FINISHED"  # the loop caught it
+    finally:
+        shutdown.stop()
+
+
+def test_an_ignored_signal_stays_ignored_and_changes_nothing() -> None:
+    """Neither nohup nor `&` in a script is undone."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shutdown = watch()
+    try:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        signal.raise_signal(signal.SIGINT)
+        assert shutdown.outcome_of(None).status == "FINISHED"
+    finally:
+        shutdown.stop()
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("epochs", "status"), [(0, "KILLED"), (1, "KILLED"), (2, "FINISHED"), (5, "FINISHED")])
+def test_a_handler_that_returns_ends_the_run_only_if_the_loop_leaves_at_once(epochs: int, status: str) -> None:
+    """A loop that looks at a flag leaves within an epoch; one that goes on was not ended by the signal."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: asked.append(signum))
+    shutdown = watch()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(epochs):
+            shutdown.epoch_begins()
+        assert asked == [signal.SIGTERM]
+        assert shutdown.outcome_of(None).status == status
+        assert shutdown.outcome_of(ValueError("x")).status == "FAILED"
+    finally:
+        shutdown.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("order", ["first in first out", "last in first out"])
+@pytest.mark.parametrize("opens", ["main", "thread"])
+@pytest.mark.parametrize("closes", ["main", "thread"])
+def test_trackers_opened_and_closed_anywhere_leave_the_handlers_as_they_were(
+    order: str, opens: str, closes: str, handlers: list[Any]
+) -> None:
+    """Ctrl-C arrives once as KeyboardInterrupt while they are open, and afterwards."""
+    first = in_thread(watch) if opens == "thread" else watch()
+    second = watch()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    for shutdown in (first, second) if order == "first in first out" else (second, first):
+        if closes == "thread":
+            in_thread(shutdown.stop)
+        else:
+            shutdown.stop()
+
+    assert [signal.getsignal(signum) for signum in SIGNALS] == handlers
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_tracker_of_a_thread_installs_nothing_and_a_later_one_of_the_main_thread_does() -> None:
+    """SIGTERM then ends both."""
+    first = in_thread(watch)
+    before = signal.getsignal(signal.SIGTERM)
+    second = watch()
+    try:
+        assert signal.getsignal(signal.SIGTERM) is not before
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert [shutdown.outcome_of(caught.value).status for shutdown in (first, second)] == ["KILLED", "KILLED"]
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_a_handler_set_between_is_kept_and_may_call_the_earlier_one() -> None:
+    """No recursion, whoever calls whom; and the user's handler is not taken away."""
+    original = signal.getsignal(signal.SIGINT)
+    calls: list[str] = []
+    first = watch()
+    ours: Any = signal.getsignal(signal.SIGINT)
+
+    def of_user(signum: int, frame: Any) -> None:
+        calls.append("user")
+        ours(signum, frame)
+
+    signal.signal(signal.SIGINT, of_user)
+    first.stop()
+    second = watch()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        second.stop()
+        assert signal.getsignal(signal.SIGINT) is of_user
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert calls == ["user", "user"]
+    finally:
+        signal.signal(signal.SIGINT, original)
+
+
+@pytest.mark.parametrize(
+    ("loop", "status"),
+    [
+        ("run(0); run(1)\nos.kill(os.getpid(), signal.SIGTERM)", "KILLED"),
+        (
+            "run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGTERM); run(1)\nexcept SystemExit: pass\nrun(1); run(2)",
+            "FINISHED",
+        ),
+        ("run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGINT); run(1)\nexcept KeyboardInterrupt: pass", "FINISHED"),
+        ("run(0)\nraise ValueError('x')", "FAILED"),
+    ],
+    ids=["SIGTERM", "SIGTERM caught", "Ctrl-C caught", "exception"],
+)
+def test_a_script_without_a_with_block_ends_truly(loop: str, status: str, sqlite_uri: str) -> None:
+    """What ended it is seen at the interpreter's exit."""
+    code = f"""
+import os, signal
+from mlflow_ddpm import MetricsTracker
+tracker = MetricsTracker("out")
+def run(epoch):
+    tracker.start_epoch(epoch); tracker.log_batch(1.0); tracker.end_epoch()
+{loop}
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True)
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert run.info.status == status
+
+
+def test_a_resumed_run_that_finishes_bears_no_old_error(sqlite_uri: str) -> None:
+    """Why an earlier part of it ended is not why the whole did."""
+    with pytest.raises(ValueError, match="out of memory"), MetricsTracker("out") as tracker:
+        raise ValueError("out of memory")
+    client = MlflowClient(sqlite_uri)
+    assert client.get_run(str(tracker.run_id)).data.tags["error.type"] == "ValueError"
+
+    with MetricsTracker("out") as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+
+    run = client.get_run(str(tracker.run_id))
+    assert run.info.status == "FINISHED"
+    assert not [key for key in run.data.tags if key.startswith("error.")]
+
+
+def test_a_forked_child_dies_of_sigterm_as_if_nothing_watched(sqlite_uri: str, tmp_path: Path) -> None:
+    """A data loader's worker that is stopped unwinds nothing of the training's."""
+    ready, tell = os.pipe()
+    with MetricsTracker("out"):
+        child = os.fork()
+        if not child:
+            try:
+                os.write(tell, b"!")
+                time.sleep(20)
+            except BaseException:  # noqa: BLE001 - what must not come
+                (tmp_path / "unwound").touch()
+            os._exit(0)
+        os.read(ready, 1)  # Python forgets a signal that comes while it forks
+        os.kill(child, signal.SIGTERM)
+        _, code = os.waitpid(child, 0)
+
+    assert os.WTERMSIG(code) == signal.SIGTERM
+    assert not (tmp_path / "unwound").exists()
