@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,19 +31,38 @@ class HandClock:
 
 
 @contextmanager
-def mlflow_server(directory: Path, database: Path | None = None, store: str = "") -> Iterator[str]:
+def mlflow_server(
+    directory: Path,
+    database: Path | None = None,
+    store: str = "",
+    *,
+    python: Path | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[str]:
     """Start a real ``mlflow server`` with one worker over a copy of a sqlite database, or over another store.
 
-    It goes without the eight processes for MLflow's own jobs, which nobody here starts and which take 11 s of CPU.
+    ``python``: the interpreter whose MLflow serves; ``options``: further ones of the command. It goes without the eight
+    processes for MLflow's own jobs, which nobody here starts and which take 11 s of CPU.
     """
     if database:
         shutil.copy(database, directory / "server.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        str(python or sys.executable),
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", store or f"sqlite:///{directory / 'server.db'}"]
-    command += ["--artifacts-destination", str(directory / "artifacts")]
+    command += ["--artifacts-destination", str(directory / "artifacts"), *options]
     with (directory / "server.log").open("wb") as log:
         env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, start_new_session=True, env=env)
