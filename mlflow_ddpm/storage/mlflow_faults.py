@@ -132,7 +132,10 @@ def _connection_fault(chain: list[BaseException], text: str) -> Fault | None:
     if re.search(r"Read timed out|ConnectTimeout|timeout exception|timed? ?out", text) or "TimeoutError" in names:
         return Fault(PASSING, "no answer in time")
     number = re.search(r"\[Errno -?\d+\] ([^'\"()]+)|[Cc]onnection (refused|reset by peer|aborted)", text)
-    if number and names & {"ConnectionError", "MaxRetryError", "NewConnectionError", "ProtocolError"}:
+    if number and names & {
+        *("ConnectionError", "MaxRetryError", "NewConnectionError", "ProtocolError"),
+        *("ConnectionRefusedError", "ConnectionResetError"),
+    }:
         return Fault(PASSING, (number[1] or f"connection {number[2]}").strip().lower())
     if any(isinstance(link, ConnectionError) for link in chain) or "ChunkedEncodingError" in names:
         return Fault(PASSING, "the connection broke off")

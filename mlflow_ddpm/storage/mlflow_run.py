@@ -6,10 +6,11 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,7 +184,7 @@ class MlflowRun:
 
     def finish(self, status: str, ended_at_ms: int | None) -> None:
         """End the run with FINISHED, FAILED or KILLED; by default at this moment."""
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri), _no_printed_address():
             self._client.set_terminated(self.run_id, status, end_time=ended_at_ms)
 
     def read_rows(self) -> list[EpochMetrics]:
@@ -196,6 +197,19 @@ class MlflowRun:
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return tags as every store takes them, without credentials; MLflow's own tell the git remote's URL, say."""
     return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in redacted(tags).value.items()}
+
+
+@contextlib.contextmanager
+def _no_printed_address() -> Iterator[None]:
+    """Keep MLflow from printing "View run ... at URI", password in the URI included."""
+    name = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    is_set = name in os.environ
+    os.environ.setdefault(name, "true")
+    try:
+        yield
+    finally:
+        if not is_set:
+            os.environ.pop(name, None)
 
 
 def _forget_artifact_address(run_id: str) -> None:
