@@ -19,7 +19,6 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
@@ -179,7 +178,7 @@ class RemoteRun:
         with self._file.change() as state:
             state.set_aside = {k: why for k, why in state.set_aside.items() if not k.startswith(("tag ", "param "))}
         self._send_tags(run, {**environment, **self._metadata.tags, **resumed})
-        params = list(flatten(self._metadata.config).items())
+        params = list(self._metadata.params.items())
         self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
         known = {key: value for key, value in run.info().items() if key not in ("status", "end_time_ms")}
         self._mirror.describe(run=known, config=self._metadata.config, environment=self._metadata.environment)

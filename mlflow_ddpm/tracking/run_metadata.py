@@ -62,12 +62,3 @@ class RunMetadata(NamedTuple):
                 "and the report take the new ones",
                 ", ".join(f"{key} was {first[key]}, is {self.params[key]}" for key in changed[:_NAMED_MAX]),
             )
-
-    @classmethod
-    def of(cls, config: object, tags: Mapping[str, str], environment: Mapping[str, Any]) -> Self:
-        """Do as :meth:`create`; the former name."""
-        return cls.create(config, tags, environment)
-
-    def clean(self, text: str) -> str:
-        """Do as :meth:`redact`; the former name."""
-        return self.redact(text)

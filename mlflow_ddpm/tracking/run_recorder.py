@@ -60,8 +60,8 @@ class RunRecorder:
     ) -> None:
         self._now_ms, self._pid = now_ms, os.getpid()
         self._is_closed, self._waited_for_id = False, False
-        self._metadata = RunMetadata.of(config, tags, environment)
-        target = target._replace(run_name=target.run_name and self._metadata.clean(target.run_name))
+        self._metadata = RunMetadata.create(config, tags, environment)
+        target = target._replace(run_name=target.run_name and self._metadata.redact(target.run_name))
         self._mirror = Mirror(directory.absolute())  # it stays where it is, whoever changes directory
         self._uploader: Uploader | None = None
         try:
@@ -206,7 +206,7 @@ class RunRecorder:
         if self._is_closed:
             return self._sink.is_complete
         self._is_closed = True
-        clean = self._metadata.clean(outcome.error_message)
+        clean = self._metadata.redact(outcome.error_message)
         outcome = outcome._replace(error_message=clean, at_ms=self._end_time(outcome))
         done = is_on_disk = False
         try:

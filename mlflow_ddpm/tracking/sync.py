@@ -107,7 +107,7 @@ def _document_of(directory: Path) -> RunDocument:
 def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument) -> Uploader:
     """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
     file = StateFile(mirror.directory, state)
-    metadata = RunMetadata.of(document.config, {}, document.environment)
+    metadata = RunMetadata.create(document.config, {}, document.environment)
     ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
     ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
     mirror.describe(run={**document.run, **ours}, config=metadata.config, environment=metadata.environment)
