@@ -32,6 +32,7 @@ class Front:
     def __init__(self, upstream: str = "", token: str = "") -> None:
         self.upstream, self.token = urlsplit(upstream).netloc, token
         self.mood: str | int = "pass"
+        self.file_mood: str | int = "pass"  # of requests to the artifact store
         self.requests = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = int(self._server.server_address[1])
@@ -46,6 +47,10 @@ class Front:
             self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
             self._serve()
         self.mood = mood
+
+    def fail_files(self, mood: str | int) -> None:
+        """Change the mood of the artifact store alone."""
+        self.file_mood = mood
 
     def close(self) -> None:
         """Stop."""
@@ -77,7 +82,8 @@ class Front:
         """Answer one request in the present mood."""
         self.requests += 1
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
-        mood = self.mood
+        is_file = "/mlflow-artifacts/" in request.path
+        mood = self.file_mood if is_file and self.mood == "pass" else self.mood
         try:
             if mood == "hang":
                 self._wait_while(mood)
@@ -96,7 +102,7 @@ class Front:
 
     def _wait_while(self, mood: str) -> None:
         deadline = time.monotonic() + _STALL_SEC
-        while self.mood == mood and time.monotonic() < deadline:
+        while mood in (self.mood, self.file_mood) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _drip(self, request: BaseHTTPRequestHandler) -> None:
