@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 from mlflow_ddpm.storage.stored_rows import is_row_key, read_stored_rows
@@ -101,8 +100,7 @@ class MlflowRun:
 
         with translate_mlflow_errors(self.tracking_uri, "a batch of params"):
             present = self._client.get_run(self.run_id).data.params
-            fit = redacted(params).value
-            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in fit.items()}  # two names may become one
+            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in params.items()}  # two names may become one
             new = [Param(k, v) for k, v in wanted.items() if k not in present]
             if new:
                 self._client.log_batch(self.run_id, params=new, synchronous=True)
@@ -195,8 +193,8 @@ class MlflowRun:
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags as every store takes them, without credentials; MLflow's own tell the git remote's URL, say."""
-    return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in redacted(tags).value.items()}
+    """Return tags as every store takes them: their lengths and characters."""
+    return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in tags.items()}
 
 
 @contextlib.contextmanager

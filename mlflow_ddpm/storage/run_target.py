@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError, UsageError
-from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, client
 
@@ -189,10 +189,10 @@ def _find_by_key(mlflow: Any, experiment_id: str, run_key: str) -> Any:
 
 
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return these tags and MLflow's own for a new run: user, script, git commit."""
+    """Return these tags and MLflow's own for a new run: user, script, git commit, and the git remote, redacted."""
     from mlflow.tracking.context.registry import resolve_tags
 
-    return clean_tags(resolve_tags(dict(tags)))
+    return clean_tags(redacted(resolve_tags(dict(tags))).value)
 
 
 def _experiment_id(mlflow: Any, name: str | None) -> str:

@@ -61,7 +61,10 @@ class RunRecorder:
         self._now_ms, self._pid = now_ms, os.getpid()
         self._is_closed, self._waited_for_id = False, False
         self._metadata = RunMetadata.create(config, tags, environment)
-        target = target._replace(run_name=target.run_name and self._metadata.redact(target.run_name))
+        target = target._replace(
+            run_name=target.run_name and self._metadata.redact(target.run_name),
+            experiment_name=target.experiment_name and self._metadata.redact(target.experiment_name),
+        )
         self._mirror = Mirror(directory.absolute())  # it stays where it is, whoever changes directory
         self._uploader: Uploader | None = None
         try:
