@@ -12,7 +12,7 @@ import pytest
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
 
-NAME = "größe 漢字"
+NAME = "größe łódź"
 COMMANDS = [
     ["history", NAME],
     ["history", NAME, "--format", "csv"],
@@ -26,7 +26,7 @@ COMMANDS = [
 def run_id(sqlite_uri: str) -> str:
     """Directory, run, metric and setting have names that most consoles cannot show."""
     for name in (NAME, NAME + "2"):
-        with MetricsTracker(name, run_name=name, config={"größe": "漢"}) as tracker:
+        with MetricsTracker(name, run_name=name, config={"größe": "ł"}) as tracker:
             tracker.start_epoch(0)
             tracker.log_batch(1.0)
             tracker.end_epoch(extra={"qualité": 1.0})
