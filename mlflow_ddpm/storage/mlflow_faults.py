@@ -87,6 +87,8 @@ def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
             cause = "a web page came instead of MLflow's answer"
             return Fault(PASSING, cause, "check the tracking URI; a login page or a proxy may stand in front")
         return None
+    if status == 404 and "/logged-models" in text:  # noqa: PLR2004
+        return Fault(PERMANENT, "the server is older than MLflow 3.0, and keeps no logged models")
     server = _server_message(text)
     cause, remedy = HTTP_STATUS.get(status, (f"the server answered with HTTP status {status}", ""))
     if server and status not in (404, 413):

@@ -7,6 +7,7 @@ is printed, and the exit status is the number of operations that failed. ``--cac
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -33,7 +34,9 @@ _SMALL_TRAINING = (
 
 
 def python_of(version: str, cache: Path) -> Path:
-    """Return the interpreter of an environment with this MLflow, made if it is not there."""
+    """Return the interpreter of an environment with this MLflow, made if it is not there; ours if it has it."""
+    if importlib.metadata.version("mlflow") == version:
+        return Path(sys.executable)
     python = cache / version / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(cache / version)], check=True)
