@@ -73,6 +73,7 @@ class DeliveryState:
         if not run.get("run_id"):
             return None
         return cls(
+            run_key="",  # it is lost: the run is taken whatever its tag
             run_id=str(run["run_id"]),
             run_name=run.get("run_name"),
             experiment_name=run.get("experiment_name"),

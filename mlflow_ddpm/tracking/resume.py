@@ -34,8 +34,7 @@ def begin_or_resume(
         UsageError: the directory holds a finished run, another run than the one asked for, or one of a store to which
             the user's credentials do not go.
     """
-    saved = DeliveryState.load(mirror.directory)
-    state = saved or DeliveryState.of_run(mirror.previous_run)
+    state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:
         return _begin(resolve_run_target(target), now_ms())
     epochs, where = f"{len(mirror.rows)} epochs", shown(mirror.directory)
@@ -53,7 +52,7 @@ def begin_or_resume(
     uri = store_of(state, target.tracking_uri)
     state.tracking_uri = redact(uri)
     restore_lost_rows(mirror, state, uri)
-    found = target_of(state, uri)._replace(is_own=saved is None or saved.delivered_through_ms > 0)
+    found = target_of(state, uri)
     if state.run_id:
         return state, found._replace(run_name=target.run_name, experiment_name=target.experiment_name)
     return state, found._replace(run_id=wanted.run_id)
@@ -75,9 +74,9 @@ def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -
 
 
 def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:
-    """Return the target of a directory's run in a store: the directory's own, whatever the run's tags."""
-    names = (state.run_name, state.experiment_name)
-    return RunTarget(tracking_uri, state.run_id, *names, state.run_key, is_own=True)
+    """Return the target of a directory's run in a store: its own, unless it joined a run and no row arrived there."""
+    names, is_own = (state.run_name, state.experiment_name), state.owned or state.delivered_through_ms > 0
+    return RunTarget(tracking_uri, state.run_id, *names, state.run_key, is_own=is_own)
 
 
 def _begin(target: RunTarget, now_ms: int) -> tuple[DeliveryState, RunTarget]:

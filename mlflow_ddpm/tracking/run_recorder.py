@@ -91,7 +91,8 @@ class RunRecorder:
             pass  # on disk from here on: a kill leaves enough behind for a resume or a sync
         self._mirror.flush()
         self._uploader.start()
-        if target.run_id and not self._uploader.wait_open(_OPEN_WAIT_SEC - 1):
+        joins = self._target.run_id is not None and not self._target.is_own  # or gets a child run, if it is taken
+        if joins and not self._uploader.wait_open(_OPEN_WAIT_SEC - 1):
             if isinstance(self._uploader.last_error, RunMissingError):
                 raise self._uploader.last_error
             self._waited_for_id = True

@@ -16,6 +16,7 @@ from support.store_faults import play
 
 from mlflow_ddpm import MetricsTracker, UsageError, read_history
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, resolve_run_target
+from mlflow_ddpm.tracking.sync import sync_directory
 
 PARENT = "mlflow.parentRunId"
 
@@ -136,3 +137,21 @@ def test_a_name_that_cannot_be_had_is_reported(sqlite_uri: str, caplog: pytest.L
     assert "run_name='other' has no effect" in caplog.text
     assert "experiment_name='elsewhere' has no effect" in caplog.text
     assert MlflowClient(sqlite_uri).get_experiment_by_name("elsewhere") is None
+
+
+def test_two_trackers_of_one_run_that_never_reached_it_stay_apart_when_they_are_synced(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to arrive takes the run, the second gets a child."""
+    client = MlflowClient(sqlite_uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run("0").info.run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for name, epochs in (("generator", 1), ("discriminator", 2)):
+        play(name, epochs=epochs, close_sec=0.1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri)
+    for name in ("generator", "discriminator"):
+        sync_directory(Path(name), tracking_uri=sqlite_uri, timeout=60)
+
+    runs = {run.data.tags.get(PARENT): run.info.run_id for run in client.search_runs(["0"])}
+    assert [len(losses(run_id)) for run_id in runs.values()] == [2, 1]
+    assert runs[os.environ["MLFLOW_RUN_ID"]] != os.environ["MLFLOW_RUN_ID"]
