@@ -25,7 +25,7 @@ def command(
     example: str,
     store: str | None = "MLflow's settings: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
 ) -> argparse.ArgumentParser:
-    """Add a command; ``store`` says where ``--tracking-uri`` points by default, None leaves that option out."""
+    """Add a command; ``store`` names the default of ``--tracking-uri``; None leaves that option out."""
     parser = commands.add_parser(
         name,
         help=says,

@@ -113,7 +113,7 @@ def download_on(stream: IO[str]) -> Iterator[Callable[[int, int], None]]:
 
 
 def _cell(name: str, value: float | None) -> str:
-    """Return "loss_mean 0.123", or, where a unit says what it is, "310 samples/s"."""
+    """Return "loss_mean 0.123", or "310 samples/s" for a metric with a unit."""
     if value is None:
         return ""
     unit = metric(name).unit

@@ -1,4 +1,4 @@
-"""``mlflow-ddpm sync``: send MLflow what it lacks."""
+"""``mlflow-ddpm sync``: send MLflow what has not reached it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "sync",
-        "send MLflow what it lacks of the runs in output directories; may be repeated",
+        "send MLflow what has not reached it of the runs in output directories; may be repeated",
         "mlflow-ddpm sync runs/digits --tracking-uri http://127.0.0.1:5000",
         "the one that the run was meant for",
     )

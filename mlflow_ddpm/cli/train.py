@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         "--output-dir",
         default=AUTO,
         metavar="DIR",
-        help="metrics, samples and checkpoints go here; a directory with an unfinished run goes on with it "
+        help="metrics, samples and checkpoints go here; an unfinished run in the directory is continued "
         "(default: auto: runs/DATA, or runs/DATA-2, ... where that is taken)",
     )
     parser.add_argument("--run-name", metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)")
@@ -79,7 +79,7 @@ def add(commands: Commands) -> None:
             metavar=None if option.choices else option.flag.rsplit("-", 1)[-1].upper(),
             help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
         )
-    parser.set_defaults(run=run, when_interrupted="; the same command goes on from the last checkpoint")
+    parser.set_defaults(run=run, when_interrupted="; run the same command to continue from the last checkpoint")
 
 
 class _FurtherOptions(argparse.Action):
@@ -221,7 +221,7 @@ def _sync(directory: Path, tracking_uri: str | None) -> None:
 
 
 def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
-    """Return the store that the run went to, which a command that goes on with it need not name again."""
+    """Return the store that the run went to, which a command that continues it need not name again."""
     from mlflow_ddpm.storage.delivery_state import DeliveryState
     from mlflow_ddpm.storage.store_address import store_of
 

@@ -1,4 +1,4 @@
-"""Markdown that says what it was given: foreign text never becomes markup.
+"""Markdown that shows foreign text literally: it never becomes markup.
 
 Everything here returns :class:`Markdown`, text that is safe to insert as it stands; everything else goes through
 :func:`escape` first. The output is GitHub's Markdown, which HuggingFace and MLflow's artifact viewer read too, and is
@@ -20,9 +20,9 @@ __all__ = [
     "code",
     "escape",
     "fence",
+    "image_link",
     "json_block",
     "one_line",
-    "picture",
     "safe_json",
     "table",
 ]
@@ -110,8 +110,8 @@ def safe_json(text: str) -> str:
     return _UNSAFE_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
-def picture(link: str, alt: str) -> Markdown:
-    """Return an embedded picture; ``link`` is a relative path with forward slashes."""
+def image_link(link: str, alt: str) -> Markdown:
+    """Return an embedded image; ``link`` is a relative path with forward slashes."""
     return Markdown(f"![{escape(alt)}]({quote(link, safe='/.-_~', errors='surrogatepass')})")
 
 

@@ -33,11 +33,11 @@ Number = int | float | None
 
 
 class Metric(NamedTuple):
-    """What the table says of one metric."""
+    """One entry of the table of metrics."""
 
     name: str  # CSV column, JSON key and MLflow key
     label: str  # for axes and report columns, without unit
-    unit: str  # "" where there is none
+    unit: str  # empty for a metric without a unit
     category: str
     meaning: str
     integral: bool = False

@@ -1,6 +1,6 @@
-"""What a whole run comes to, in a handful of numbers, folded row by row.
+"""Key results of a run in a few numbers, updated row by row.
 
-The same fold serves the JSON mirror (one row at a time, while the run goes on) and the report (all rows at once), so
+The same fold serves the JSON mirror (one row at a time, during the run) and the report (all rows at once), so
 the two cannot disagree. Rows must come in order of epoch; after a resume, fold the kept rows afresh.
 """
 

@@ -15,7 +15,7 @@ __all__ = ["Suspicion", "suspicion"]
 
 
 class Suspicion(IntEnum):
-    """Which values of a name are credentials. A number is none, but for an integer under a ``CERTAIN`` name."""
+    """Which values of a name are credentials. A number never is, except an integer under a ``CERTAIN`` name."""
 
     NONE = 0
     IF_RANDOM = 1  # a text that looks generated

@@ -68,7 +68,7 @@ def plain(value: object) -> Any:
 
 
 def freeze(value: Any) -> Any:
-    """Return a plain value that nobody can change: read-only mappings and tuples."""
+    """Return a plain value as read-only mappings and tuples."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: freeze(item) for key, item in value.items()})
     return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow_ddpm.analysis.run_description import DESCRIPTION_MAX
 from mlflow_ddpm.core.formatting import format_epochs, format_number
-from mlflow_ddpm.core.markdown import Markdown, escape, picture, table
+from mlflow_ddpm.core.markdown import Markdown, escape, image_link, table
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
 from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all, results_table
@@ -105,5 +105,5 @@ def _embedded(files: Sequence[Path], title: str) -> Markdown:
     for suffix in _SHOWABLE:
         found = [path for path in files if path.suffix == suffix]
         if found:
-            return picture(found[0].name, title)
+            return image_link(found[0].name, title)
     return Markdown(", ".join(f"[{escape(path.name)}]({path.name})" for path in files))

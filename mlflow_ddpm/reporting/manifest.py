@@ -24,7 +24,7 @@ _DATA = {
     REPORT_NAME: "The report in Markdown, a HuggingFace model card",
     HTML_NAME: "The report as one page with its pictures inside, for a browser, MLflow's artifact viewer and mail",
 }
-# The JSON changes while a run goes on; a report cannot hold its own checksum, nor two each other's.
+# The JSON changes during the run; a report cannot hold its own checksum, nor two each other's.
 _CHANGING = {JSON_NAME, REPORT_NAME, HTML_NAME}
 
 

@@ -15,7 +15,7 @@ from mlflow_ddpm.core.strict_json import flatten
 
 __all__ = ["Result", "data_set_name", "front_matter", "yaml_header"]
 
-Result = tuple[str, str, float]  # metric type, what it is in words, value: finite
+Result = tuple[str, str, float]  # metric type, its description, value: finite
 
 _TASK = "unconditional-image-generation"  # the Hub has no task of its own for class-conditional generation
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?", re.ASCII)
@@ -64,7 +64,7 @@ def yaml_header(card: Mapping[str, Any]) -> Markdown:
 
 
 def _tags(config: Mapping[str, Any]) -> list[str]:
-    """Return the tags; whether the model is class-conditional is stated only if the config says so."""
+    """Return the tags; whether the model is class-conditional is stated only if the config does."""
     leaves = {key.rsplit(".", 1)[-1]: value for key, value in flatten(config).items()}
     counts = [leaves[key] for key in _CLASS_COUNT_KEYS if key in leaves]
     conditional = any(key in leaves for key in _GUIDANCE_KEYS) or any(c.isdecimal() and int(c) > 0 for c in counts)
@@ -83,7 +83,7 @@ def _license(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _evaluation(data: str | None, results: Sequence[Result]) -> dict[str, Any]:
-    # The Hub demands a data set; where none was named, that is what the card says.
+    # The Hub demands a data set; if the config names no data set, the card has `unknown`.
     identifier = re.sub(r"[^\w.\-]+", "-", data or "", flags=re.ASCII).strip("-.") or "unknown"
     return {
         "task": {"type": _TASK},

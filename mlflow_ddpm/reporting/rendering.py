@@ -19,9 +19,9 @@ from mlflow_ddpm.core.markdown import (
     Prose,
     code,
     escape,
+    image_link,
     json_block,
     one_line,
-    picture,
     safe_json,
     table,
 )
@@ -48,7 +48,7 @@ def _markdown_template() -> jinja2.Template:
         "listed": _listed,
         "json_block": json_block,
         "code": code,
-        "picture": lambda figure: picture(figure.link, figure.title),
+        "picture": lambda figure: image_link(figure.link, figure.title),
     }
     return _load_template("report.md.j2", _as_markdown, filters)
 

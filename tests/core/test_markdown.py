@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from mlflow_ddpm.core.markdown import Code, Markdown, Prose, Table, code, escape, fence, json_block, picture, table
+from mlflow_ddpm.core.markdown import Code, Markdown, Prose, Table, code, escape, fence, image_link, json_block, table
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_json_block_parses_to_the_same_value_without_raw_angle_brackets() -> N
 
 def test_a_picture_quotes_its_link() -> None:
     """Spaces and brackets in a file name cannot end the link."""
-    assert picture("samples/a (b).png", "a]b") == r"![a\]b](samples/a%20%28b%29.png)"
+    assert image_link("samples/a (b).png", "a]b") == r"![a\]b](samples/a%20%28b%29.png)"
 
 
 def test_a_table_is_padded_and_aligned() -> None:
