@@ -1,0 +1,257 @@
+"""Random walks of faults: a training of 200 short epochs while the world around it breaks and mends, from a seed.
+
+    python tests/support/fault_walk.py --walks 500 --seed 1
+
+At random moments the store goes and comes or refuses files, another program replaces, edits, cuts or deletes the CSV or
+the JSON, the directory is moved and put back, file descriptors run out, and the process is killed and started again. At
+the end CSV, JSON and store must be equal, with one row an epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]  # run by hand, it is no package
+
+import mlflow.store.tracking.rest_store  # noqa: F401 - what a training needs is imported before the fork
+import numpy as np
+import PIL.Image  # noqa: F401 - so is this, which a process without descriptors could not load
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.tracking.sync import sync_directory
+from support.common import mlflow_server
+from support.store_faults import Front, points_in_store, points_on_disk
+
+EPOCHS = 200
+KILLS_MAX = 3
+CSV, JSON = "training_metrics.csv", "training_metrics.json"
+MOODS = ("pass", "refuse", "cut", "garbage", "no files", 503, 500, 429)
+
+
+class _WalkFront(Front):
+    """A front with one mood more: the store takes the run, and no file."""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        if self.mood == "no files" and "mlflow-artifacts" in request.path:
+            request.rfile.read(int(request.headers.get("content-length") or 0))
+            request.send_error(413)
+            return
+        mood, self.mood = self.mood, "pass" if self.mood == "no files" else self.mood
+        super().answer(request)
+        self.mood = mood if mood == "no files" else self.mood
+
+
+@contextmanager
+def front_process(upstream: str) -> Iterator[tuple[str, Callable[[str | int], None]]]:
+    """A front in a process of its own, since trainings are forks of this one, which must have no threads."""
+    from_front, to_here = os.pipe()
+    from_here, to_front = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(to_front)
+        front = _WalkFront(upstream)
+        os.write(to_here, f"{front.url}\n".encode())
+        with os.fdopen(from_here) as moods:
+            for line in moods:
+                front.become(json.loads(line))
+        os._exit(0)
+    os.close(from_here)
+    url = os.read(from_front, 100).decode().strip()
+
+    def become(mood: str | int) -> None:
+        os.write(to_front, f"{json.dumps(mood)}\n".encode())
+
+    try:
+        yield url, become
+    finally:
+        os.close(to_front)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(from_front)
+        os.close(to_here)
+
+
+def train(directory: Path, uri: str) -> None:
+    """Continue where the files end."""
+    tracker = MetricsTracker(directory, tracking_uri=uri, resume=True)
+    for epoch in range(tracker.next_epoch, EPOCHS):
+        tracker.start_epoch(epoch)
+        tracker.log_batch(1.0 / (epoch + 1), lr=0.1)
+        time.sleep(0.005)
+        tracker.end_epoch(extra={"fid": float(epoch)} if epoch % 7 == 3 else None)
+        if epoch % 20 == 5:
+            tracker.log_image("grid", np.full((4, 4), epoch, np.uint8), epoch)
+    tracker.close(timeout=60)
+
+
+def fork(body: Callable[[], object]) -> int:
+    """Run it in a forked process; return the process's number."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            body()
+            status = 0
+        except BaseException:
+            logging.getLogger("fault_walk").exception("a training failed")
+        finally:
+            os._exit(status)
+    return child
+
+
+class Walk:
+    """One training and the faults around it; all of them follow from the seed, but for the moments of the system."""
+
+    def __init__(self, seed: int, place: Path, uri: str, become: Callable[[str | int], None]) -> None:
+        self.random, self.out, self.uri, self.become = random.Random(seed), place / "out", uri, become  # noqa: S311
+        self.steps: list[str] = []
+        self._away = place / "away"
+        self._process = 0
+        self._limits: tuple[int, int] | None = None
+
+    def run(self) -> list[str]:
+        """Train to the end through all faults; return what is wrong, nothing if all is right."""
+        kills = 0
+        self._process = fork(lambda: train(self.out, self.uri))
+        faults = [self.store, self.store, self.change, self.change, self.move, self.starve, self.kill]
+        while os.waitpid(self._process, os.WNOHANG) == (0, 0):
+            time.sleep(self.random.uniform(0.02, 0.3))
+            fault = self.random.choice(faults[: -1 if kills >= KILLS_MAX else None])
+            self.mend()
+            if self._epochs_on_disk() < EPOCHS - 5:  # the last ones are recorded, and the run closed, in a whole world
+                fault()
+                kills += fault == self.kill
+            self.steps.append(fault.__name__)
+        self.mend()
+        for body in (lambda: train(self.out, self.uri), lambda: sync_directory(self.out, timeout=60)):
+            os.waitpid(fork(body), 0)
+        return self._wrong()
+
+    def store(self) -> None:
+        """The store goes, answers nonsense, or comes back."""
+        self.become(self.random.choice(MOODS))
+
+    def change(self) -> None:
+        """Another program saves, edits, cuts or deletes a file."""
+        path = self.out / self.random.choice((CSV, CSV, JSON))
+        with suppress(OSError):
+            content = path.read_bytes()
+            match self.random.randrange(5):
+                case 0:
+                    (self.out / "other").write_bytes(content)
+                    (self.out / "other").replace(path)
+                case 1:
+                    (self.out / "other").write_bytes(content.replace(b"0.5", b"0.7"))
+                    (self.out / "other").replace(path)
+                case 2:
+                    os.truncate(path, self.random.randrange(len(content) + 1) if path.name == CSV else 0)
+                case 3:
+                    path.unlink()
+                case 4:
+                    (self.out / "other").write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
+                    (self.out / "other").replace(self.out / CSV)
+        time.sleep(0.1)  # some epochs: an edited file that nobody could mend in time is what a resume refuses
+
+    def move(self) -> None:
+        """The directory is moved away for a while."""
+        with suppress(OSError):
+            self.out.rename(self._away)
+        time.sleep(self.random.uniform(0, 0.2))
+
+    def starve(self) -> None:
+        """The process gets no file descriptor more."""
+        with suppress(ProcessLookupError):
+            self._limits = resource.prlimit(self._process, resource.RLIMIT_NOFILE)
+            resource.prlimit(self._process, resource.RLIMIT_NOFILE, (0, self._limits[1]))
+
+    def kill(self) -> None:
+        """The process is killed, and started again."""
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        self._process = fork(lambda: train(self.out, self.uri))
+
+    def mend(self) -> None:
+        """Put everything back, then let some epochs pass."""
+        self.become("pass")
+        if self._limits:
+            with suppress(ProcessLookupError):
+                resource.prlimit(self._process, resource.RLIMIT_NOFILE, self._limits)
+            self._limits = None
+        while self._away.exists():
+            with suppress(OSError):  # the training may make the directory anew between the two
+                if self.out.exists():
+                    self.out.rename(self.out.with_name(f"meanwhile-{time.monotonic_ns()}"))
+                self._away.rename(self.out)
+        time.sleep(0.1)
+
+    def _epochs_on_disk(self) -> int:
+        try:
+            return (self.out / CSV).read_bytes().count(b"\n") - 1
+        except OSError:
+            return 0
+
+    def _wrong(self) -> list[str]:
+        with (self.out / CSV).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        document = json.loads((self.out / JSON).read_bytes())
+        checks = {
+            "CSV": [int(row["epoch"]) for row in rows] == list(range(EPOCHS)),
+            "CSV's values": [float(row["loss_mean"]) for row in rows] == [1 / (n + 1) for n in range(EPOCHS)],
+            "JSON": [row["epoch"] for row in document["epochs"]] == list(range(EPOCHS)),
+            "JSON's times": [row["logged_at_ms"] for row in document["epochs"]]
+            == [int(row["logged_at_ms"]) for row in rows],
+            "store": points_in_store(self.uri, document["run"]["run_id"]) == points_on_disk(self.out),
+        }
+        return [name for name, is_right in checks.items() if not is_right]
+
+
+def walk(seeds: range, place: Path, uri: str, *, keep: bool = False) -> dict[int, list[str]]:
+    """Run a walk for each seed against the server; return what was wrong, by seed."""
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    wrong = {}
+    with front_process(uri) as (url, become):
+        for seed in seeds:
+            here = place / f"walk-{seed}"
+            here.mkdir()
+            trial = Walk(seed, here, url, become)
+            if found := trial.run():
+                wrong[seed] = [*found, *trial.steps]
+            elif not keep:
+                shutil.rmtree(here)
+    return wrong
+
+
+def main() -> int:
+    """Walk by hand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--walks", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    logging.getLogger("mlflow_ddpm").setLevel(logging.ERROR)
+    place = Path(tempfile.mkdtemp(prefix="fault-walk-"))
+    began = time.monotonic()
+    with mlflow_server(place) as uri:
+        wrong = walk(range(args.seed, args.seed + args.walks), place, uri)
+    for seed, found in wrong.items():
+        sys.stdout.write(f"seed {seed}, in {place}: {', '.join(found)}\n")
+    sys.stdout.write(f"{args.walks} walks, {len(wrong)} wrong, {time.monotonic() - began:.0f} s\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
