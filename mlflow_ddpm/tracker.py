@@ -41,7 +41,8 @@ class MetricsTracker:
     """Records a training run, epoch by epoch, on disk and in MLflow.
 
     Args:
-        output_dir: where the mirror goes. A directory that holds an unfinished run of ours continues that run.
+        output_dir: where the mirror goes. A directory that holds an unfinished run of ours continues that run; one
+            that holds a finished run is renamed (``out`` to ``out-1``), and a new run begins.
         config: hyperparameters, nested as they come: a mapping, a dataclass or an ``argparse.Namespace``; logged as
             params under dotted keys.
         run_name: the new run's name in MLflow; MLflow makes one up by default.
@@ -58,8 +59,8 @@ class MetricsTracker:
         now_ms: Unix time in milliseconds.
 
     Raises:
-        UsageError: ``output_dir`` is a file, holds a finished run, another run than the one asked for, or is being
-            written by another process.
+        UsageError: ``output_dir`` is a file, cannot be made, holds another run than the one asked for, or is being
+            written by another tracker, of this process or another.
         MirrorError: ``output_dir`` holds files that are not ours or are damaged; they are left untouched.
         StoreRefusedError: there is no run ``run_id``. A store that is away raises nothing: training goes on, and what
             MLflow lacks is delivered when it is back.

@@ -6,15 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.core.atomic_file import shown
-from mlflow_ddpm.core.errors import HistoryError
-from mlflow_ddpm.core.metrics import keep_last_written
-from mlflow_ddpm.storage.csv_file import read_csv
+from mlflow_ddpm.core.errors import HistoryError, MirrorError
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
-from mlflow_ddpm.storage.layout import CSV_NAME, SAMPLES_FOLDER
+from mlflow_ddpm.storage.recovery import read_rows
 
 __all__ = ["status_of"]
+
+_ITEMS_MAX = 10  # set-aside items listed one by one
 
 
 def status_of(directory: Path) -> str:
@@ -22,43 +23,64 @@ def status_of(directory: Path) -> str:
 
     Raises:
         HistoryError: the directory is not one that a tracker wrote.
-        MirrorError: its files are damaged.
+        MirrorError: its files are damaged, or cannot be read.
     """
     state = DeliveryState.load(directory)
     if state is None:
-        raise HistoryError(f"{directory} is not the output directory of a training run; it has no status")
-    rows = keep_last_written(read_csv(directory / CSV_NAME)) if (directory / CSV_NAME).exists() else []
+        raise HistoryError(f"{directory} is not the output directory of a training run; name one that a tracker wrote")
+    try:
+        rows = read_rows(directory)
+    except OSError as error:
+        raise MirrorError(f"{directory} cannot be read ({error.strerror}); make it readable") from error
     waiting = sum(row.logged_at_ms > state.delivered_through_ms for row in rows)
-    on_disk = images_on_disk(directory)
-    new = len(images_on_disk(directory, but=state.pictures))
-    new -= sum(name.rpartition("/")[0] == SAMPLES_FOLDER for name in state.set_aside)
-    held, complete = is_locked(directory), state.ended and not (waiting or new or state.artifacts)
+    images = images_on_disk(directory)
+    sent_or_aside = {*state.pictures, *(Path(name).name for name in state.set_aside)}
+    new = len(images_on_disk(directory, but=sent_or_aside))
+    unsent = len(images_on_disk(directory, but=state.pictures))
+    files = sum(name not in state.set_aside for name in state.artifacts)
+    is_complete = state.ended and not (waiting or new or files)
+    held = is_locked(directory)
     lines = [
         ("run", f"{state.run_id or 'not created in MLflow yet'}{f' ({state.run_name})' if state.run_name else ''}"),
         ("store", state.tracking_uri or "not known"),
-        ("status", _state(state, held=held)),
+        ("status", _status(state, held=held)),
         ("epochs", f"{len(rows)} on disk, {len(rows) - waiting} in MLflow, {waiting} waiting"),
-        ("pictures", f"{len(on_disk)} on disk, {len(on_disk) - new} in MLflow, {new} waiting"),
-        *([("files", f"{len(state.artifacts)} waiting")] if state.artifacts else []),
-        *(("set aside", f"{name}: {cause}") for name, cause in state.set_aside.items()),
-        ("next", _advice(directory, complete=complete, held=held, has_set_aside=bool(state.set_aside))),
+        ("pictures", f"{len(images)} on disk, {len(images) - unsent} in MLflow, {new} waiting"),
+        *([("files", f"{files} waiting")] if files else []),
+        *_set_aside(state),
+        ("next", _advice(directory, is_complete=is_complete, held=held, has_set_aside=bool(state.set_aside))),
     ]
     return "\n".join([str(directory), *(f"  {name:<10}{text}" for name, text in lines)])
 
 
-def _state(state: DeliveryState, *, held: bool) -> str:
+def _status(state: DeliveryState, *, held: bool) -> str:
     if held:
         return "RUNNING: a live process writes here"
     if state.status == "RUNNING":
         return "interrupted: the process ended without reporting a status"
-    ended = datetime.fromtimestamp((state.ended_at_ms or 0) / 1000, UTC)
     known = "MLflow has it" if state.ended else "not in MLflow yet"
-    return f"{state.status} at {ended:%Y-%m-%d %H:%M:%S} UTC; {known}"
+    try:
+        ended = f" at {datetime.fromtimestamp((state.ended_at_ms or 0) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):  # a directory may come from a stranger
+        ended = ""
+    return f"{state.status}{ended}; {known}"
 
 
-def _advice(directory: Path, *, complete: bool, held: bool, has_set_aside: bool) -> str:
-    if complete:
-        return "nothing: MLflow has everything" + (" but what is set aside" if has_set_aside else "")
+def _set_aside(state: DeliveryState) -> list[tuple[str, str]]:
+    """Return a line for each item that the store does not take, with the reason."""
+    items = list(state.set_aside.items())
+    lines = [("set aside", f"{name}: {reason}") for name, reason in items[:_ITEMS_MAX]]
+    more = len(items) - len(lines)
+    return [*lines, ("set aside", f"{count_of(more, 'further item')}")] if more else lines
+
+
+def _advice(directory: Path, *, is_complete: bool, held: bool, has_set_aside: bool) -> str:
+    if is_complete and has_set_aside:
+        return (
+            f"nothing: MLflow has everything but what is set aside; mlflow-ddpm sync {shown(directory)} tries it again"
+        )
+    if is_complete:
+        return "nothing: MLflow has everything"
     if held:
         return "nothing: the process uploads by itself"
     return f"mlflow-ddpm sync {shown(directory)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import StoreError, UsageError
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import keep_last_written
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -20,9 +21,43 @@ from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.remote_run import folder_of
 from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem
 
-__all__ = ["begin_or_resume", "final_files", "restore_lost_rows", "target_of", "undelivered"]
+__all__ = ["begin_or_resume", "final_files", "open_mirror", "restore_lost_rows", "target_of", "undelivered"]
 
 _log = logging.getLogger("mlflow_ddpm")
+
+
+def open_mirror(directory: Path, target: RunTarget, *, resume: bool) -> Mirror:
+    """Open the output directory. One that holds a finished run is moved aside first, unless ``resume`` is set.
+
+    Raises:
+        UsageError: another tracker writes there, or a finished run's directory cannot be moved.
+        MirrorError: the directory's files are not ours or are damaged; they are left untouched.
+    """
+    mirror = Mirror(directory)
+    try:
+        state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
+        if resume or state is None or state.status != "FINISHED" or _asks_for(target, state):
+            return mirror
+        aside = shown(mirror.move_aside())
+    except BaseException:
+        mirror.abandon()
+        raise
+    is_whole = state.ended and all(row.logged_at_ms <= state.delivered_through_ms for row in mirror.rows)
+    _log.warning(
+        "%s held the finished run %s (%s): its directory is now %s%s, and a new run begins; resume=True adds epochs to "
+        "the finished one instead",
+        shown(directory),
+        state.run_name or state.run_id,
+        count_of(len(mirror.rows), "epoch"),
+        aside,
+        "" if is_whole else f", from where `mlflow-ddpm sync {aside}` sends what MLflow does not have yet",
+    )
+    return Mirror(directory)
+
+
+def _asks_for(target: RunTarget, state: DeliveryState) -> bool:
+    """Return whether the very run that the directory holds is asked for; a second history in it would be mixed up."""
+    return state.run_id is not None and resolve_run_target(target).run_id == state.run_id
 
 
 def begin_or_resume(

@@ -23,12 +23,11 @@ from mlflow_ddpm.storage.layout import (
     DELIVERY_STATE_NAME,
     JSON_NAME,
 )
-from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG, Point
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun, folder_of
-from mlflow_ddpm.tracking.resume import begin_or_resume, final_files, undelivered
+from mlflow_ddpm.tracking.resume import begin_or_resume, final_files, open_mirror, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags
 from mlflow_ddpm.tracking.uploader import Uploader
@@ -65,7 +64,7 @@ class RunRecorder:
             run_name=target.run_name and self._metadata.redact(target.run_name),
             experiment_name=target.experiment_name and self._metadata.redact(target.experiment_name),
         )
-        self._mirror = Mirror(directory.absolute())  # it stays where it is, whoever changes directory
+        self._mirror = open_mirror(directory.absolute(), target, resume=resume)  # absolute: it stays
         self._uploader: Uploader | None = None
         try:
             self._open(target, resume=resume)

@@ -321,18 +321,49 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert rows[-1]["cumulative_time_sec"] == "10.0"
 
 
-def test_a_finished_run_is_not_overwritten_unasked(sqlite_uri: str) -> None:
-    """The error names the two ways on, and both work."""
+def test_a_finished_run_is_moved_aside_by_the_next_and_continued_if_asked(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same loop again is a new run; nothing of the first is lost or mixed with it, one line says where it is."""
+    runs = []
+    for epochs in (2, 3, 1):
+        with MetricsTracker("out") as tracker:
+            _train(tracker, range(epochs))
+            Path("out/plot.png").write_text(str(epochs))
+        runs.append(tracker.run_id)
+    with MetricsTracker("out", resume=True) as again:
+        _train(again, range(1, 2))
+
+    assert len(set(runs)) == 3
+    assert again.run_id == runs[-1]
+    assert [2, 3, 2] == [len(_table(name)) for name in ("out-1", "out-2", "out")]
+    assert ["2", "3", "1"] == [Path(name, "plot.png").read_text() for name in ("out-1", "out-2", "out")]
+    lines = [message for message in caplog.messages if "held the finished run" in message]
+    assert ["out-1", "out-2"] == [line.partition("directory is now ")[2].partition(",")[0] for line in lines]
+    assert not [line for line in lines if "sync" in line]
+
+
+def test_a_finished_run_that_is_asked_for_by_its_id_is_not_mixed_with_a_second_history(sqlite_uri: str) -> None:
+    """The error names the two ways on."""
     with MetricsTracker("out") as tracker:
         _train(tracker, range(2))
 
     with pytest.raises(UsageError, match=r"holds the finished run .* \(2 epochs\); choose another .* resume=True"):
-        MetricsTracker("out")
-    with MetricsTracker("out", resume=True) as again:
-        _train(again, range(2, 3))
+        MetricsTracker("out", run_id=tracker.run_id)
+    assert len(_table("out")) == 2
 
-    assert again.run_id == tracker.run_id
-    assert len(_table("out")) == 3
+
+def test_a_finished_run_that_mlflow_does_not_have_is_sent_from_where_it_was_moved(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line names the command."""
+    with MetricsTracker("out", tracking_uri="http://127.0.0.1:9") as tracker:
+        _train(tracker, range(2))
+        tracker.close(timeout=0.1)
+    with MetricsTracker("out"):
+        pass
+
+    assert "from where `mlflow-ddpm sync out-1` sends what MLflow does not have yet" in caplog.text
 
 
 def test_mistakes_raise_at_once_and_say_what_to_do(sqlite_uri: str) -> None:
