@@ -247,4 +247,5 @@ def _text(value: str) -> str:
 def _key(name: str) -> str:
     """Return a param or tag name with what MLflow would refuse in it replaced."""
     clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:_KEY_MAX]
-    return os.path.normpath(clean) if clean else "_"
+    parts = ["_" if part in (".", "..") else part for part in clean.split("/") if part]  # they may become folders
+    return "/".join(parts) or "_"
