@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.core.errors import MlflowDdpmError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
-from mlflow_ddpm.ddpm.config.params import NO_OPTIONS
+from mlflow_ddpm.ddpm.config.params import NO_OPTIONS, run_params
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_download import Archive
@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> None:
     )
     from mlflow_ddpm.storage.directory_lock import check_writable
 
-    config = from_options({o.dest: getattr(args, o.dest) for o in options()}).resolve()
+    typed = from_options({o.dest: getattr(args, o.dest) for o in options()})
+    config = typed.resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
     first = ranks.rank() == 0
     if args.dry_run:
@@ -125,7 +126,8 @@ def run(args: argparse.Namespace) -> None:
             check_unpublished(directory)
             _sync(directory, args.tracking_uri)
     else:
-        _train(args, config, directory, first=first)
+        params = run_params(typed, output_dir=args.output_dir)
+        _train(args, config, directory, params, first=first)
     if first:
         store = _store_of(directory, args.tracking_uri)
         _publish(directory, store)
@@ -195,7 +197,7 @@ def _fetch(config: Config, archive: Archive | None, *, loud: bool) -> None:
             fetch_archive(Path(config.data.dir), archive, progress=progress)
 
 
-def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: bool) -> None:
+def _train(args: argparse.Namespace, config: Config, directory: Path, params: dict[str, str], *, first: bool) -> None:
     from mlflow_ddpm.cli.progress import progress_on
 
     with progress_on(sys.stderr) if first else contextlib.nullcontext() as progress:
@@ -208,6 +210,7 @@ def _train(args: argparse.Namespace, config: Config, directory: Path, *, first: 
             experiment_name=args.experiment_name,
             tracking_uri=args.tracking_uri,
             resume=args.resume,
+            params=params,
             progress=progress,
         )
 

@@ -18,7 +18,8 @@ from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import ConfigError, PeerLostError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.data.images import Dataset
+from mlflow_ddpm.ddpm.config.params import run_params
+from mlflow_ddpm.ddpm.data.images import Dataset, describe_dataset
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
 from mlflow_ddpm.ddpm.output_dir import check_output_dir
@@ -28,7 +29,8 @@ from mlflow_ddpm.ddpm.training.checkpoint import load_newest, save_checkpoint
 from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.training.rank_failure import detect_rank_failure
 from mlflow_ddpm.ddpm.training.trainer import Trainer
-from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
+from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER, CONFIG_NAME
+from mlflow_ddpm.tracking.run_metadata import RunConfig, write_run_config
 from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
@@ -127,12 +129,14 @@ def train(
     run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     resume: bool = False,
+    params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train, or continue where ``output_dir`` has checkpoints, and return the result.
 
     Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
-    ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`.
+    ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`. ``params`` are the run's params
+    in MLflow; default: :func:`mlflow_ddpm.ddpm.config.params.run_params`. All settings are in ``metrics/config.json``.
 
     Raises:
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
@@ -143,14 +147,23 @@ def train(
     """
     from mlflow_ddpm.tracker import MetricsTracker
 
-    config, directory = config.resolve(), Path(output_dir)
+    typed, directory = config, Path(output_dir)
+    config = config.resolve()
     if ranks.rank() == 0:
         check_output_dir(directory, resume=resume)
     with cpu_threads(config.train.threads or 0), processes(config.train.device) as procs:
         training = prepare(config, procs, directory)
+        source = (
+            "sklearn.datasets.load_digits" if config.data.name == "digits" else str(Path(config.data.dir).absolute())
+        )
+        run_config = RunConfig(
+            _describe(training),
+            params or run_params(typed, output_dir=str(output_dir)),
+            describe_dataset(training.dataset, source) if procs.is_first else {},
+        )
         with MetricsTracker(
             directory,
-            config=_describe(training),
+            config=run_config,
             run_name=run_name,
             experiment_name=experiment_name,
             tracking_uri=tracking_uri,
@@ -160,6 +173,9 @@ def train(
             resume=resume,
             reduce_over_ranks=procs.world_size > 1,
         ) as tracker:
+            if procs.is_first:
+                write_run_config(directory, run_config)
+                tracker.log_artifact(directory / CONFIG_NAME)
 
             def end_run(error: PeerLostError | None) -> None:
                 tracker.close(error=error) if error else tracker.close("KILLED")

@@ -9,6 +9,7 @@ __all__ = [
     "ARTIFACT_FOLDER",
     "CHECKPOINT_FOLDER",
     "CHECKPOINT_PATTERN",
+    "CONFIG_NAME",
     "CSV_NAME",
     "DELIVERY_STATE_NAME",
     "DESCRIPTION_NAME",
@@ -62,6 +63,7 @@ CHECKPOINT_PATTERN = re.compile(r"checkpoint_(\d{6,})\.pt")
 MODEL_FOLDER = "model"  # below an output directory, and of a run's artifacts
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "config.json"
+CONFIG_NAME = "config.json"  # all settings of a run of the pipeline, whose params are fewer; beside the history
 
 
 def sample_name(name: str, epoch: int) -> str:

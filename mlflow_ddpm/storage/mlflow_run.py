@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,19 @@ class MlflowRun:
             new = [Param(k, v) for k, v in wanted.items() if k not in present]
             if new:
                 self._client.log_batch(self.run_id, params=new, synchronous=True)
+
+    def log_datasets(self, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Log data sets as inputs: ``name``, ``digest`` and ``source``; further keys are the profile."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for dataset in datasets:
+            named = {key: str(dataset[key]) for key in ("name", "digest", "source")}
+            profile = json.dumps({key: value for key, value in dataset.items() if key not in named})
+            entity = Dataset(**named, source_type="local", profile=profile)
+            inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", "training")]))
+        with translate_mlflow_errors(self.tracking_uri, "the data set"):
+            self._client.log_inputs(self.run_id, inputs)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, over earlier values."""

@@ -180,6 +180,8 @@ class RemoteRun:
         self._send_tags(run, {**environment, **self._metadata.tags, **resumed})
         params = list(self._metadata.params.items())
         self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
+        inputs = [self._metadata.dataset] if self._metadata.dataset else []
+        self._send_what_is_taken(inputs, run.log_datasets, lambda _: "the data set")
         known = {key: value for key, value in run.info().items() if key not in ("status", "end_time_ms")}
         self._mirror.describe(run=known, config=self._metadata.config, environment=self._metadata.environment)
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.redaction import HIDDEN, redact, redacted
-from mlflow_ddpm.core.strict_json import as_config, flatten, freeze
+from mlflow_ddpm.core.strict_json import as_config, dumps, flatten, freeze
+from mlflow_ddpm.storage.layout import CONFIG_NAME
 
-__all__ = ["RunMetadata"]
+__all__ = ["RunConfig", "RunMetadata"]
 
 _log = logging.getLogger("mlflow_ddpm")
+_CONFIG_MAX = 2**20  # bytes
 _NAMED_MAX = 5  # changed settings that are named in one message
+
+
+class RunConfig(NamedTuple):
+    """A config of which only some values become params, and the data set that the run reads: for ``config=``."""
+
+    config: Mapping[str, Any]
+    params: Mapping[str, str]
+    dataset: Mapping[str, str]  # name, digest and source; further keys are its profile
 
 
 class RunMetadata(NamedTuple):
@@ -23,6 +38,7 @@ class RunMetadata(NamedTuple):
     tags: Mapping[str, str]
     environment: Mapping[str, Any]
     hidden: tuple[str, ...]  # what was taken out, to be searched for in error messages; never written
+    dataset: Mapping[str, Any] = MappingProxyType({})  # as in RunConfig; empty: unknown
 
     @classmethod
     def create(cls, config: object, tags: Mapping[str, str], environment: Mapping[str, Any]) -> Self:
@@ -31,7 +47,8 @@ class RunMetadata(NamedTuple):
         Raises:
             UsageError: ``config`` is neither a mapping nor a dataclass, an ``argparse.Namespace`` or the like.
         """
-        settings = redacted(as_config(config))
+        chosen = config if isinstance(config, RunConfig) else None
+        settings = redacted(as_config(chosen.config if chosen else config))
         marks, machine = redacted(tags, settings.known), redacted(environment, settings.known)
         names = [*settings.names, *(f"tag {name}" for name in marks.names), *machine.names]
         if names:
@@ -42,10 +59,11 @@ class RunMetadata(NamedTuple):
             )
         return cls(
             config=freeze(settings.value),
-            params=freeze(flatten(settings.value)),
+            params=freeze(redacted(chosen.params, settings.known).value if chosen else flatten(settings.value)),
             tags=freeze(flatten(marks.value)),
             environment=freeze(machine.value),
             hidden=(*settings.known, *marks.known),
+            dataset=freeze(redacted(chosen.dataset if chosen else {}, settings.known).value),
         )
 
     def redact(self, text: str) -> str:
@@ -54,11 +72,31 @@ class RunMetadata(NamedTuple):
 
     def compare_config(self, previous: Mapping[str, Any]) -> None:
         """Warn where a resumed run's config differs: MLflow keeps the first value of a param."""
-        first = flatten(redacted(previous).value)
-        changed = [key for key, value in self.params.items() if key in first and first[key] != value]
+        first, now = flatten(redacted(previous).value), flatten(self.config)
+        changed = [key for key, value in now.items() if key in first and first[key] != value]
         if changed:
             _log.warning(
                 "the config has changed since the run began (%s); MLflow's params keep the first values, the JSON "
                 "and the report take the new ones",
-                ", ".join(f"{key} was {first[key]}, is {self.params[key]}" for key in changed[:_NAMED_MAX]),
+                ", ".join(f"{key} was {first[key]}, is {now[key]}" for key in changed[:_NAMED_MAX]),
             )
+
+
+def write_run_config(directory: Path, config: RunConfig) -> None:
+    """Write ``config.json``; a disk that refuses it costs the artifact, not the training."""
+    with contextlib.suppress(OSError):
+        replace_file(directory / CONFIG_NAME, (dumps(redacted(config._asdict()).value, indent=2) + "\n").encode())
+
+
+def read_run_config(directory: Path, config: Mapping[str, Any]) -> RunConfig | Mapping[str, Any]:
+    """Return what :func:`write_run_config` wrote, with this config; the config alone if there is no such file."""
+    path = directory / CONFIG_NAME
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _CONFIG_MAX:
+            return config
+        saved = json.loads(path.read_bytes())
+        params, dataset = dict(saved["params"]), dict(saved["dataset"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return config
+    is_complete = not dataset or {"name", "digest", "source"} <= dataset.keys()
+    return RunConfig(config, {str(k): str(v) for k, v in params.items()}, dataset if is_complete else {})

@@ -20,7 +20,7 @@ from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import final_files, restore_lost_rows, target_of, undelivered
-from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.run_metadata import RunMetadata, read_run_config
 from mlflow_ddpm.tracking.uploader import Uploader
 
 __all__ = ["sync_directory"]
@@ -107,7 +107,7 @@ def _document_of(directory: Path) -> RunDocument:
 def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument) -> Uploader:
     """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
     file = StateFile(mirror.directory, state)
-    metadata = RunMetadata.create(document.config, {}, document.environment)
+    metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), {}, document.environment)
     ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
     ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
     mirror.describe(run={**document.run, **ours}, config=metadata.config, environment=metadata.environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,14 +192,40 @@ def test_a_killed_run_goes_on_to_the_very_same_model_and_metrics(
     ]
 
 
-def test_the_runs_parameters_have_dotted_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings, and the sizes that follow from them, as the store has them."""
+def test_params_tell_runs_apart_and_everything_else_is_in_config_json(tmp_path: Path, sqlite_uri: str) -> None:
+    """At most twenty params; the data set is an input of the run; a path is no param of its own key."""
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    uri = (tmp_path / "store").as_uri()
-    result = train(from_options(TINY | {"epochs": 1}), output_dir=tmp_path / "out", tracking_uri=uri)
-    params = mlflow.MlflowClient(uri).get_run(str(result.run_id)).data.params
+    result = train(from_options(TINY | {"epochs": 1}), output_dir=tmp_path / "out", tracking_uri=sqlite_uri)
+    run = mlflow.MlflowClient(sqlite_uri).get_run(str(result.run_id))
+    params, (data_input,) = run.data.params, run.inputs.dataset_inputs
+    folder = mlflow.artifacts.download_artifacts(
+        run_id=result.run_id, artifact_path="metrics/config.json", tracking_uri=sqlite_uri
+    )
+    config = json.loads(Path(folder).read_text())["config"]
 
-    assert (params["optim.lr"], params["train.epochs"], params["data.train_images"]) == ("0.002", "1", "1500")
-    assert params["model.parameters"] == str(result.parameters)
+    assert len(params) <= 20
+    assert (params["optim.lr"], params["train.epochs"], params["epochs"]) == ("0.002", "1", "1")
+    assert "--base-channels 8" in params["options"]
+    assert (config["data"]["train_images"], config["model"]["parameters"]) == (1500, result.parameters)
+    assert config["sample"]["sampler"] == "ddim"
+    assert (data_input.dataset.name, data_input.dataset.source) == ("digits", "sklearn.datasets.load_digits")
+    assert json.loads(data_input.dataset.profile) == {"train_images": 1500, "test_images": 297, "classes": 10}
+
+
+def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(tmp_path: Path, sqlite_uri: str) -> None:
+    """Trained while the store was away, sent by ``sync``."""
+    import mlflow
+
+    from mlflow_ddpm.tracking.sync import sync_directory
+
+    config = from_options(TINY | {"epochs": 1})
+    train(config, output_dir=tmp_path / "away", tracking_uri="http://127.0.0.1:9")
+    sync_directory(tmp_path / "away", tracking_uri=sqlite_uri)
+    train(config, output_dir=tmp_path / "there", tracking_uri=sqlite_uri)
+    runs = mlflow.MlflowClient(sqlite_uri).search_runs(["0"])
+    given = [run.data.params | {"output_dir": ""} for run in runs]
+
+    assert len(given) == 2
+    assert given[0] == given[1]
+    assert runs[0].inputs.dataset_inputs[0].dataset.digest == runs[1].inputs.dataset_inputs[0].dataset.digest

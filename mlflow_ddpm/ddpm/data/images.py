@@ -5,15 +5,17 @@ Letters: N images of a set, B of a batch, H and W as stored, S the side that the
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-__all__ = ["Dataset", "LabelledImages", "to_model_range", "to_pixels"]
+__all__ = ["Dataset", "LabelledImages", "describe_dataset", "to_model_range", "to_pixels"]
 
+_DIGESTED = 10_000  # images
 _DEVICE_SHARE = 0.5  # of a device's free memory that the images may take; the rest is the model's
 
 
@@ -48,7 +50,15 @@ class Dataset(NamedTuple):
     train: LabelledImages
     test: LabelledImages
     class_names: tuple[str, ...]  # by label
-    source: str = ""  # where the images come from, for the data set that MLflow shows
+
+
+def describe_dataset(dataset: Dataset, source: str) -> dict[str, Any]:
+    """Return what MLflow shows of a data set; the digest is of all labels and of at most 10,000 images."""
+    images, labels = dataset.train
+    some = images[:: -(-len(images) // _DIGESTED)]
+    digest = hashlib.sha256(labels.numpy().tobytes() + some.contiguous().numpy().tobytes()).hexdigest()
+    sizes = {"train_images": len(labels), "test_images": len(dataset.test.labels), "classes": len(dataset.class_names)}
+    return {"name": dataset.name, "digest": digest[:16], "source": source, **sizes}
 
 
 def to_model_range(images: Tensor, image_size: int) -> Tensor:
