@@ -156,14 +156,16 @@ def _number(name: str, value: Any) -> int | float | None:
 
 
 def _restore_nan(cells: Mapping[str, list[Any]], ambiguous: set[str]) -> None:
-    """Put back the NaN that a column cannot tell from an empty cell, where the epoch counts non-finite batches.
+    """Put back the NaN that a column cannot tell from an empty cell: where the epoch counts non-finite batches.
 
-    Every batch has a loss. A gradient norm was measured only if some other epoch has one; so was an EMA distance, which
-    is NaN only once the loss is, too.
+    Every batch has a loss, so a loss is NaN also where the frame has no such count. A gradient norm was measured only
+    if some other epoch has one; so was an EMA distance, which is NaN only once the loss is, too.
     """
-    counts, losses = cells.get("nonfinite_batches", []), list(cells.get("loss_mean", []))
+    losses = list(cells.get("loss_mean", ()))
+    counts = cells.get("nonfinite_batches") or [1 if value is None else 0 for value in losses]
     for name in [name for name in (*_LOSS, "grad_norm", "ema_delta_norm") if name in ambiguous]:
-        is_measured = name in _LOSS or any(value is not None for value in cells[name])
+        has_numbers = any(value is not None for value in cells[name])
+        is_measured = has_numbers or (name in _LOSS and "nonfinite_batches" in cells)
         for i, count in enumerate(counts if is_measured else ()):
             if count and cells[name][i] is None and (name != "ema_delta_norm" or losses[i] is None):
                 cells[name][i] = math.nan

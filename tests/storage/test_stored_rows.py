@@ -1,0 +1,70 @@
+"""The rows of a run are the tracker's: points that users log into the same run change none."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from mlflow_ddpm import MetricsTracker, read_history
+from mlflow_ddpm.core.metrics import METRICS
+from mlflow_ddpm.storage.stored_rows import read_stored_rows
+
+NAMES = [m.name for m in METRICS if m.name != "epoch"]
+
+
+def _record(uri: str, epochs: int = 4) -> str:
+    with MetricsTracker("out", tracking_uri=uri) as tracker:
+        for epoch in range(epochs):
+            tracker.start_epoch(epoch)
+            tracker.log_batch(1.0 / (epoch + 1), lr=0.1, grad_norm=1.0, batch_size=8)
+            tracker.end_epoch(extra={"fid": 3.0})
+    return str(tracker.run_id)
+
+
+@pytest.mark.parametrize("step", [0, 2, 99, -1])
+def test_a_users_points_of_any_name_and_step_change_no_row(sqlite_uri: str, step: int) -> None:
+    """Even under the names of the table, later and earlier than the tracker's own."""
+    run_id = _record(sqlite_uri)
+    before, client = read_history(run_id), MlflowClient(sqlite_uri)
+    for shift, name in enumerate([*NAMES, "fid", "val/loss", "live/loss", "summary/best", "system/cpu"]):
+        client.log_metric(run_id, name, 7.0, step=step)
+        client.log_metric(run_id, name, 7.0, step=step, timestamp=shift + 1)
+
+    after = read_history(run_id)
+
+    assert before.equals(after[before.columns])
+    assert set(after.columns) == set(before.columns)
+
+
+def test_a_users_whole_dictionary_of_metrics_is_no_row_without_the_trackers_clock(sqlite_uri: str) -> None:
+    """Several of our names at one moment are not enough; nor is one of those that stand in every row."""
+    run_id = _record(sqlite_uri)
+    before = read_history(run_id)
+    names = ("loss_mean", "lr", "grad_norm", "epoch_time_sec")
+    MlflowClient(sqlite_uri).log_batch(run_id, [Metric(name, 9.0, 5, 1) for name in names])
+
+    assert before.equals(read_history(run_id))
+
+
+def _points(**values: list[tuple[int, int, float]]) -> list[dict[str, float | None]]:
+    """Return the losses of the rows of these points, each a step, a timestamp and a value."""
+    rows = read_stored_rows(values, lambda key: [Metric(key, value, ms, step) for step, ms, value in values[key]])
+    return [{"epoch": row.epoch, "loss_mean": row.loss_mean, **row.extra} for row in rows]
+
+
+def test_runs_of_old_versions_have_fewer_marks() -> None:
+    """Rows are where the most of the always-measured metrics stand; without any, where a metric of the table does."""
+    loss = [(0, 10, 1.0), (1, 20, 0.5), (7, 99, 7.0)]
+
+    assert [1.0, 0.5] == [row["loss_mean"] for row in _points(loss_mean=loss, epoch_time_sec=loss[:2])]
+    assert [1.0, 0.5, 7.0] == [row["loss_mean"] for row in _points(loss_mean=loss)]
+    assert [] == _points(val_loss=loss)
+
+
+def test_a_row_that_is_half_sent_is_not_read_yet() -> None:
+    """A request may end between the points of one row."""
+    full = [(0, 10, 1.0), (1, 20, 1.0)]
+    rows = _points(epoch_time_sec=full, cumulative_time_sec=full[:1], nonfinite_batches=full[:1], loss_mean=full[:1])
+
+    assert [0] == [row["epoch"] for row in rows]
