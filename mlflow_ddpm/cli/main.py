@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `mlflow-ddpm history ... | head` is no error
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - nothing more can be written
         return 0
+    except ModuleNotFoundError as error:  # such as `mlflow run --env-manager=local` outside of the environment
+        what = f"{sys.executable} has no module {error.name}"
+        return _fail(f"{what}; activate the environment that mlflow_ddpm is installed in", 1)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -76,6 +77,6 @@ def _run_lines(run_id: str, tracking_uri: str | None) -> list[tuple[str, str]]:
 def _short(uri: str) -> str:
     """Return a sqlite URI relative to the working directory where that is possible: it is what people type."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
+    if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()) and not os.environ.get("MLFLOW_RUN_ID"):
         return f"sqlite:///{path.relative_to(Path.cwd())}"
     return redact(uri)

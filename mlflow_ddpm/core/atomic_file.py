@@ -68,7 +68,12 @@ def flush_directory(directory: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return a path as one would type it here: relative where it lies below, quoted where a shell needs it."""
+    """Return a path as one would type it here: relative where it lies below, quoted where a shell needs it.
+
+    Under ``mlflow run`` it is absolute: the working directory is the project's or a temporary one, not the caller's.
+    """
+    if os.environ.get("MLFLOW_RUN_ID"):
+        return shlex.quote(str(path.absolute()))
     with contextlib.suppress(OSError):  # the working directory may be gone
         if path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())

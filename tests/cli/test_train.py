@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from support.common import ROOT
 
 from mlflow_ddpm.cli.main import build_parser, main
+from mlflow_ddpm.core.atomic_file import shown
 
 
 def a_file(place: Path) -> list[str]:
@@ -83,3 +88,23 @@ def test_further_options_stand_in_one_text(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit):
             parse(["train", f"--options={text}"])
     assert "invalid" in capsys.readouterr().err
+
+
+def test_without_its_environment_the_command_ends_in_one_line(tmp_path: Path) -> None:
+    """As ``mlflow run --env-manager=local`` does outside of it: no traceback, and the remedy."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "mlflow_ddpm", "train", "--output-dir", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=60)
+    (line,) = done.stderr.splitlines()
+
+    assert done.returncode == 1
+    assert line.endswith("has no module torch; activate the environment that mlflow_ddpm is installed in")
+
+
+def test_paths_are_absolute_under_mlflow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its working directory is the project's, or that of a clone: a relative path would say nothing to the caller."""
+    assert shown(tmp_path / "out") == "out"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+
+    assert shown(tmp_path / "out") == shown(Path("out")) == str(tmp_path / "out")
