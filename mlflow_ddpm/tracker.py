@@ -55,6 +55,8 @@ class MetricsTracker:
         reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
             that every rank must enter, once per epoch. By default rank 0's own batches count, and the number of
             samples is taken to be the same on every rank.
+        system_metrics: fill MLflow's system tab by MLflow's own monitor (CPU, memory, disk, network, GPU); default:
+            ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.
         clock: seconds from any origin, never going back.
         now_ms: Unix time in milliseconds.
 
@@ -79,6 +81,7 @@ class MetricsTracker:
         device: torch.device | str | None = None,
         resume: bool = False,
         reduce_over_ranks: bool = False,
+        system_metrics: bool | None = None,
         clock: Callable[[], float] = time.perf_counter,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
@@ -103,6 +106,7 @@ class MetricsTracker:
                 environment=describe_environment(device),
                 resume=resume,
                 now_ms=now_ms,
+                system_metrics=system_metrics,
             )
             try:
                 self._shutdown = ShutdownHandler(self._end)

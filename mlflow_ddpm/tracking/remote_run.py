@@ -26,6 +26,7 @@ from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact
 
 __all__ = ["RemoteRun", "folder_of", "metric_name"]
@@ -38,7 +39,15 @@ _DESCRIPTION = "the run's description"
 class RemoteRun:
     """The run of an output directory in MLflow. Two threads use it: one sends rows and tags, one sends files."""
 
-    def __init__(self, target: RunTarget, mirror: Mirror, state_file: StateFile, metadata: RunMetadata) -> None:
+    def __init__(
+        self,
+        target: RunTarget,
+        mirror: Mirror,
+        state_file: StateFile,
+        metadata: RunMetadata,
+        system_metrics: SystemMetrics | None = None,
+    ) -> None:
+        self._system_metrics = system_metrics
         self._target, self._mirror, self._file, self._metadata = target, mirror, state_file, metadata
         self._state = state_file.state
         self._run: MlflowRun | None = None
@@ -76,6 +85,8 @@ class RemoteRun:
             run.resume()
         self._describe(run)
         self._run = run
+        if self._system_metrics and self._state.status == "RUNNING":
+            self._system_metrics.start(run)
 
     def end_if_orphaned(self) -> None:
         """End a run that was created after the tracker had given up waiting for it: no one else would."""
@@ -145,6 +156,8 @@ class RemoteRun:
     def finish(self) -> None:
         """Send what comes after the last row, and end the run if the tracker created it."""
         run, state = self._opened(), self._state
+        if self._system_metrics:
+            self._system_metrics.stop()
         if state.final_tags:
             self._send_tags(run, state.final_tags)
         self._summarise(run)

@@ -29,6 +29,7 @@ from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun, folder_of
 from mlflow_ddpm.tracking.resume import begin_or_resume, final_files, open_mirror, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags
 from mlflow_ddpm.tracking.uploader import Uploader
 
@@ -56,7 +57,9 @@ class RunRecorder:
         environment: Mapping[str, Any],
         resume: bool,
         now_ms: Callable[[], int],
+        system_metrics: bool | None = None,
     ) -> None:
+        self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
         self._now_ms, self._pid = now_ms, os.getpid()
         self._is_closed, self._waited_for_id = False, False
         self._metadata = RunMetadata.create(config, tags, environment)
@@ -82,7 +85,7 @@ class RunRecorder:
         self._resuming, self._uploaded_ms = bool(self._mirror.rows), self.next_timestamp() - 1
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
         self._update_run_info({key: value for key, value in wanted.items() if value})
-        self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata)
+        self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
         self._uploader = Uploader(
             self._remote, self._file, advice=self._advice, items=undelivered(self._mirror, self._state)
         )
