@@ -53,10 +53,8 @@ class MetricsTracker:
         device: the training's device, for memory and timing; default: the CUDA device in use, if any.
         resume: add epochs to a run that had finished.
         reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
-            that every rank must enter, once per epoch. By default rank 0's own batches count, and the number of
-            samples is taken to be the same on every rank.
-        system_metrics: fill MLflow's system tab by MLflow's own monitor (CPU, memory, disk, network, GPU); default:
-            ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.
+            that every rank must enter. By default rank 0's own batches count, and its samples times the ranks.
+        system_metrics: fill the run's system tab in MLflow; default: ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.
         clock: seconds from any origin, never going back.
         now_ms: Unix time in milliseconds.
 
@@ -64,8 +62,7 @@ class MetricsTracker:
         UsageError: ``output_dir`` is a file, cannot be made, holds another run than the one asked for, or is being
             written by another tracker, of this process or another.
         MirrorError: ``output_dir`` holds files that are not ours or are damaged; they are left untouched.
-        StoreRefusedError: there is no run ``run_id``. A store that is away raises nothing: training goes on, and what
-            MLflow lacks is delivered when it is back.
+        StoreRefusedError: there is no run ``run_id``. A store that is away raises nothing: what waits is sent later.
     """
 
     def __init__(

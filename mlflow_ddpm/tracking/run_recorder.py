@@ -19,10 +19,7 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage, encode_png, image_from_path, image_path
-from mlflow_ddpm.storage.layout import (
-    DELIVERY_STATE_NAME,
-    JSON_NAME,
-)
+from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG, Point
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
@@ -60,8 +57,7 @@ class RunRecorder:
         system_metrics: bool | None = None,
     ) -> None:
         self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
-        self._now_ms, self._pid = now_ms, os.getpid()
-        self._is_closed, self._waited_for_id = False, False
+        self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
         self._metadata = RunMetadata.create(config, tags, environment)
         target = target._replace(
             run_name=target.run_name and self._metadata.redact(target.run_name),
