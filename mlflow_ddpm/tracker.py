@@ -43,8 +43,7 @@ class MetricsTracker:
     Args:
         output_dir: where the mirror goes. A directory that holds an unfinished run of ours continues that run; one
             that holds a finished run is renamed (``out`` to ``out-1``), and a new run begins.
-        config: hyperparameters, nested as they come: a mapping, a dataclass or an ``argparse.Namespace``; logged as
-            params under dotted keys.
+        config: hyperparameters: a mapping, a dataclass or an ``argparse.Namespace``; logged as dotted params.
         run_name: the new run's name in MLflow; MLflow makes one up by default.
         experiment_name: the new run's experiment, created if missing; default: MLflow's own settings.
         tracking_uri: the tracking store; default: MLflow's own settings.
