@@ -77,7 +77,7 @@ def epochs_text(series_of_run: Series, epochs: Floats) -> str:
         return f"{noun} " + ", ".join(f"{epoch:,.0f}" for epoch in epochs)
     if np.diff(epochs).max() < GAP * series_of_run.spacing:
         return f"{noun} {epochs[0]:,.0f}\u2013{epochs[-1]:,.0f}"
-    return f"{len(epochs):,} {noun}" if series_of_run.noun == "epoch" else f"{len(epochs):,} rows"
+    return series_of_run.count_text(len(epochs))
 
 
 def run_subtitle(history: RunHistory) -> str:
@@ -87,7 +87,7 @@ def run_subtitle(history: RunHistory) -> str:
     if not len(loss.epoch):
         facts.append(f"no {loss.noun}s yet")
     elif loss.noun == "epoch":
-        facts.append(f"{len(loss.epoch):,} epoch{'s' if len(loss.epoch) > 1 else ''}")
+        facts.append(loss.count_text(len(loss.epoch)))
     else:
         facts.append(f"{loss.epoch[-1]:,.0f} {loss.noun}s")
     if len(loss.finite):

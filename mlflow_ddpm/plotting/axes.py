@@ -103,10 +103,11 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     ax.set_yscale("log")
     ax.set_ylim(10.0 ** max(low - margin, -305), 10.0 ** min(high + margin, 305))
     many = high - low > _MANY_DECADES
-    locator = LogLocator(subs=(1.0,) if many else (1.0, 2.0, 5.0), numticks=8 if many else 14)
-    ticks = _inside(ax, locator.tick_values(*ax.get_ylim()))
-    if len(ticks) >= _MIN_TICKS:
-        ax.set_yticks(ticks, [number(tick) for tick in ticks])
+    for subs in [(1.0,)] if many else [(1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)]:
+        ticks = _inside(ax, LogLocator(subs=subs, numticks=8 if many else 14).tick_values(*ax.get_ylim()))
+        if len(ticks) >= _MIN_TICKS:
+            ax.set_yticks(ticks, [number(tick) for tick in ticks])
+            break
     else:
         ticks = _inside(ax, MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
         ax.set_yticks(ticks, _aligned(ticks))

@@ -125,13 +125,12 @@ def missing_note(series: Series) -> Note | None:
     gaps = np.round(np.diff(series.epoch) / series.spacing) - 1
     count = int(gaps[gaps > 0].sum())
     if count > MAX_NAMED:
-        return Note(f"missing: {count:,} {series.noun if series.noun == 'epoch' else 'row'}s")
+        return Note(f"missing: {series.count_text(count)}")
     if count:
         holes = [series.epoch[i] + series.spacing * np.arange(1, gaps[i] + 1) for i in np.flatnonzero(gaps > 0)]
         return Note(f"missing: {epochs_text(series, np.concatenate(holes))}")
     unmeasured = len(series.epoch) - series.measured
-    noun = series.noun if series.noun == "epoch" else "row"
-    return Note(f"not measured in {unmeasured:,} of {len(series.epoch):,} {noun}s") if unmeasured else None
+    return Note(f"not measured in {unmeasured:,} of {series.count_text(len(series.epoch))}") if unmeasured else None
 
 
 def runs_text(count: int) -> str:

@@ -102,7 +102,7 @@ def downsampling_note(ax: Axes, series: Series, columns: int = 0, *, is_bars: bo
     rows = _shape(ax, series, _bar_columns(ax, series) if is_bars else columns).rows
     if rows == 1:
         return None
-    what = f"{rows:,} {series.noun if series.noun == 'epoch' else 'row'}s"
+    what = series.count_text(rows)
     if is_bars:
         return Note(f"each bar: the largest of {what}", brief=f"largest of {rows:,}")
     return Note(f"each point: mean of {what}, band: their range", brief=f"mean of {rows:,}")

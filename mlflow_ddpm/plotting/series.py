@@ -44,6 +44,10 @@ class Series:
         """Return the finite values alone."""
         return self.value[self.drawable]
 
+    def count_text(self, rows: int) -> str:
+        """Count rows: as epochs, or as rows where each counts steps."""
+        return f"{rows:,} {'epoch' if self.noun == 'epoch' else 'row'}{'' if rows == 1 else 's'}"
+
     def scaled(self, factor: float) -> Series:
         """Return the series in another unit."""
         return replace(self, value=self.value * factor)
@@ -90,11 +94,19 @@ def rate_name(*histories: RunHistory) -> str:
 
 
 def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
-    """Return mean, minimum and maximum over the runs of a group at each epoch, of those that have a number there."""
+    """Return mean, minimum and maximum over the runs of a group at each epoch, of those that have a number there.
+
+    They begin and end where all runs that were measured have rows: the mean of other runs would be another curve.
+    """
     epoch = np.unique(np.concatenate([one.epoch for one in group]))
+    shared = [one.epoch for one in group if len(one.finite)] or [epoch]
+    inside = (epoch >= max(one[0] for one in shared)) & (epoch <= min(one[-1] for one in shared))
+    if not inside.any():
+        inside[:] = True
     values = np.full((len(group), len(epoch)), np.nan)
     for row, one in zip(values, group, strict=True):
         row[np.searchsorted(epoch, one.epoch)] = one.value
+    values[:, ~inside] = np.nan
     count = np.isfinite(values).sum(axis=0)
     total = np.nansum(values, axis=0)
     mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)

@@ -234,3 +234,37 @@ def test_a_canvas_and_its_files_say_what_they_offer() -> None:
         write_figure(build_figure([("", lambda _ax: None)], theme="paper"), Path("picture.txt"))
 
     assert not Path("picture.txt").exists()
+
+
+def test_a_printed_figure_can_have_a_serif_font_that_is_embedded() -> None:
+    """STIX comes with matplotlib; signs that it has not are DejaVu's."""
+    path = write_figure(make_figure("loss_distribution", healthy(20), theme="paper", font="serif"), Path("serif.pdf"))
+
+    assert b"STIXGeneral" in path.read_bytes()
+    assert b"Type3" not in path.read_bytes()
+
+
+def test_a_font_is_refused_where_it_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names what there is; nothing is written."""
+    monkeypatch.setattr("mlflow_ddpm.plotting.themes._SANS", ("No Such Font",))
+    with pytest.raises(UsageError, match="font must be one of serif, sans, got 'mono'"):
+        make_figure("loss_log", healthy(1), theme="paper", font="mono")
+    with pytest.raises(UsageError, match="goes with the theme paper, got 'dark'"):
+        generate_all_plots(healthy(1), tmp_path / "out", font="serif")
+    with pytest.raises(UsageError, match="takes one of No Such Font; none is installed"):
+        generate_all_plots(healthy(1), tmp_path / "out", theme="paper", font="sans")
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_lie_beside_printed_figures(tmp_path: Path) -> None:
+    """Each plot has how to read it, what it shows of this run, and the facts that the picture leaves out."""
+    generate_all_plots(healthy(20), tmp_path, theme="paper")
+    captions = dict(
+        line.split(": ", 1) for line in (tmp_path / "captions.txt").read_text(encoding="utf-8").splitlines() if line
+    )
+
+    assert set(captions) == set(NAMES)
+    assert captions["epoch_timing"].startswith("Wall-clock seconds of each epoch; the dashed line is the median.")
+    assert "The median epoch time is 1" in captions["epoch_timing"]
+    assert "total 4 min 9 s" in captions["epoch_timing"]

@@ -268,3 +268,68 @@ def test_the_user_settings_of_matplotlib_survive() -> None:
     make_comparison("training_dashboard", SETS["two alike"], theme="paper")
 
     assert dict(mpl.rcParams) == before
+
+
+def test_from_six_runs_on_every_picture_has_the_dashboard_s_legend_in_one_order() -> None:
+    """Up to five have their names at the ends of their lines; the axes stay as large."""
+    runs = [(f"run {k}", scaled(healthy(20), 1 + 0.1 * k)) for k in range(6)]
+    sizes = []
+    for count in (5, 6):
+        figure = make_comparison("learning_rate", runs[:count])
+        sizes.append(np.array(only_axes(figure).bbox.size).tolist())
+        assert len([t for t in visible_texts(figure) if t.get_gid() == "end"]) == (5 if count == 5 else 0)
+    orders = [[t.get_text() for t in make_comparison(name, runs).legends[0].get_texts()] for name in NAMES]
+
+    assert orders == [[name for name, _ in runs]] * len(NAMES)
+    assert sizes[0] == pytest.approx(sizes[1])
+
+
+def test_a_label_shows_its_line_and_is_joined_to_its_end() -> None:
+    """Each name has a sample in its line's colour and dash, and a thin stroke from where the line ends."""
+    ax = only_axes(make_comparison("grad_norm", [("short", healthy(9)), ("long", scaled(healthy(20), 1.01))]))
+    leaders = [line for line in ax.lines if line.get_gid() == "leader"]
+    samples = {to_hex(line.get_color()) for line in leaders if line.get_alpha() == 1.0}
+    starts = [
+        ax.transData.inverted().transform(ax.transAxes.transform(np.asarray(line.get_xydata())[0]))[0]
+        for line in leaders
+        if line.get_alpha() != 1.0
+    ]
+
+    assert samples == set(_colors(ax, "line"))
+    assert sorted(starts) == pytest.approx([8.0, 19.0])
+
+
+@pytest.mark.parametrize("name", ["loss_linear", "loss_log", "gpu_memory", "throughput"])
+def test_axes_begin_where_those_of_the_run_s_own_picture_do(name: str) -> None:
+    """What a comparison leaves out of a run's picture has its room all the same."""
+    single, several = (
+        only_axes(figure)
+        for figure in (make_figure(name, healthy(40)), make_comparison(name, [("a", healthy(40)), ("b", healthy(40))]))
+    )
+
+    assert several.get_ylim()[0] == pytest.approx(single.get_ylim()[0], rel=0.2)
+    assert several.get_xlim()[0] == single.get_xlim()[0]
+
+
+def test_a_group_is_the_mean_of_its_runs_in_a_band_from_lowest_to_highest() -> None:
+    """It ends with the first of its runs: the mean of fewer would be another curve."""
+    group = [RunHistory.from_frame(scaled(healthy(n), k)) for n, k in ((20, 1.0), (20, 2.0), (15, 3.0))]
+    figure = comparison_plots.make_comparison("grad_norm", [("group", group), ("one", [group[0]])])
+    ax = only_axes(figure)
+    (_, mean), (_, single) = drawn(ax, "line")
+    (band,) = [c for c in ax.collections if c.get_gid() == "band"]
+    heights = np.asarray(band.get_paths()[0].vertices)
+    own = numbers(healthy(20), "grad_norm")
+
+    assert mean[np.isfinite(mean)] == pytest.approx(2 * own[:15])
+    assert single[np.isfinite(single)] == pytest.approx(own)
+    assert (heights[:, 1].min(), heights[:, 1].max()) == pytest.approx((own[:15].min(), 3 * own.max()))
+    assert "group's mean" in notes(figure)
+
+
+def test_what_all_long_names_begin_with_is_left_out() -> None:
+    """Runs of a sweep differ in their last words."""
+    runs = [(f"emnist-ablation-of-the-schedule-lr{k}", healthy(3)) for k in (1, 2)]
+    texts = visible_texts(make_comparison("learning_rate", runs))
+
+    assert {"lr1", "lr2"} == {text.get_text() for text in texts if text.get_gid() == "end"}
