@@ -83,21 +83,27 @@ class FigureGrid:
         rows = note_rows(ax) if len(self.axes) == 1 else _NOTE_ROWS
         pad = rcParams["axes.titlepad"] + NOTE_ROW * (rows - 1) * rcParams["legend.fontsize"]
         if self.is_titled:
-            ax.set_title(text, pad=pad + self.legend_points)
-        if self.legend_points:
+            ax.set_title(text, pad=pad + (self.legend_points if len(self.axes) == 1 else 0))
+        if self.legend_points and len(self.axes) == 1:
             y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
             self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)
+
+    @property
+    def header_points(self) -> float:
+        """The height of a grid's title, from the upper edge."""
+        from matplotlib import rcParams
+
+        return float(1.2 * rcParams["font.size"] + 1.25 * rcParams["figure.titlesize"])
 
     def add_header(self, title: str, words: str) -> None:
         """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
         from matplotlib import rcParams
 
         figure, size = self.figure, rcParams["figure.titlesize"]
-        em = rcParams["font.size"] * figure.dpi / 72 / figure.bbox.height
-        below = 1.2 + 1.25 * size / rcParams["font.size"]  # in the size of letters, from the upper edge
-        x = self.axes[0].get_position().x0
-        figure.text(x, 1 - 1.2 * em, title, fontsize=size, fontweight="bold", va="top")
-        figure.text(x, 1 - below * em, words, va="top", color=rcParams["axes.labelcolor"])
+        point = 1 / 72 / figure.get_figheight()
+        x, top = self.axes[0].get_position().x0, 1.2 * rcParams["font.size"]
+        figure.text(x, 1 - top * point, title, fontsize=size, fontweight="bold", va="top")
+        figure.text(x, 1 - self.header_points * point, words, va="top", color=rcParams["axes.labelcolor"])
 
     def add_legend_room(self, x: float, points: float) -> None:
         """Make the figure higher, but not its axes, by a legend that begins at x, a fraction of the figure."""

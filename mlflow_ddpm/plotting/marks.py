@@ -134,7 +134,8 @@ def _stand_apart(ax: Axes, width: float) -> bool:
 
 def _bar_columns(ax: Axes, series: Series) -> int:
     """Return in how many columns bars are gathered; 0 where each row has a bar of its own."""
-    return _FEW_BARS if len(series.epoch) > pixel_columns(ax) else 0
+    fit = int(width_in_em(ax) / _BAR_EMS) - 2
+    return min(_FEW_BARS, fit) if len(series.epoch) > pixel_columns(ax) else 0
 
 
 def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> None:

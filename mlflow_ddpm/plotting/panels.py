@@ -133,9 +133,9 @@ def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     add_notes(
         ax,
         [
-            *_exceptions(ax, mean, [change]),
             Note(f"{len(better.finite):,} improving", "C2", "better", "bar"),
             Note(f"{len(worse.finite):,} worsening", "C3", "worse", "bar"),
+            *_exceptions(ax, mean, [change]),
             Note(f"{unchanged:,} unchanged") if unchanged else None,
             _raised_note(raised) if raised else None,
             *_circumstances(ax, mean, history),

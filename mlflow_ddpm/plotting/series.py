@@ -106,7 +106,7 @@ def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
     values = np.full((len(group), len(epoch)), np.nan)
     for row, one in zip(values, group, strict=True):
         row[np.searchsorted(epoch, one.epoch)] = one.value
-    values[:, ~inside] = np.nan
+    epoch, values = epoch[inside], values[:, inside]
     count = np.isfinite(values).sum(axis=0)
     total = np.nansum(values, axis=0)
     mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)

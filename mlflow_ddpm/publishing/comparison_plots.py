@@ -24,9 +24,8 @@ __all__ = ["draw_comparisons", "make_comparison"]
 Runs = Sequence[tuple[str, "RunHistory | Sequence[RunHistory]"]]
 
 _MOST_END_LABELS = 5  # more runs get a legend, which has them in the same order in every picture
-_LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)  # of names in the legend, tried until it has few enough rows
-_HEADER_ROWS = 3  # of the legend beside a dashboard's title
-_ROWS = 5  # of the legend above a picture
+_LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)  # of names in the legend, tried until it has few rows
+_ROWS = 5  # of the legend, at most
 _ROW, _HANDLE, _GAP = 1.35, 2.0, 1.4  # height of a row, sample of a line, gap between entries, in the size of letters
 
 
@@ -56,10 +55,10 @@ def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | 
     has_legend = len(plot.panels) > 1 or len(lines) > _MOST_END_LABELS
 
     def add_header(grid: FigureGrid) -> None:
-        if len(plot.panels) > 1:
-            grid.add_header(plot.title, "")
         if has_legend:
             lines[:] = _add_legend(grid, lines)
+        if len(plot.panels) > 1:
+            grid.add_header(plot.title, "")
 
     panels = [
         (panel.title, partial(draw_overlay, quantity=panel.quantity, runs=lines, is_named=not has_legend))
@@ -69,7 +68,7 @@ def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | 
 
 
 def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
-    """Show each run's line and name: beside a dashboard's title, or above the picture, which gets higher by it.
+    """Show each run's line and name under the title of the picture, which gets higher by it.
 
     Returns the runs with their names as they are written.
     """
@@ -79,14 +78,12 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
     figure, size = grid.figure, rcParams["legend.fontsize"]
     em = size * figure.dpi / 72
     is_dashboard = len(grid.axes) > 1
-    titles = [text.get_window_extent().x1 for text in figure.texts]
-    left = max(titles) + 3 * em if is_dashboard else grid.axes[0].bbox.x0 if grid.is_titled else 0.6 * em
-    room, most_rows = grid.axes[-1].bbox.x1 - left, _HEADER_ROWS if is_dashboard else _ROWS
-    named, columns = _fitted(grid, runs, room / em, most_rows)
+    left = grid.axes[0].bbox.x0 if grid.is_titled else 0.6 * em
+    named, columns = _fitted(grid, runs, (grid.axes[-1].bbox.x1 - left) / em)
     rows = -(-len(runs) // columns)
-    x, y = left / figure.bbox.width, 1 - 1.2 * em / figure.bbox.height
-    if not is_dashboard:
-        grid.add_legend_room(x, (rows * _ROW + 0.2) * size)
+    x = left / figure.bbox.width
+    grid.add_legend_room(x, ((rows - 1) * _ROW if is_dashboard else rows * _ROW + 0.2) * size)
+    y = 1 - grid.header_points / 72 / figure.get_figheight()
     samples: list[Any] = [{"color": run.color, "linestyle": run.style} for run in named]
     legend = figure.legend(
         [Line2D([], [], **sample) for sample in samples], [run.name for run in named],
@@ -100,7 +97,7 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
     return named
 
 
-def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float, most_rows: int) -> tuple[Sequence[RunLine], int]:
+def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Sequence[RunLine], int]:
     """Return the runs with names so short, and so many columns, that a legend fits into the room (in ems)."""
     from matplotlib import rcParams
 
@@ -113,7 +110,7 @@ def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float, most_rows: i
                 probe.set_text(run.name)
                 widest = max(widest, probe.get_window_extent().width * 72 / grid.figure.dpi / size)
             columns = max(1, int((room + _GAP) / (widest + _HANDLE + 0.5 + _GAP)))
-            if -(-len(runs) // columns) <= most_rows:
+            if -(-len(runs) // columns) <= _ROWS:
                 return named, min(columns, len(runs))
     finally:
         probe.remove()
