@@ -102,18 +102,27 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     margin = max(0.05, 0.06 * (high - low))
     ax.set_yscale("log")
     ax.set_ylim(10.0 ** max(low - margin, -305), 10.0 ** min(high + margin, 305))
-    many = high - low > _MANY_DECADES
-    for subs in [(1.0,)] if many else [(1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)]:
-        ticks = _inside(ax, LogLocator(subs=subs, numticks=8 if many else 14).tick_values(*ax.get_ylim()))
-        if len(ticks) >= _MIN_TICKS:
-            ax.set_yticks(ticks, [number(tick) for tick in ticks])
-            break
+    ticks = _log_ticks(ax, high - low)
+    if len(ticks) >= _MIN_TICKS:
+        ax.set_yticks(ticks, [number(tick) for tick in ticks])
     else:
-        ticks = _inside(ax, MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
+        ticks = _inside(ax, MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
         ax.set_yticks(ticks, _aligned(ticks))
     ax.yaxis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=40))
     ax.yaxis.set_minor_formatter(NullFormatter())
     _value_label(ax, label)
+
+
+def _log_ticks(ax: Axes, decades: float) -> Floats:
+    """Return whole decades or, of few decades, the round numbers of which three or more lie within the limits."""
+    from matplotlib.ticker import LogLocator
+
+    if decades > _MANY_DECADES:
+        return _inside(ax, LogLocator(numticks=8).tick_values(*ax.get_ylim()))
+    low, high = np.log10(ax.get_ylim())
+    powers = 10.0 ** np.arange(math.floor(low), math.ceil(high) + 1)
+    few, more = (_inside(ax, np.outer(powers, steps).ravel().tolist()) for steps in ((1, 2, 5), (1, 2, 3, 4, 6, 8)))
+    return few if len(few) >= _MIN_TICKS else more
 
 
 def _inside(ax: Axes, offered: Sequence[float]) -> Floats:

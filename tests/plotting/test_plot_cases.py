@@ -99,8 +99,9 @@ def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:
         return
     said, heights = notes(figure), _heights(ax)
 
-    assert np.isclose(heights, finite.max(), rtol=1e-9).any()
-    assert np.isclose(heights, finite.min(), rtol=1e-9).any()
+    least = 0.013 * (high - low) if name == "loss_derivative" else 0.0  # lower bars could not be seen and are raised
+    assert np.isclose(heights, finite.max(), rtol=1e-9, atol=least).any()
+    assert np.isclose(heights, finite.min(), rtol=1e-9, atol=least).any()
     assert ((finite >= low) & (finite <= high)).mean() > 0.8
     assert [finite.max() > high, finite.min() < low] == [
         "up to" in said.replace("reserved up to", ""),
