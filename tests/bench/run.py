@@ -21,7 +21,19 @@ from stopwatches import Effort
 from stores import Server
 from table import Row, markdown
 
-NAMES = ("startup", "norms", "batches", "ends", "growth", "reading", "steps", "whole_run", "plots", "unet")
+NAMES = (
+    "startup",
+    "norms",
+    "batches",
+    "ends",
+    "back_to_back",
+    "growth",
+    "reading",
+    "steps",
+    "whole_run",
+    "plots",
+    "unet",
+)
 
 
 def main() -> None:

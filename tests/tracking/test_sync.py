@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,7 @@ def test_eight_processes_at_once_on_a_fresh_sqlite_store_make_eight_runs(tmp_pat
     """MLflow alone crashes there, and can leave the file unusable."""
     code = """
 import sys
+import time
 from mlflow_ddpm import MetricsTracker
 tracker = MetricsTracker(sys.argv[1])
 tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
@@ -257,3 +259,46 @@ sys.exit(not tracker.close(timeout=120))
     assert ["FINISHED"] * 8 == [run.info.status for run in runs]
     assert [1.0] * 8 == [run.data.metrics["loss_mean"] for run in runs]
     print("8 processes on a fresh sqlite store: 8 runs")
+
+
+def test_a_sync_to_a_store_that_is_away_fails_within_a_minute_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It repeats no line, and does not speak of a training."""
+    monkeypatch.setattr("mlflow_ddpm.tracking.sync._AWAY_SEC", 3.0)  # forty by default
+    play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
+    capsys.readouterr()
+
+    began = time.monotonic()
+    assert main(["sync", "out"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert time.monotonic() - began < 20
+    assert len(lines) == len(set(lines)) == 1
+    assert "unavailable" in lines[0]
+    assert "raining goes on" not in lines[0]
+
+
+def test_a_run_that_never_reached_its_store_goes_to_the_one_of_the_settings(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLFLOW_TRACKING_URI is named by the user, the other one is away."""
+    play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri)
+
+    assert "is complete in MLflow (3 epochs)" in sync_directory(Path("out"), timeout=30)
+
+
+@pytest.mark.parametrize("lost", ["the run", "the store"])
+def test_a_store_that_lost_the_run_gets_it_anew_by_the_command_that_the_message_names(
+    lost: str, sqlite_uri: str, empty_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it, with its first times."""
+    play("out", epochs=3, close_sec=20)
+    Path("mlflow.db").unlink()
+    shutil.copy(empty_database, "mlflow.db" if lost == "the run" else "other.db")
+    uri = sqlite_uri if lost == "the run" else f"sqlite:///{Path('other.db').resolve()}"
+    sync_directory(Path("out"), tracking_uri=uri, timeout=60)
+
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
