@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from mlflow_ddpm.analysis.history import load_history
     from mlflow_ddpm.cli.history_table import terminal_table
+    from mlflow_ddpm.core.csv_table import csv_bytes
     from mlflow_ddpm.storage.csv_file import render_csv
 
     source = named_source(args)
@@ -41,10 +42,9 @@ def run(args: argparse.Namespace) -> None:
     if unknown:
         raise UsageError(f"no column {', '.join(unknown)}; there are {', '.join(frame.columns)}")
     if args.format == "csv":
-        print(
-            frame[columns].to_csv(index=False, na_rep="") if args.columns else render_csv(history.rows).decode(),
-            end="",
-        )
+        rows = [{**row.values(), "logged_at_ms": row.logged_at_ms} for row in history.rows]
+        chosen = csv_bytes(columns, [[row.get(name) for name in columns] for row in rows])
+        print((chosen if args.columns else render_csv(history.rows)).decode(), end="")
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print(terminal_table(frame, columns, width))

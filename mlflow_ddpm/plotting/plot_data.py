@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.metrics import value_of
 from mlflow_ddpm.plotting.series import Series, changes, plus_minus_std, rate_name, series
 
@@ -83,15 +84,8 @@ def plot_columns(
 
 def write_plot_data(columns: Mapping[str, Sequence[int] | Sequence[float | None] | Sequence[str]], path: Path) -> Path:
     """Write a plot's columns as CSV, all or nothing, and return the path."""
-    lines = [",".join(columns), *(",".join(map(_cell, row)) for row in zip(*columns.values(), strict=True))]
-    replace_file(path, ("\n".join(lines) + "\n").encode())
+    replace_file(path, csv_bytes(list(columns), zip(*columns.values(), strict=True)))
     return path
-
-
-def _cell(value: float | str | None) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if value is None else repr(value)
 
 
 def _with_median(history: RunHistory, name: str) -> dict[str, Column]:

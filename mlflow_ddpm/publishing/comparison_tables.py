@@ -11,10 +11,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.key_results import KeyResult, key_results
+from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.formatting import NOT_MEASURED, format_duration, format_number
 from mlflow_ddpm.core.markdown import Code, Table
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
-from mlflow_ddpm.reporting.paper_tables import booktabs, csv_bytes
+from mlflow_ddpm.reporting.paper_tables import booktabs
 
 __all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "groups_table", "hyperparameters_table", "results_table"]
 
@@ -41,7 +42,7 @@ class ComparedTable(NamedTuple):
 
     def as_csv(self) -> bytes:
         """Return the CSV: UTF-8, numbers in full precision, an empty cell for what was not measured."""
-        return csv_bytes(self.data)
+        return csv_bytes((), self.data)
 
     def as_latex(self) -> bytes:
         """Return the table as a LaTeX ``tabular``; the best of all is bold there."""

@@ -5,19 +5,18 @@ A LaTeX table stands alone, without caption and float, so that a paper's own ``\
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_ddpm.analysis.key_results import KeyResult, key_results
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.markdown import Table, one_line
 from mlflow_ddpm.storage.layout import SUMMARY_NAME
 
-__all__ = ["booktabs", "csv_bytes", "escape_latex", "write_key_results"]
+__all__ = ["booktabs", "escape_latex", "write_key_results"]
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -37,19 +36,11 @@ def write_key_results(history: RunHistory, directory: Path) -> list[Path]:
     the LaTeX.
     """
     results = key_results(history)
-    cells = [["" if cell is None else cell for cell in result] for result in results]
     lines = [(r.label, r.text, "" if r.epoch is None else str(r.epoch)) for r in results if r.value is not None]
     table, tex = (directory / f"{SUMMARY_NAME}.{suffix}" for suffix in ("csv", "tex"))
-    replace_file(table, csv_bytes([KeyResult._fields, *cells]))
+    replace_file(table, csv_bytes(KeyResult._fields, results))
     replace_file(tex, booktabs(Table(("Result", "Value", "Epoch"), lines, "llr")).encode())
     return [table, tex]
-
-
-def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    """Return rows as CSV in UTF-8; floats are written so that they read back the same."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 def escape_latex(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Container
 from io import BytesIO
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk"]
+__all__ = ["LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk", "load_encoder"]
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 
@@ -66,6 +67,15 @@ def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedI
         return [image_from_path(path) for path in paths if SAMPLE_PATTERN.fullmatch(path.name) and path.name not in but]
     except OSError:  # the folder cannot be read: no reason to keep anything else back
         return []
+
+
+def load_encoder() -> None:
+    """Import what :func:`encode_png` needs, while file descriptors are left: Pillow loads its formats at first use."""
+    with contextlib.suppress(ImportError, OSError):
+        import numpy as np  # noqa: F401
+        from PIL import Image
+
+        Image.preinit()
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

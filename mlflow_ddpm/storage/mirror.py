@@ -24,6 +24,7 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
+from mlflow_ddpm.storage.images import load_encoder
 from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 from mlflow_ddpm.storage.recovery import recover_files
@@ -64,6 +65,7 @@ class Mirror:
             self.rows, self.previous_run, self.previous_config = found.rows, found.run, found.config
             if found.restored:
                 self._write_csv()
+            load_encoder()
         except OSError as error:
             self._lock.release()
             raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error

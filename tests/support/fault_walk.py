@@ -30,7 +30,6 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])] 
 
 import mlflow.store.tracking.rest_store  # noqa: F401 - what a training needs is imported before the fork
 import numpy as np
-import PIL.Image  # noqa: F401 - so is this, which a process without descriptors could not load
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.tracking.sync import sync_directory
