@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from mlflow_ddpm.core.errors import DataError
-from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split
-from mlflow_ddpm.ddpm.data.idx import read_idx
+from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split, read_idx
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
 __all__ = ["load_emnist"]
@@ -65,7 +64,9 @@ def _read_mapping(source: OfficialFile) -> dict[int, str]:
 def _read_part(
     images_file: OfficialFile, labels_file: OfficialFile, mapping: OfficialFile, stored_labels: list[int]
 ) -> LabelledImages:
-    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)  # (N, W, H), (N,)
+    images, labels = (
+        torch.from_numpy(read_idx(f, dims)) for f, dims in ((images_file, 3), (labels_file, 1))
+    )  # (N, W, H), (N,)
     if len(images) != len(labels):
         raise DataError(
             f"{labels_file.where} does not belong to {Path(images_file.where).name}: expected {len(images)} labels, "

@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
 
 from mlflow_ddpm.core.errors import DataError
 
-__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split", "has_split"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split", "has_split", "read_idx"]
 
 ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
 _MOST_SHRUNK = 1100  # deflate, of zip and of gzip, cannot shrink more than 1032-fold
 _REMEDY = "fetch it again"
+_UNSIGNED_BYTE = 0x08  # IDX's code of the type
+_PORTION = 2**20  # gzip makes each portion twice, so all at once would double the memory
 
 
 class OfficialFile(NamedTuple):
@@ -150,3 +158,52 @@ def _unpack(archive: Path, name: str, *, is_gzip: bool) -> Iterator[BufferedIOBa
             return
         with gzip.GzipFile(fileobj=member) as file:
             yield file
+
+
+def read_idx(source: OfficialFile, dims: int) -> NDArray[np.uint8]:
+    """Return the bytes of an IDX file, the format of MNIST, as an array of its ``dims`` sizes, in memory of its own.
+
+    Its sizes are checked against what follows them, and nothing large is allocated on the word of the header alone.
+
+    Raises:
+        DataError: the file is missing, damaged, not IDX of unsigned bytes with ``dims`` sizes, or cut or too long.
+    """
+    with source.open() as file:
+        shape = _read_shape(source.where, file, dims)
+        data = _read_bytes(source, file, math.prod(shape))
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_shape(where: str, file: BufferedIOBase, dims: int) -> tuple[int, ...]:
+    expected = bytes([0, 0, _UNSIGNED_BYTE, dims])
+    magic = file.read(4)
+    if magic != expected:
+        kind = "images" if dims == 3 else "labels"  # noqa: PLR2004 - IDX images: count, rows, columns
+        raise DataError(
+            f"{where} is not an IDX file of {kind}: expected it to begin with {expected.hex()}, got "
+            f"{magic.hex() or 'nothing'}; check that images and labels are not exchanged, or {_REMEDY}"
+        )
+    sizes = file.read(4 * dims)
+    if len(sizes) < 4 * dims:
+        raise DataError(
+            f"{where} is cut short: expected a header of {4 + 4 * dims} bytes, got {4 + len(sizes)}; {_REMEDY}"
+        )
+    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * dims, 4))
+
+
+def _read_bytes(source: OfficialFile, file: BufferedIOBase, size: int) -> bytearray:
+    """Read exactly ``size`` bytes into one block of memory, which the array then shares."""
+    if size > source.most_bytes:
+        raise DataError(
+            f"{source.where} is cut short: its header promises {size} bytes, more than it can hold at its size; "
+            f"{_REMEDY}"
+        )
+    data = bytearray(size)
+    view, filled = memoryview(data), 0
+    while filled < size and (count := file.readinto(view[filled : filled + _PORTION])):
+        filled += count
+    if filled < size:
+        raise DataError(f"{source.where} is cut short: its header promises {size} bytes, got {filled}; {_REMEDY}")
+    if file.read(1):
+        raise DataError(f"{source.where} is too long: its header promises {size} bytes, more follow; {_REMEDY}")
+    return data
