@@ -1,11 +1,10 @@
-"""The tracker that a training loop talks to: it measures epochs and hands each row on.
+"""The tracker that a training loop talks to: it measures epochs, or windows of steps, and hands each row on.
 
 On ranks other than 0 every method returns at once, nothing is written and MLflow is never imported.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -17,14 +16,16 @@ from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
-from mlflow_ddpm.tracking import batch_values, epoch_statistics, probes
-from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches, Scalar
 from mlflow_ddpm.tracking.environment import describe_environment
+from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.probes import compute_grad_norm
+from mlflow_ddpm.tracking.rank_sync import NextEpoch, warn_if_nothing_is_recorded
+from mlflow_ddpm.tracking.row_measurement import RowMeasurement
 from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
+from mlflow_ddpm.tracking.scalars import Scalar, extra_values, join_collectives
 from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
-from mlflow_ddpm.tracking.timing import EpochTimer, rate
+from mlflow_ddpm.tracking.step_windows import StepWindows, check_every_n_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["EpochMetrics", "MetricsTracker", "compute_grad_norm"]
-
-_log = logging.getLogger("mlflow_ddpm")
-_EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
 
 
 class MetricsTracker:
@@ -51,6 +49,7 @@ class MetricsTracker:
         tags: further tags of the run.
         device: the training's device, for memory and timing; default: the CUDA device in use, if any.
         resume: add epochs to a run that had finished.
+        every_n_steps: the loop counts steps, not epochs: :meth:`log_step` records one row per so many steps.
         reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
             that every rank must enter. By default rank 0's own batches count, and its samples times the ranks.
         system_metrics: fill the run's system tab in MLflow; default: ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.
@@ -76,6 +75,7 @@ class MetricsTracker:
         tags: Mapping[str, str] | None = None,
         device: torch.device | str | None = None,
         resume: bool = False,
+        every_n_steps: int | None = None,
         reduce_over_ranks: bool = False,
         system_metrics: bool | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -83,14 +83,10 @@ class MetricsTracker:
     ) -> None:
         self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
-        self._device = device
-        self._stopwatch = EpochTimer(clock, device)
-        self._world_size = ranks.world_size()
-        self._reduce = reduce_over_ranks and self._world_size > 1
-        self._measures = self.rank == 0 or self._reduce
-        self._batches: BatchValues | None = None
-        self._epoch = -1
-        self._warned_nonfinite = False
+        world_size, every = ranks.world_size(), check_every_n_steps(every_n_steps)
+        meter = EpochMeter(device, clock, world_size, reduce_over_ranks=reduce_over_ranks)
+        self._rows = RowMeasurement(meter, StepWindows(every) if every else None, self.rank)
+        self._next = NextEpoch(self.output_dir)
         self._recorder: Recorder = NullRecorder()
         self._shutdown: ShutdownHandler | None = None
         if self.rank == 0:
@@ -101,14 +97,19 @@ class MetricsTracker:
                 tags=tags or {},
                 environment=describe_environment(device),
                 resume=resume,
+                every_n_steps=every,
                 now_ms=now_ms,
                 system_metrics=system_metrics,
             )
             try:
-                self._shutdown = ShutdownHandler(self._end)
+                self._rows.recorder = self._recorder
+                self._rows.shutdown = self._shutdown = ShutdownHandler(self._end)
+                self._next.publish(self._recorder.next_epoch)
             except BaseException as error:
                 self._recorder.close(classify_exit(error), 1.0)
                 raise
+        else:
+            warn_if_nothing_is_recorded(self.rank, world_size)
 
     @property
     def run_id(self) -> str | None:
@@ -122,28 +123,40 @@ class MetricsTracker:
 
     @property
     def next_epoch(self) -> int:
-        """The first epoch without a row: 0 in a fresh directory, and on other ranks."""
-        return self._recorder.next_epoch
-
-    def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch: the clock starts, and CUDA's peak memory anew.
+        """The first epoch (or step) without a row: where to begin. The same number on every rank.
 
         Raises:
-            UsageError: ``epoch`` is not a whole number >= 0, or the last epoch has not ended.
+            UsageError: on a rank other than 0 that cannot ask rank 0, for it has no ``torch.distributed`` group.
         """
-        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _EPOCH_MAX:
-            raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
-        if self._batches is not None:
-            raise UsageError(f"epoch {self._epoch} is still open; call end_epoch before start_epoch({epoch})")
-        self._recorder.require_open("start_epoch")
-        if not self._measures:
-            return
-        if self._shutdown:
-            self._shutdown.epoch_begins()
-        self._epoch = int(epoch)
-        self._batches = BatchValues()
-        probes.reset_cuda_peak(self._device)
-        self._stopwatch.start()
+        if self.rank != 0:
+            return self._next.fetch()
+        self._next.publish(self._recorder.next_epoch)
+        return self._recorder.next_epoch
+
+    def watch(self, model: torch.nn.Module, ema_model: object) -> None:
+        """Measure the distance between a model and its EMA in every row, unless ``end_epoch`` names another pair.
+
+        Args:
+            model: the live model, plain or wrapped.
+            ema_model: its EMA: a module, a mapping or list of tensors, or an object that holds one: ``AveragedModel``,
+                diffusers' ``EMAModel``, ``ema_pytorch.EMA``, torch_ema's, timm's; or the ``state_dict()`` of one.
+
+        Raises:
+            UsageError: they do not fit. Later on that is one warning.
+        """
+        self._rows.ema.watch(model, ema_model)
+
+    def start_epoch(self, epoch: int, *, partial: bool = False) -> None:
+        """Begin an epoch: the clock starts, and CUDA's peak memory anew.
+
+        Args:
+            epoch: its number, which is the MLflow step.
+            partial: this continues an epoch in the middle, after a resume; its row is marked so.
+
+        Raises:
+            UsageError: ``epoch`` is not a whole number >= 0, the last epoch has not ended, or the loop counts steps.
+        """
+        self._rows.open_epoch(epoch, partial=partial)
 
     def log_batch(
         self, loss: Scalar, lr: Scalar | None = None, grad_norm: Scalar | None = None, batch_size: int | None = None
@@ -154,80 +167,82 @@ class MetricsTracker:
             loss: the batch's loss, a number or a 0-d tensor on any device. Do not change it in place afterwards, and
                 pass a clone of what a replayed CUDA graph writes anew each time.
             lr: the learning rate of this step; of a tensor, its value now.
-            grad_norm: the global L2 norm of the gradients before clipping: what ``clip_grad_norm_`` returns, or
-                :func:`compute_grad_norm`; as with ``loss``, not to be changed afterwards.
-            batch_size: samples in this rank's batch; throughput in samples is measured if every batch tells it.
+            grad_norm: the global L2 norm of the gradients before clipping: what ``clip_grad_norm_`` returns (None from
+                DeepSpeed is fine, as is a DTensor from FSDP2 if every rank logs it), or :func:`compute_grad_norm`; as
+                with ``loss``, not to be changed afterwards.
+            batch_size: samples in this rank's batch; samples_per_sec is recorded only if every batch passes it.
 
         Raises:
             UsageError: no epoch is open, or a value is no single number.
         """
-        batches = self._batches
-        if batches is None:
-            self._refuse("log_batch")
+        batches = self._rows.meter.batches
+        if batches is None or self._rows.windows:
+            self._rows.refuse("log_batch")
+            join_collectives(loss, grad_norm)
             return
         batches.add(loss, lr, grad_norm, batch_size)
 
+    def log_step(
+        self,
+        step: int,
+        loss: Scalar,
+        lr: Scalar | None = None,
+        grad_norm: Scalar | None = None,
+        batch_size: int | None = None,
+        **extra: Scalar | None,
+    ) -> None:
+        """Note one step of a loop that counts steps; a row is written by itself after each ``every_n_steps`` of them.
+
+        Its number, and MLflow's step, is the number of steps done. The first row's clock starts at the first call.
+        ``step``, the index of the step just done, counts from 0 over the whole run and must rise. ``extra`` are further
+        scalars, recorded as their means over the window's finite values. The others are :meth:`log_batch`'s.
+
+        Raises:
+            UsageError: the loop counts epochs, the step does not rise, or a value or an extra's name cannot be taken.
+        """
+        values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "batch_size": batch_size}
+        self._rows.add_step(step, values, extra)
+
     def paused(self) -> AbstractContextManager[None]:
         """Keep what happens inside (sampling, evaluation) out of the epoch's time. Waits for the device twice."""
-        return self._stopwatch.paused()
+        return self._rows.meter.timer.paused()
 
     def end_epoch(
         self,
         model: torch.nn.Module | None = None,
-        ema_model: torch.nn.Module | Mapping[str, torch.Tensor] | None = None,
+        ema_model: object = None,
         extra: Mapping[str, Scalar | None] | None = None,
+        *,
+        partial: bool = False,
     ) -> EpochMetrics | None:
         """End the epoch; its row is durable on disk when this returns, and delivered to MLflow soon after.
 
         Args:
             model: the live model; with ``ema_model``, their distance is measured.
-            ema_model: its EMA: a module, plain or wrapped, ``AveragedModel``, or a mapping of tensors.
+            ema_model: its EMA, in any form that :meth:`watch` takes; default: what is watched. One that cannot be used
+                is a warning.
             extra: further scalars of this epoch, recorded everywhere the others go. None means not measured.
+            partial: the epoch ends before its last batch; its row is marked so.
 
         Returns:
             The row; None on ranks other than 0.
 
         Raises:
-            UsageError: no epoch is open, an extra's name would be refused by MLflow or is taken, a value is no single
-                number, or ``ema_model`` does not fit ``model``. The epoch stays open.
+            UsageError: no epoch is open, an extra's name is taken or MLflow would refuse it, or a value is no single
+                number. The epoch stays open.
         """
-        if self._batches is None:
-            self._refuse("end_epoch")
+        rows = self._rows
+        if rows.number >= 0:
+            self._next.passed(rows.number)
+        if not rows.is_epoch_open:
+            rows.refuse("end_epoch")
+            join_collectives(*(extra or {}).values())
             return None
-        values = batch_values.extra_values(extra or {})
+        values = extra_values(extra or {})
         if ema_model is not None and model is None:
             raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
-        elapsed = self._stopwatch.stop()
-        memory = probes.read_cuda_memory(self._device)
-        batches, readings = self._batches.batches, self._read(self._batches)
-        if self.rank != 0:
-            self._batches = None
-            return None
-        row = EpochMetrics(
-            epoch=self._epoch,
-            **epoch_statistics.statistics(readings)._asdict(),
-            **memory._asdict(),
-            lr=readings.lr,
-            samples_per_sec=rate(readings.samples, elapsed),
-            batches_per_sec=rate(batches, elapsed),
-            ema_delta_norm=None if model is None or ema_model is None else probes.ema_distance(model, ema_model),
-            epoch_time_sec=elapsed,
-            cumulative_time_sec=self._recorder.seconds_before(self._epoch) + elapsed,
-            extra=values,
-            logged_at_ms=self._recorder.next_timestamp(),
-        )
-        self._batches = None
-        self._recorder.write(row)
-        if row.nonfinite_batches and not self._warned_nonfinite:
-            self._warn_nonfinite(readings)
-        return row
-
-    def _read(self, batches: BatchValues) -> EpochBatches:
-        """Read the epoch's batches, and let them speak for all ranks."""
-        readings = batches.read()
-        if self._reduce:
-            return epoch_statistics.mean_over_ranks(readings)
-        return readings if readings.samples is None else readings._replace(samples=readings.samples * self._world_size)
+        is_partial = partial or rows.is_partial
+        return rows.write_row(rows.number, values, partial=is_partial, model=model, ema_model=ema_model)
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
         """Keep a picture of an epoch, such as a grid of samples, on disk and in MLflow's image view.
@@ -251,7 +266,9 @@ class MetricsTracker:
         return self._recorder.flush(timeout)
 
     def close(self, status: str | None = None, error: BaseException | None = None, *, timeout: float = 30.0) -> bool:
-        """Flush everything and end the run, if the tracker started it. An epoch still open is dropped.
+        """Flush everything and end the run, if the tracker started it.
+
+        The last, short window of steps is kept; an epoch still open is dropped, with a warning.
 
         Args:
             status: FINISHED, FAILED or KILLED; default: FINISHED, or what follows from ``error``.
@@ -275,26 +292,9 @@ class MetricsTracker:
         self._end(self._shutdown.outcome_of(error) if self._shutdown else classify_exit(error))
 
     def _end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
-        self._batches = None
         try:
+            self._rows.close(has_finished=outcome.status == "FINISHED")
             return self._recorder.close(outcome, timeout)
         finally:
             if self._shutdown:
                 self._shutdown.stop()  # whatever came in between: the handlers are as they were before
-
-    def _warn_nonfinite(self, readings: EpochBatches) -> None:
-        self._warned_nonfinite = True
-        bad = epoch_statistics.nonfinite_batches(readings)
-        _log.warning(
-            "the loss or gradient norm was not finite in %d batches of epoch %d, first in batch %d; such batches "
-            "are counted in nonfinite_batches and left out of the statistics, from here on without a word",
-            len(bad),
-            self._epoch,
-            bad[0],
-        )
-
-    def _refuse(self, method: str) -> None:
-        """Raise for a call without an open epoch; on a rank that measures nothing there is none to open."""
-        self._recorder.require_open(method)
-        if self._measures:
-            raise UsageError(f"{method} needs an open epoch; call start_epoch first")

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["RESUMED", "frame_from_rows", "numbers", "rows_from_frame"]
+__all__ = ["EVERY_N_STEPS", "RESUMED", "frame_from_rows", "numbers", "rows_from_frame"]
 
 RESUMED = "resumed_at_epochs"  # in a frame's attrs and a run's facts
+EVERY_N_STEPS = "every_n_steps"  # there, too, where rows are windows of steps
 _TABLE = tuple(m.name for m in METRICS)
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
 _LOSS = tuple(name for name in _TABLE if name.startswith("loss_"))

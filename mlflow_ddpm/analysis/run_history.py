@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
-from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, rows_from_frame
+from mlflow_ddpm.analysis.frame import EVERY_N_STEPS, RESUMED, frame_from_rows, rows_from_frame
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.run_summary import Summary, summarise
 
@@ -53,8 +53,9 @@ class RunHistory:
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Return the history of a user's frame. Raises as :func:`mlflow_ddpm.analysis.frame.rows_from_frame`."""
-        resumed = frame.attrs.get(RESUMED)
-        return cls(rows=tuple(rows_from_frame(frame)), run={RESUMED: list(resumed)} if resumed else {})
+        resumed, steps = frame.attrs.get(RESUMED), frame.attrs.get(EVERY_N_STEPS)
+        run = {**({RESUMED: list(resumed)} if resumed else {}), **({EVERY_N_STEPS: steps} if steps else {})}
+        return cls(rows=tuple(rows_from_frame(frame)), run=run)
 
     @property
     def run_id(self) -> str | None:
@@ -71,7 +72,10 @@ class RunHistory:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """The rows as a DataFrame: see :mod:`mlflow_ddpm.analysis.frame`."""
-        return frame_from_rows(self.rows, resumed_at_epochs=self.resumed_at_epochs)
+        frame = frame_from_rows(self.rows, resumed_at_epochs=self.resumed_at_epochs)
+        if self.run.get(EVERY_N_STEPS):
+            frame.attrs[EVERY_N_STEPS] = self.run[EVERY_N_STEPS]
+        return frame
 
     @cached_property
     def summary(self) -> Summary:
@@ -85,8 +89,8 @@ class RunHistory:
 
     @property
     def axis_label(self) -> str:
-        """What the numbers of the rows count, as an axis names it."""
-        return "Epoch"
+        """What the numbers of the rows count, as an axis names it: ``Epoch``, or ``Step`` for windows of steps."""
+        return "Step" if self.run.get(EVERY_N_STEPS) else "Epoch"
 
     @cached_property
     def spacing(self) -> float:

@@ -56,7 +56,13 @@ class EpochMetrics:
     """One row: everything that was measured in one epoch. ``None`` means not measured."""
 
     epoch: int = field(
-        metadata=_about("Epoch", "", "Epoch", "The number given to `start_epoch`; the MLflow step.", integral=True)
+        metadata=_about(
+            "Epoch",
+            "",
+            "Epoch",
+            "The number given to `start_epoch`, or with `every_n_steps` the steps done; the MLflow step.",
+            integral=True,
+        )
     )
     loss_mean: float | None = _metric("Loss (mean)", "", "Loss", "Mean over the epoch's finite batch losses.")
     loss_std: float | None = _metric(
@@ -111,9 +117,29 @@ class EpochMetrics:
         "Batches whose loss or gradient norm was NaN or infinite; the statistics leave those values out.",
         integral=True,
     )
+    skipped_steps: int | None = _metric(
+        "Skipped steps",
+        "steps",
+        "Loss",
+        "Those of `nonfinite_batches` whose loss was finite: GradScaler skips such steps, by design.",
+        integral=True,
+    )
+    batches: int | None = _metric("Batches", "batches", "Epoch", "Batches logged into this row.", integral=True)
+    partial: int | None = _metric(
+        "Partial",
+        "",
+        "Epoch",
+        "1 if the row covers a part of its epoch or window only, as after a resume inside it; else 0.",
+        integral=True,
+    )
     # What follows are not metrics of the table: the caller's own scalars, and when the row was written.
     extra: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
     logged_at_ms: int = 0  # Unix time; the timestamp of the row's MLflow points, kept when they are sent again
+
+    @property
+    def faulty_batches(self) -> int:
+        """Batches that were not finite, less the steps that GradScaler skips by design."""
+        return (self.nonfinite_batches or 0) - (self.skipped_steps or 0)
 
     def values(self) -> dict[str, Number]:
         """Return the table's metrics in order, then the extras by name; ``epoch`` comes first."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
-__all__ = ["rank", "world_size"]
+__all__ = ["describe_launcher", "rank", "world_size"]
 
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
@@ -28,12 +29,32 @@ def world_size() -> int:
     return _ask("get_world_size", index=1, default=1)
 
 
+def describe_launcher() -> str | None:
+    """Return the variable that alone numbers this process, as ``SLURM_PROCID=3``; None where a group is meant.
+
+    ``srun`` and ``mpirun`` number independent tasks, too. ``RANK`` is set where a group is about to be made.
+    """
+    if _group() is not None:
+        return None
+    names = _launcher()
+    return None if names is None or names == _LAUNCHERS[0] else f"{names[0]}={os.environ[names[0]]}"
+
+
 def _ask(method: str, *, index: int, default: int) -> int:
+    group = _group()
+    if group is not None:
+        return int(getattr(group, method)())
+    names = _launcher()
+    return default if names is None else int(os.environ[names[index]])
+
+
+def _group() -> Any:
+    """Return ``torch.distributed`` if it has an initialised group."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(getattr(distributed, method)())
-    for names in _LAUNCHERS:
-        told = [os.environ.get(name, "") for name in names]
-        if all(value.isdigit() for value in told):
-            return int(told[index])
-    return default
+    has_group = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if has_group else None
+
+
+def _launcher() -> tuple[str, str] | None:
+    """Return the variables of rank and world size that are set."""
+    return next((names for names in _LAUNCHERS if all(os.environ.get(name, "").isdigit() for name in names)), None)

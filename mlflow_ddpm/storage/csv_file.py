@@ -30,6 +30,7 @@ __all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
 
 _TABLE = [m.name for m in METRICS]
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
+_FORMER_TABLE = _TABLE[: _TABLE.index("skipped_steps")]  # of a run that an earlier version began
 _LAST = "logged_at_ms"
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|inf|nan)")
@@ -97,18 +98,23 @@ class CsvJournal:
                 f"{self.path} was edited: epoch and {_LAST} must rise from row to row; mend it, or move it away"
             )
         self._file.adopt()
-        if whole == len(content) or self._cut(content, whole):
+        is_whole = whole == len(content) or self._cut(content, whole)
+        if is_whole and extras is not None:
             self._extras, self._written, self._last = extras, len(rows), rows[-1] if rows else None
         return rows
 
-    def _extras_of_header(self, content: bytes) -> list[str]:
-        """Return the columns after the table's. A file without a line feed must be the beginning of a header."""
+    def _extras_of_header(self, content: bytes) -> list[str] | None:
+        """Return the columns after the table's; None if they need a new header.
+
+        A file without a line feed must be the beginning of a header.
+        """
         first, feed, _ = content.partition(b"\n")
         header = first.decode("utf-8-sig", "replace").removesuffix("\r").split(",")
-        extras = header[len(_TABLE) : -1]
-        table = ",".join(_TABLE).encode()
-        is_beginning = table.startswith(first) or first.startswith(table + b",")
-        ours = [*_TABLE, *extras, _LAST] == header if feed else is_beginning
+        is_former = header[: len(_TABLE)] != _TABLE and header[: len(_FORMER_TABLE)] == _FORMER_TABLE
+        table = _FORMER_TABLE if is_former else _TABLE
+        extras, first_columns = header[len(table) : -1], ",".join(_TABLE).encode()
+        is_beginning = first_columns.startswith(first) or first.startswith(first_columns + b",")
+        ours = [*table, *extras, _LAST] == header if feed else is_beginning
         try:
             check_extra_names(extras if feed else ())
         except UsageError:
@@ -118,7 +124,7 @@ class CsvJournal:
                 f"{self.path} was not written by this version of mlflow_ddpm (its columns differ); "
                 "choose another output_dir, or move the file away"
             )
-        return extras
+        return None if is_former else extras
 
     def _cut(self, content: bytes, whole: int) -> bool:
         """Cut off what follows the last whole line; return whether the disk allowed it."""

@@ -44,6 +44,7 @@ class DeliveryState:
     artifacts: list[str] = field(default_factory=list)  # files that wait, relative to the directory
     set_aside: dict[str, str] = field(default_factory=dict)  # what the store does not take -> why
     resumed_at_epochs: list[int] = field(default_factory=list)  # first epoch of each life after the first
+    every_n_steps: int | None = None  # rows are windows of so many steps; None: rows are epochs
     status: str = "RUNNING"  # how the training ended
     ended_at_ms: int | None = None  # when
     final_tags: dict[str, str] = field(default_factory=dict)  # why
@@ -79,6 +80,7 @@ class DeliveryState:
             experiment_name=run.get("experiment_name"),
             started_at_ms=run.get("start_time_ms") or 0,
             resumed_at_epochs=list(run.get("resumed_at_epochs") or []),
+            every_n_steps=run.get("every_n_steps"),
             owned=run.get("owned") is not False,
             status=run.get("status") or "RUNNING",
             ended_at_ms=run.get("end_time_ms"),
@@ -138,6 +140,7 @@ _OPTIONAL: dict[str, type] = {
     "run_name": str,
     "experiment_name": str,
     "ended_at_ms": int,
+    "every_n_steps": int,
 }
 
 

@@ -25,12 +25,14 @@ __all__ = [
     "METRICS_PER_BATCH",
     "NONFINITE_TAG",
     "RESUMED_TAG",
+    "STEPS_TAG",
     "MlflowRun",
     "Point",
     "clean_tags",
     "client",
 ]
 
+STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of so many steps, and their numbers are steps done
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
@@ -71,6 +73,7 @@ class MlflowRun:
             "status": run.info.status,
             "start_time_ms": run.info.start_time,
             "end_time_ms": run.info.end_time,
+            **({"every_n_steps": int(steps)} if (steps := run.data.tags.get(STEPS_TAG, "")).isdecimal() else {}),
             "resumed_at_epochs": [int(e) for e in re.findall(r"\d+", run.data.tags.get(RESUMED_TAG, ""))],
         }
 

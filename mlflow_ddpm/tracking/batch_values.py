@@ -1,50 +1,23 @@
-"""The batch values of one epoch, kept where they were made and read once.
+"""The batch values of one epoch or window, kept where they were made and read once.
 
-No device is read while an epoch runs: a tensor's value is fetched only by :meth:`BatchValues.read`, with one
-concatenation and one copy for all batches together. The values themselves are kept, not running sums, since a median
-cannot be merged from moments. A million batches cost 8 bytes a number: long tails of Python objects are folded into
-arrays, tensors into one tensor on their own device.
+No device is read while an epoch runs: a tensor's value is fetched only by :meth:`BatchValues.read`, with one copy for
+all tensors of one dtype and device. The values themselves are kept, not running sums, since a median cannot be merged
+from moments. A million batches cost 8 bytes a number: long tails of Python objects are folded into arrays, tensors into
+one tensor on their own device. Tensors of two dtypes are never joined, so each value stays what it was.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
-from typing import Any, NamedTuple, Protocol
+from itertools import accumulate
+from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import check_extra_names
+from mlflow_ddpm.tracking.scalars import Scalar, measured_extras, sample_count, scalar
 
-__all__ = [
-    "BatchValues",
-    "EpochBatches",
-    "Scalar",
-    "extra_values",
-    "scalar",
-]
+__all__ = ["BatchValues", "EpochBatches"]
 
-_FOLD_AT = 1024  # a tail of so many objects is folded into one array or tensor
-_REAL: set[Any] = set()  # dtypes of tensors met that are not complex; looking one up costs less than asking torch
-
-
-class ScalarTensor(Protocol):
-    """What is used of a torch tensor; torch itself need not be imported."""
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-
-    @property
-    def dtype(self) -> Any:
-        """Type of its elements."""
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether a graph hangs on it."""
-
-
-Scalar = float | ScalarTensor
+_FOLD_AT = 1024  # a tail of this many objects is folded into one array or tensor
 
 
 class EpochBatches(NamedTuple):
@@ -52,64 +25,99 @@ class EpochBatches(NamedTuple):
 
     losses: Sequence[float]  # one a batch
     grad_norms: Sequence[float]  # one for each batch that gave one
-    without_norm: Sequence[int]  # the batches that gave none
+    missing_norm: Sequence[int]  # the batches that gave none
     lr: float | None  # the last batch's
-    samples: int | None  # None unless every batch told its size
+    samples: int | None  # None unless every batch had a size
+    extras: Mapping[str, Sequence[float]]  # values of each further scalar, one for each batch that gave it
+
+
+class _Chunk(NamedTuple):
+    """Values of one kind, and which batches they belong to."""
+
+    batches: Sequence[int]
+    values: Any  # array('d') or tensor (n,)
 
 
 class _Series:
     """One scalar a batch, floats and tensors mixed, in order."""
 
-    __slots__ = ("_folded", "tail")
+    __slots__ = ("_chunks", "_folded", "tail")
 
     def __init__(self) -> None:
-        self._folded: list[Any] = []  # array('d') or tensor (n,)
+        self._chunks: list[_Chunk] = []
+        self._folded = 0
         self.tail: list[Any] = []
 
+    def add(self, value: Any) -> None:
+        self.tail.append(value)
+        if len(self.tail) == _FOLD_AT:
+            self.fold()
+
     def fold(self) -> None:
+        """Join the tail's values, those of one kind only."""
         tail, self.tail = self.tail, []
-        kinds = set(map(type, tail))
-        try:
-            if len(kinds) == 1 or float not in kinds:
-                self._fold_run(tail)
-                return
-        except RuntimeError:  # torch stacks tensors of one device only; asking each for its own would cost more
-            pass
-        for _, run in groupby(tail, key=_place):
-            self._fold_run(list(run))
-
-    def _fold_run(self, values: list[Any]) -> None:
-        if not values:
+        kinds = [_kind(value) for value in tail]
+        start, self._folded = self._folded, self._folded + len(tail)
+        distinct = set(kinds)
+        if len(distinct) == 1:
+            self._chunks.append(_Chunk(range(start, self._folded), _join(tail)))
             return
-        if type(values[0]) is float:
-            self._folded.append(array("d", values))
-            return
-        import torch
+        for kind in distinct:
+            places = [place for place, other in enumerate(kinds) if other == kind]
+            batches = array("q", (start + place for place in places))
+            self._chunks.append(_Chunk(batches, _join([tail[place] for place in places])))
 
-        self._folded.append(torch.stack(values))  # (n,) on the values' device: queued, not waited for
-
-    def parts(self) -> list[Any]:
+    def chunks(self) -> list[_Chunk]:
         self.fold()
-        return self._folded
+        return self._chunks
+
+    def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
+        """Return all values in order; ``on_host`` has those of each tensor by its id."""
+        whole = array("d", bytes(8 * self._folded))
+        target = memoryview(whole)
+        for batches, values in self._chunks:
+            numbers = values if isinstance(values, array) else on_host[id(values)]
+            if isinstance(batches, range):
+                target[batches.start : batches.stop] = memoryview(numbers)
+            else:
+                for batch, number in zip(batches, numbers, strict=True):
+                    target[batch] = number
+        return whole
 
 
-def _place(value: Any) -> Any:
-    return float if type(value) is float else value.device
+def _kind(value: Any) -> Any:
+    return float if type(value) is float else (value.dtype, value.device)
+
+
+def _join(values: list[Any]) -> Any:
+    if type(values[0]) is float:
+        return array("d", values)
+    import torch
+
+    return torch.stack(values)  # (n,) on the values' device: queued, not waited for
 
 
 class BatchValues:
-    """Collects what ``log_batch`` is given in one epoch."""
+    """Collects what ``log_batch`` or ``log_step`` is given in one epoch or window."""
 
     def __init__(self) -> None:
         self._loss = _Series()
         self._grad_norm = _Series()
-        self._without_norm = array("q")  # batches that gave no gradient norm
+        self._extras: dict[str, _Series] = {}
+        self._missing_norm = array("q")  # batches that gave no gradient norm
         self._lr: Any = None
         self._samples = 0
-        self._sized = True  # every batch told its size
+        self._sized = True  # every batch had a size
         self.batches = 0
 
-    def add(self, loss: Scalar, lr: Scalar | None, grad_norm: Scalar | None, batch_size: int | None) -> None:
+    def add(
+        self,
+        loss: Scalar,
+        lr: Scalar | None,
+        grad_norm: Scalar | None,
+        batch_size: int | None,
+        extras: Mapping[str, Scalar | None] | None = None,
+    ) -> None:
         """Keep one batch's values; tensors are detached, not read. They must not be changed in place afterwards.
 
         Raises:
@@ -120,14 +128,15 @@ class BatchValues:
         if grad_norm is not None and type(grad_norm) is not float:
             grad_norm = scalar("grad_norm", grad_norm)
         if lr is not None and type(lr) is not float:
-            lr = _own(scalar("lr", lr))
+            lr = _snapshot_lr(scalar("lr", lr))
         if type(batch_size) is not int or batch_size < 0:
-            batch_size = _size(batch_size)
+            batch_size = sample_count(batch_size)
+        further = measured_extras(extras) if extras else {}
         # Everything is checked: from here on nothing is refused, so no half of a batch is counted.
         tail = self._loss.tail
         tail.append(loss)
         if grad_norm is None:
-            self._without_norm.append(self.batches)
+            self._missing_norm.append(self.batches)
         else:
             self._grad_norm.tail.append(grad_norm)
         if lr is not None:
@@ -137,6 +146,8 @@ class BatchValues:
         else:
             self._samples += batch_size
         self.batches += 1
+        for name, value in further.items():
+            self._extras.setdefault(name, _Series()).add(value)
         if len(tail) == _FOLD_AT:
             self._loss.fold()
             self._grad_norm.fold()
@@ -145,88 +156,35 @@ class BatchValues:
         """Fetch all values. This is the epoch's one wait for the device."""
         lr = _Series()
         if self._lr is not None:
-            lr.tail.append(self._lr)
-        losses, norms, rates = _fetch([self._loss.parts(), self._grad_norm.parts(), lr.parts()])
-        samples = self._samples if self._sized and self.batches else None
-        return EpochBatches(losses, norms, self._without_norm, rates[0] if rates else None, samples)
+            lr.add(self._lr)
+        losses, norms, rates, *extras = _fetch([self._loss, self._grad_norm, lr, *self._extras.values()])
+        return EpochBatches(
+            losses,
+            norms,
+            self._missing_norm,
+            lr=rates[0] if rates else None,
+            samples=self._samples if self._sized and self.batches else None,
+            extras=dict(zip(self._extras, extras, strict=True)),
+        )
 
 
-def scalar(name: str, value: Any) -> Any:
-    """Return ``value`` as a float, or as a 0-d tensor without its graph where it is a tensor."""
-    try:
-        if value.requires_grad:  # else the batch's whole graph would live on
-            value = value.data  # not detach(), which takes nearly twice as long and only adds a count of changes
-        if not value.ndim and value.dtype in _REAL:
-            return value
-    except AttributeError:
-        return _number(name, value)
-    return _one_element(name, value)
-
-
-def _own(value: Any) -> Any:
+def _snapshot_lr(value: Any) -> Any:
     """Return a copy of a tensor: schedulers change the tensor that an optimizer's learning rate may be in place."""
     return value if type(value) is float else value.clone()
 
 
-def _one_element(name: str, tensor: Any) -> Any:
-    if tensor.dtype.is_complex:
-        raise UsageError(f"{name} must be a real number, got a tensor of {tensor.dtype}")
-    if tensor.numel() != 1:
-        raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(tensor.shape)}; reduce it first")
-    _REAL.add(tensor.dtype)
-    return tensor.reshape(()) if tensor.ndim else tensor
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, str | bytes):
-        raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}")
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must be a number or a 0-d tensor, got {value!r}") from error
-
-
-def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
-    """Return extra metrics as floats, less those that are None.
-
-    Raises:
-        UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
-    """
-    check_extra_names(extra)
-    measured = {name: scalar(f"the extra metric {name!r}", v) for name, v in extra.items() if v is not None}
-    return {name: float(value) + 0.0 for name, value in measured.items()}  # no -0.0: sqlite would drop its sign
-
-
-def _size(batch_size: Any) -> int | None:
-    if batch_size is None:
-        return None
-    try:
-        count = int(batch_size.__index__())
-    except (AttributeError, TypeError) as error:
-        raise UsageError(f"batch_size must be a whole number of samples, got {batch_size!r}") from error
-    if count < 0:
-        raise UsageError(f"batch_size must be >= 0, got {count}")
-    return count
-
-
-def _fetch(series: Sequence[list[Any]]) -> list[array[float]]:
-    """Return each series as one array of float64; all tensors of one device come over in a single copy."""
-    tensors = [part for parts in series for part in parts if not isinstance(part, array)]
-    host: dict[int, Any] = {}
-    for _, group in groupby(sorted(tensors, key=lambda t: str(t.device)), key=lambda t: t.device):
+def _fetch(series: Sequence[_Series]) -> list[array[float]]:
+    """Return each series as one array of float64, with one copy for all tensors of one dtype and device."""
+    groups: dict[Any, list[Any]] = {}
+    for chunk in (chunk for one_series in series for chunk in one_series.chunks()):
+        if not isinstance(chunk.values, array):
+            groups.setdefault(_kind(chunk.values), []).append(chunk.values)
+    on_host: dict[int, Any] = {}
+    for tensors in groups.values():
         import torch
 
-        of_device = list(group)
-        # cat promotes bf16, fp16 and fp32 to the widest among them, exactly; float64 only on the host, as not every
-        # device has it.
-        flat = torch.cat(of_device).cpu().double().numpy()
-        ends = list(accumulate(t.numel() for t in of_device))
-        host.update((id(t), flat[end - t.numel() : end]) for t, end in zip(of_device, ends, strict=True))
-    return [_joined([part if isinstance(part, array) else host[id(part)] for part in parts]) for parts in series]
-
-
-def _joined(parts: list[Any]) -> array[float]:
-    whole = array("d")
-    for part in parts:
-        whole.frombytes(memoryview(part).cast("B"))
-    return whole
+        # float64 only on the host: not every device has it
+        flat = torch.cat(tensors).cpu().double().numpy()
+        ends = accumulate(t.numel() for t in tensors)
+        on_host.update((id(t), flat[end - t.numel() : end]) for t, end in zip(tensors, ends, strict=True))
+    return [one_series.to_host(on_host) for one_series in series]

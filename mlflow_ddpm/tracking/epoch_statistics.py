@@ -1,4 +1,4 @@
-"""What an epoch's batches come to: statistics over finite values, on this rank or over all of them."""
+"""Statistics of one epoch's or window's batches over finite values, of this rank or of all ranks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.batch_values import EpochBatches
+from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 
-__all__ = ["Statistics", "mean_over_ranks", "nonfinite_batches", "statistics"]
+__all__ = ["Statistics", "finite_mean", "mean_over_ranks", "nonfinite_batches", "statistics"]
+
+_SCALE_ABOVE, _SCALE_BELOW = 1e100, 1e-100  # squares of what lies between neither overflow nor vanish
 
 
 class Statistics(NamedTuple):
-    """What an epoch's row takes from its batches, over finite values; named as in the table of metrics."""
+    """What a row takes from its batches, over finite values; named as in the table of metrics."""
 
     loss_mean: float | None
     loss_std: float | None
@@ -23,33 +26,43 @@ class Statistics(NamedTuple):
     loss_median: float | None
     grad_norm: float | None
     nonfinite_batches: int
+    skipped_steps: int
 
 
-def nonfinite_batches(readings: EpochBatches) -> list[int]:
+def nonfinite_batches(batches: EpochBatches) -> list[int]:
     """Return which batches, from 0, had a loss or a gradient norm that was not finite."""
-    bad = {batch for batch, loss in enumerate(readings.losses) if not math.isfinite(loss)}
-    lacks = bytearray(len(readings.losses))
-    for batch in readings.without_norm:
-        lacks[batch] = True
-    normed = (batch for batch, is_without in enumerate(lacks) if not is_without)
-    bad |= {batch for batch, norm in zip(normed, readings.grad_norms, strict=True) if not math.isfinite(norm)}
-    return sorted(bad)
+    return sorted({*_nonfinite_losses(batches), *_nonfinite_norms(batches)})
 
 
-def statistics(readings: EpochBatches) -> Statistics:
-    """Return the epoch's statistics over finite values: NaN where none is finite, None where there is no value."""
-    loss = _spread(readings.losses)
-    norms, norm = _mean(readings.grad_norms)
-    all_finite = loss.finite == len(readings.losses) and norms == len(readings.grad_norms)
+def statistics(batches: EpochBatches) -> Statistics:
+    """Return the statistics over finite values: NaN where none is finite, None where there is no value."""
+    loss = _spread(batches.losses)
+    norms = sum(map(math.isfinite, batches.grad_norms))
+    all_finite = loss.finite == len(batches.losses) and norms == len(batches.grad_norms)
+    bad_losses = set() if all_finite else _nonfinite_losses(batches)
+    bad_norms = set() if all_finite else _nonfinite_norms(batches)
     return Statistics(
         loss_mean=loss.mean,
         loss_std=loss.std,
         loss_min=loss.least,
         loss_max=loss.most,
         loss_median=loss.median,
-        grad_norm=norm,
-        nonfinite_batches=0 if all_finite else len(nonfinite_batches(readings)),
+        grad_norm=finite_mean(batches.grad_norms),
+        nonfinite_batches=len(bad_losses | bad_norms),
+        skipped_steps=len(bad_norms - bad_losses),
     )
+
+
+def _nonfinite_losses(batches: EpochBatches) -> set[int]:
+    return {batch for batch, loss in enumerate(batches.losses) if not math.isfinite(loss)}
+
+
+def _nonfinite_norms(batches: EpochBatches) -> set[int]:
+    missing = bytearray(len(batches.losses))
+    for batch in batches.missing_norm:
+        missing[batch] = True
+    normed = (batch for batch, is_missing in enumerate(missing) if not is_missing)
+    return {batch for batch, norm in zip(normed, batches.grad_norms, strict=True) if not math.isfinite(norm)}
 
 
 class _Spread(NamedTuple):
@@ -61,10 +74,10 @@ class _Spread(NamedTuple):
     median: float | None
 
 
-def _mean(values: Sequence[float]) -> tuple[int, float | None]:
-    """Return how many values are finite, and their mean."""
-    finite = sum(map(math.isfinite, values))
-    return finite, _sum(filter(math.isfinite, values)) / finite if finite else _no_number(values)
+def finite_mean(values: Sequence[float]) -> float | None:
+    """Return the mean of the finite values; NaN where none is finite, None where there is no value."""
+    finite = [value for value in values if math.isfinite(value)]
+    return _mean(finite) if finite else _no_number(values)
 
 
 def _spread(values: Sequence[float]) -> _Spread:
@@ -77,10 +90,26 @@ def _spread(values: Sequence[float]) -> _Spread:
     finite = len(ordered)
     if not finite:
         return _Spread(0, *(_no_number(values),) * 5)
-    mean = _sum(ordered) / finite
-    variance = _sum((value - mean) * (value - mean) for value in ordered) / finite
-    median = (ordered[(finite - 1) // 2] + ordered[finite // 2]) / 2
-    return _Spread(finite, mean, math.sqrt(variance), ordered[0], ordered[-1], median)
+    least, most = ordered[0] + 0.0, ordered[-1] + 0.0  # no -0.0: sqlite would drop its sign
+    scale = _scale(max(-least, most))
+    mean = _mean(ordered, scale)
+    middle = mean * scale
+    variance = math.fsum((value * scale - middle) ** 2 for value in ordered) / finite
+    median = ordered[(finite - 1) // 2] * 0.5 + ordered[finite // 2] * 0.5
+    return _Spread(finite, mean, math.sqrt(variance) / scale, least, most, median)
+
+
+def _mean(values: Sequence[float], scale: float | None = None) -> float:
+    """Return the mean of finite values, whose sum is rounded once; it never overflows."""
+    scale = _scale(max(map(abs, values))) if scale is None else scale
+    return math.fsum(value * scale for value in values) / len(values) / scale
+
+
+def _scale(largest: float) -> float:
+    """Return the power of two that brings numbers of this size near 1 where their squares would overflow or vanish."""
+    if _SCALE_BELOW < largest < _SCALE_ABOVE or not largest:
+        return 1.0
+    return math.ldexp(1.0, max(-1020, min(1020, -math.frexp(largest)[1])))
 
 
 def _no_number(values: Sequence[float]) -> float | None:
@@ -88,32 +117,31 @@ def _no_number(values: Sequence[float]) -> float | None:
     return math.nan if values else None
 
 
-def _sum(values: Iterable[float]) -> float:
-    """Return the sum, rounded once; infinite where float64 ends."""
-    try:
-        return math.fsum(values)
-    except OverflowError:
-        return math.inf
+def mean_over_ranks(batches: EpochBatches) -> EpochBatches:
+    """Return batches whose losses are means over all ranks, batch by batch, and whose samples are the sum.
 
-
-def mean_over_ranks(readings: EpochBatches) -> EpochBatches:
-    """Return readings whose losses are means over all ranks, batch by batch, and whose samples are the sum.
-
-    A collective: every rank of ``torch.distributed``'s default group must call it once per epoch. Gradient norms and
-    the learning rate are the same on every rank under DDP, so this rank's stand.
+    A collective: every rank of ``torch.distributed``'s default group must call it once per epoch or window. Gradient
+    norms and the learning rate are the same on every rank under DDP, so this rank's stand.
 
     Raises:
-        UsageError: the ranks did not log the same number of batches. All ranks raise it; none hangs.
+        UsageError: a rank did not call it within a minute, or the ranks did not log the same number of batches. All
+            ranks that called it raise; none hangs.
     """
     import torch.distributed as dist
 
+    wait_for_all_ranks()
     # Python objects carry their own length: a tensor collective over unequal lengths would hang or corrupt.
     every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, (readings.losses, readings.samples))
+    dist.all_gather_object(every, (batches.losses, batches.samples))
     counts = [len(losses) for losses, _ in every]
     if len(set(counts)) > 1:
         raise UsageError(f"every rank must log the same number of batches in an epoch, got {counts} on ranks 0, 1, ...")
     samples = [n for _, n in every]
-    # inf - inf is a NaN batch, which is what it should count as
-    losses = array("d", [sum(batch) / len(batch) for batch in zip(*(losses for losses, _ in every), strict=True)])
-    return readings._replace(losses=losses, samples=None if None in samples else sum(samples))
+    losses = array("d", map(_mean_of_ranks, zip(*(losses for losses, _ in every), strict=True)))
+    return batches._replace(losses=losses, samples=None if None in samples else sum(samples))
+
+
+def _mean_of_ranks(losses: Iterable[float]) -> float:
+    """Return the mean of one batch's losses; inf - inf is a NaN batch, which is what it should count as."""
+    values = list(losses)
+    return _mean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)

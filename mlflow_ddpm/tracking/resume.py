@@ -15,13 +15,22 @@ from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.mlflow_run import STEPS_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.remote_run import folder_of
 from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem
 
-__all__ = ["begin_or_resume", "final_files", "open_mirror", "restore_lost_rows", "target_of", "undelivered"]
+__all__ = [
+    "axis_tags",
+    "begin_or_resume",
+    "final_files",
+    "open_mirror",
+    "restore_lost_rows",
+    "set_axis",
+    "target_of",
+    "undelivered",
+]
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -91,6 +100,27 @@ def begin_or_resume(
     if state.run_id:
         return state, found._replace(run_name=target.run_name, experiment_name=target.experiment_name)
     return state, found._replace(run_id=wanted.run_id)
+
+
+def axis_tags(every_n_steps: int | None) -> dict[str, str]:
+    """Return the tags by which a run's axis comes back from the store."""
+    return {STEPS_TAG: str(every_n_steps)} if every_n_steps else {}
+
+
+def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) -> None:
+    """Note whether rows are epochs or windows of steps, of which a run has one kind.
+
+    Raises:
+        UsageError: the directory's rows are of the other kind.
+    """
+    was_by_steps, is_by_steps = state.every_n_steps is not None, every_n_steps is not None
+    if mirror.rows and was_by_steps != is_by_steps:
+        remedy = "pass every_n_steps" if was_by_steps else "leave every_n_steps out"
+        raise UsageError(
+            f"{shown(mirror.directory)} holds a run by {'steps' if was_by_steps else 'epochs'}; {remedy}, or choose "
+            "another output_dir"
+        )
+    state.every_n_steps = every_n_steps
 
 
 def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -> None:

@@ -24,7 +24,7 @@ from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG, Point
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun, folder_of
-from mlflow_ddpm.tracking.resume import begin_or_resume, final_files, open_mirror, undelivered
+from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, final_files, open_mirror, set_axis, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags
@@ -53,12 +53,13 @@ class RunRecorder:
         tags: Mapping[str, str],
         environment: Mapping[str, Any],
         resume: bool,
+        every_n_steps: int | None = None,
         now_ms: Callable[[], int],
         system_metrics: bool | None = None,
     ) -> None:
         self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
-        self._metadata = RunMetadata.create(config, tags, environment)
+        self._metadata = RunMetadata.create(config, {**tags, **axis_tags(every_n_steps)}, environment)
         target = target._replace(
             run_name=target.run_name and self._metadata.redact(target.run_name),
             experiment_name=target.experiment_name and self._metadata.redact(target.experiment_name),
@@ -66,18 +67,19 @@ class RunRecorder:
         self._mirror = open_mirror(directory.absolute(), target, resume=resume)  # absolute: it stays
         self._uploader: Uploader | None = None
         try:
-            self._open(target, resume=resume)
+            self._open(target, resume=resume, every_n_steps=every_n_steps)
         except BaseException as error:  # an interrupt as well: nobody has this object, so nobody else can close it
             self._abandon(error)
             raise
 
-    def _open(self, target: RunTarget, *, resume: bool) -> None:
+    def _open(self, target: RunTarget, *, resume: bool, every_n_steps: int | None) -> None:
         self._state, self._target = begin_or_resume(self._mirror, target, resume=resume, now_ms=self._now_ms)
+        set_axis(self._mirror, self._state, every_n_steps)
         if self._mirror.previous_config:
             self._metadata.compare_config(self._mirror.previous_config)
         self._state.set_outcome(None)
         self._file = StateFile(self._mirror.directory, self._state)
-        self._has_nonfinite = any(row.nonfinite_batches for row in self._mirror.rows)
+        self._has_nonfinite = any(row.faulty_batches for row in self._mirror.rows)
         self._resuming, self._uploaded_ms = bool(self._mirror.rows), self.next_timestamp() - 1
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
         self._update_run_info({key: value for key, value in wanted.items() if value})
@@ -111,8 +113,8 @@ class RunRecorder:
 
     @property
     def next_epoch(self) -> int:
-        """The first epoch without a row."""
-        return self._mirror.rows[-1].epoch + 1 if self._mirror.rows else 0
+        """The first epoch without a row, or the first step: a row by steps bears the number of steps done."""
+        return self._mirror.rows[-1].epoch + (not self._state.every_n_steps) if self._mirror.rows else 0
 
     @property
     def rows(self) -> Sequence[EpochMetrics]:
@@ -138,7 +140,7 @@ class RunRecorder:
         if self._resuming:
             self._mark_resume(row.epoch)
         self._upload_row(row)
-        if row.nonfinite_batches and not self._has_nonfinite:
+        if row.faulty_batches and not self._has_nonfinite:
             self._has_nonfinite = True
             self._sink.write(Tags({NONFINITE_TAG: f"first in epoch {row.epoch}"}))
 
@@ -280,6 +282,7 @@ class RunRecorder:
         state = self._state
         ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
         ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
+        ours |= {"every_n_steps": state.every_n_steps} if state.every_n_steps else {}
         self._mirror.describe(
             run=redacted({**ours, **known}).value, config=self._metadata.config, environment=self._metadata.environment
         )

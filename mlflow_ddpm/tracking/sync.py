@@ -110,6 +110,7 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
     metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), {}, document.environment)
     ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
     ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
+    ours |= {"every_n_steps": state.every_n_steps} if state.every_n_steps else {}
     mirror.describe(run={**document.run, **ours}, config=metadata.config, environment=metadata.environment)
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
     uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])

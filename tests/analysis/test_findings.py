@@ -22,7 +22,7 @@ from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.csv_file import render_csv
 
 NAN, INF = math.nan, math.inf
-FIELDS = [m.name for m in METRICS if m.name not in ("epoch", "nonfinite_batches")]
+FIELDS = [m.name for m in METRICS if m.name not in ("epoch", "nonfinite_batches", "skipped_steps")]
 
 
 def findings(run: Run) -> list[Finding]:

@@ -15,7 +15,8 @@ from stopwatches import Effort, compare, memory_mib, reset_memory_peak
 from table import Row, at_most, not_measured, seconds
 
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.tracking.probes import compute_grad_norm, ema_distance
+from mlflow_ddpm.tracking.ema_distance import ema_distance
+from mlflow_ddpm.tracking.probes import compute_grad_norm
 
 __all__ = ["measure"]
 

@@ -32,7 +32,7 @@ class Inert:
 
     run_id = None
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, *, partial: bool = False) -> None:
         """Do nothing."""
 
     def log_batch(self, loss: Any, lr: Any = None, grad_norm: Any = None, batch_size: Any = None) -> None:
@@ -45,7 +45,7 @@ class Inert:
     def log_image(self, name: str, image: Any, epoch: int) -> None:
         """Do nothing."""
 
-    def end_epoch(self, model: Any = None, ema_model: Any = None, extra: Any = None) -> None:
+    def end_epoch(self, model: Any = None, ema_model: Any = None, extra: Any = None, *, partial: bool = False) -> None:
         """Do nothing."""
 
 
@@ -118,20 +118,20 @@ class _Counted(MetricsTracker):
 
     spent = 0.0
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, *, partial: bool = False) -> None:
         """Count, and do as ever."""
         with self._counting():
-            super().start_epoch(epoch)
+            super().start_epoch(epoch, partial=partial)
 
     def log_batch(self, loss: Any, lr: Any = None, grad_norm: Any = None, batch_size: Any = None) -> None:
         """Count, and do as ever."""
         with self._counting():
             super().log_batch(loss, lr, grad_norm, batch_size)
 
-    def end_epoch(self, model: Any = None, ema_model: Any = None, extra: Any = None) -> Any:
+    def end_epoch(self, model: Any = None, ema_model: Any = None, extra: Any = None, *, partial: bool = False) -> Any:
         """Count, and do as ever."""
         with self._counting():
-            return super().end_epoch(model, ema_model, extra)
+            return super().end_epoch(model, ema_model, extra, partial=partial)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:

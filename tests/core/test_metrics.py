@@ -28,7 +28,7 @@ def test_the_table_has_every_specified_metric_by_its_name_and_in_order() -> None
     """The specification's names bind to the letter."""
     names = [m.name for m in METRICS]
 
-    assert ["epoch", *SPECIFIED, "nonfinite_batches"] == names
+    assert ["epoch", *SPECIFIED, "nonfinite_batches", "skipped_steps", "batches", "partial"] == names
 
 
 def test_axis_labels_end_with_the_unit_where_there_is_one() -> None:

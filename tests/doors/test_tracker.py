@@ -381,7 +381,7 @@ def test_mistakes_raise_at_once_and_say_what_to_do(sqlite_uri: str) -> None:
             tracker.start_epoch(1)
         with pytest.raises(UsageError, match="MLflow would refuse the metric name 'a@b'"):
             tracker.end_epoch(extra={"a@b": 1.0})
-        with pytest.raises(UsageError, match="'fid' must be a number"):
+        with pytest.raises(UsageError, match="'fid' must be a real number"):
             tracker.end_epoch(extra={"fid": "low"})  # type: ignore[dict-item]
         with pytest.raises(UsageError, match="ema_model without model"):
             tracker.end_epoch(ema_model=nn.Linear(1, 1))
@@ -468,7 +468,7 @@ with MetricsTracker("out", config={"a": 1}) as tracker:
     with tracker.paused():
         tracker.log_image("x", None, 0)
     assert tracker.end_epoch(extra={"fid": 1.0}) is None
-    assert tracker.run_id is None and tracker.next_epoch == 0 and tracker.flush()
+    assert tracker.run_id is None and tracker.next_epoch == 1 and tracker.flush()
     assert generate_all_plots(tracker, save_dir="out") == {}
     generate_report(tracker, config={}, save_dir="out")
 heavy = {"mlflow", "torch", "pandas", "matplotlib"} & set(sys.modules)

@@ -204,18 +204,22 @@ def test_a_refused_batch_does_not_count(sqlite_uri: str, wrong: dict[str, Any]) 
     assert row.samples_per_sec is not None
 
 
-@pytest.mark.parametrize("wrong", [object(), {"weight": [1.0]}, {"weight": 3}])
-def test_an_ema_that_is_none_is_refused_by_its_kind(sqlite_uri: str, wrong: Any) -> None:
-    """And the epoch stays open for the right one."""
+@pytest.mark.parametrize("wrong", [object(), {"weight": [1.0]}, {"weight": 3}, torch.nn.Linear(2, 1), [], "ema"])
+def test_an_ema_that_cannot_be_used_raises_at_watch_and_is_one_warning_later(
+    sqlite_uri: str, wrong: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A measurement never ends a training: the row is written without the distance."""
     model = torch.nn.Linear(1, 1, bias=False)
-    with MetricsTracker("out") as tracker:
-        tracker.start_epoch(0)
+    with MetricsTracker("out") as tracker, caplog.at_level(logging.WARNING, "mlflow_ddpm"):
         with pytest.raises(UsageError, match="ema_model"):
-            tracker.end_epoch(model=model, ema_model=wrong)
-        row = tracker.end_epoch(model=model, ema_model=model)
+            tracker.watch(model, wrong)
+        for epoch in range(3):
+            tracker.start_epoch(epoch)
+            row = tracker.end_epoch(model=model, ema_model=wrong)
 
     assert row is not None
-    assert row.ema_delta_norm == 0.0
+    assert row.ema_delta_norm is None
+    assert 1 == sum("the EMA distance is not measured" in record.getMessage() for record in caplog.records)
 
 
 def test_no_history_can_be_made_of_anything_else() -> None:

@@ -91,6 +91,9 @@ def healthy_run(seed: int, epochs: int | None = None, *, measure_all: bool = Fal
                 epoch_time_sec=seconds,
                 cumulative_time_sec=total,
                 nonfinite_batches=0,
+                skipped_steps=0,
+                batches=50,
+                partial=0,
                 extra={"fid": 300 / (epoch + 1) ** 0.5} if dice.random() < 0.1 else {},
                 logged_at_ms=1_700_000_000_000 + epoch,
             )
@@ -135,6 +138,12 @@ def _base(seed: int) -> Run:
 def _nonfinite_batches(run: Run, dice: random.Random) -> None:
     for _ in range(dice.randrange(1, 4)):
         run.change(dice.randrange(len(run.rows) - 1), nonfinite_batches=dice.randrange(1, 9))
+
+
+def _skipped_steps(run: Run, dice: random.Random) -> None:
+    for epoch in range(dice.randrange(1, 4)):
+        steps = dice.randrange(1, 9)
+        run.change(epoch, nonfinite_batches=steps, skipped_steps=steps)
 
 
 def _nonfinite_weights(run: Run, dice: random.Random) -> None:
@@ -253,6 +262,7 @@ SICKNESSES: Mapping[str, tuple[Callable[[Run, random.Random], None], frozenset[s
     "ema_idle": (_ema_idle, frozenset()),
     "lr_anomaly": (_lr_anomaly, frozenset()),
     "lr_anomaly at a resume": (_lr_at_resume, frozenset({"resumed"})),
+    "skipped_steps": (_skipped_steps, frozenset()),
     "resumed": (_resumed, frozenset()),
 }
 

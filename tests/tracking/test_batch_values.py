@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as std
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.batch_values import BatchValues
 from mlflow_ddpm.tracking.epoch_statistics import nonfinite_batches, statistics
+from mlflow_ddpm.tracking.scalars import extra_values
 
 
 class Unreadable(torch.Tensor):
@@ -166,9 +168,8 @@ def test_a_million_batches_stay_small() -> None:
     for k in range(50_000):
         values.add(k * 1e-6, 0.1, k * 2e-6, 64)
 
-    folded = sum(part.itemsize * len(part) for part in values._loss._folded)
+    folded = sum(chunk.values.itemsize * len(chunk.values) for chunk in values._loss.chunks())
 
-    assert len(values._loss.tail) < 1024
     assert folded <= 8 * 50_000
 
 
@@ -187,3 +188,131 @@ def test_a_learning_rate_tensor_counts_as_it_was_when_it_was_logged() -> None:
 
     assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
     assert values.read().lr == pytest.approx(0.1)
+
+
+DTYPES = (
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
+    *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn),
+    *(torch.float8_e5m2, torch.float8_e8m0fnu),
+)
+
+
+@pytest.mark.parametrize("other", DTYPES)
+def test_no_precision_of_one_value_touches_another(other: torch.dtype) -> None:
+    """Joined under one promotion, 1001 would be 1000 in bfloat16, and 70001 infinite in float16."""
+    values = BatchValues()
+    beside = torch.tensor(1.0).to(other)
+    losses: list[Any] = [
+        torch.tensor(1001),
+        beside,
+        70001.0,
+        torch.tensor(123456789, dtype=torch.int32),
+        beside,
+        torch.tensor(0.1),
+    ]
+    for k in range(1200):
+        values.add(losses[k % 6], 0.1, beside, None)
+
+    read = values.read()
+
+    assert [1001.0, 1.0, 70001.0, 123456789.0, 1.0, float(torch.tensor(0.1))] * 200 == list(read.losses)
+    assert set(read.grad_norms) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, 1.0),
+        (2**53 + 1, float(2**53 + 1)),
+        (10**300, 1e300),
+        (Decimal("0.1"), 0.1),
+        (Fraction(1, 3), 1 / 3),
+        (np.float16(0.1), float(np.float16(0.1))),
+        (np.longdouble(0.5), 0.5),
+        (np.int64(-7), -7.0),
+        (np.bool_(True), 1.0),
+        (np.array([[2.5]]), 2.5),
+        (torch.tensor([[2.5]]), 2.5),
+        (torch.tensor(True), 1.0),
+        (
+            torch.sparse_coo_tensor(
+                torch.zeros(1, 1, dtype=torch.int64), torch.tensor([2.5]), (1,), check_invariants=True
+            ),
+            2.5,
+        ),
+        (torch.nn.Parameter(torch.tensor(2.5)), 2.5),
+    ],
+)
+def test_every_kind_of_number_is_recorded_as_it_is(value: Any, expected: float) -> None:
+    """As loss, norm, learning rate and extra alike."""
+    values = BatchValues()
+    values.add(value, value, value, None, {"extra": value})
+
+    read = values.read()
+
+    assert [expected] == list(read.losses) == list(read.grad_norms) == [read.lr] == list(read.extras["extra"])
+    assert {"fid": expected} == extra_values({"fid": value})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(10**400, -(10**400), Fraction(10**400), Decimal("1e400"), Decimal("sNaN"), 1j, np.complex64(1)),
+        *(np.array(1j), torch.tensor(1j), torch.ones((), device="meta"), b"1", bytearray(b"1"), np.str_("1")),
+        *(np.ones(2), torch.ones(0), "nan", {}, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "lr", "extra"])
+def test_what_cannot_be_recorded_is_refused_when_it_is_logged(name: str, wrong: Any) -> None:
+    """Not when the epoch ends, an hour later; and no half of a batch is counted."""
+    if wrong is None and name != "loss":
+        pytest.skip("None means not measured")
+    values = BatchValues()
+    given = {"loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "extra": 1.0} | {name: wrong}
+
+    with pytest.raises(UsageError, match=r"must (be|have)"):
+        values.add(given["loss"], given["lr"], given["grad_norm"], 8, {"fid": given["extra"]})
+
+    assert (0, None) == (values.batches, values.read().lr)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1e308, -1e308, 1e308, -1e308],
+        [1.5e308, 1.6e308],
+        [1e200, 2e200, 4e200],
+        [1e-200, 2e-200, 4e-200],
+        [1e-300, 3e-300],
+        [-1.7e308, 1.7e308],
+        [0.0, 0.0],
+        [-0.0],
+    ],
+)
+def test_no_statistic_overflows_or_vanishes_where_its_value_is_a_float(losses: list[float]) -> None:
+    """Sums and squares may lie outside float64 while mean and deviation lie inside."""
+    stats = statistics(_read(losses, grad_norm=1.0))
+    exact = [Fraction(loss) for loss in losses]
+    mean = sum(exact) / len(exact)
+    variance = sum((loss - mean) ** 2 for loss in exact) / len(exact)
+
+    assert stats.loss_mean == pytest.approx(float(mean), rel=1e-12)
+    assert float(Fraction(stats.loss_std or 0) ** 2 / variance if variance else 1) == pytest.approx(1, rel=1e-9)
+    assert (stats.loss_min, stats.loss_max) == (min(losses), max(losses))
+    assert math.copysign(1, stats.loss_min or 0) == (1 if min(losses) >= 0 else -1)
+
+
+def test_a_thousand_half_precision_losses_do_not_overflow() -> None:
+    """Their sum, 6e7, is far beyond float16."""
+    assert statistics(_read([torch.tensor(60000.0, dtype=torch.float16)] * 1000)).loss_mean == 60000.0
+
+
+def test_a_finite_loss_with_an_infinite_norm_is_a_skipped_step() -> None:
+    """GradScaler makes such steps on purpose; a batch whose loss is not finite is none of them."""
+    values = BatchValues()
+    for loss, norm in ((1.0, math.inf), (2.0, math.nan), (math.nan, math.inf), (3.0, 1.0), (4.0, None)):
+        values.add(loss, 0.1, norm, None)
+
+    stats = statistics(values.read())
+
+    assert (stats.nonfinite_batches, stats.skipped_steps, stats.loss_mean) == (3, 2, 2.5)

@@ -16,7 +16,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.tracking.probes import compute_grad_norm, ema_distance, read_cuda_memory
+from mlflow_ddpm.tracking.ema_distance import ema_distance
+from mlflow_ddpm.tracking.probes import compute_grad_norm, read_cuda_memory
 
 
 def _model_with_gradients(seed: int = 0) -> nn.Sequential:

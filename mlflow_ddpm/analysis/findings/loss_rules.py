@@ -16,6 +16,7 @@ __all__ = [
     "nonfinite_batches",
     "nonfinite_weights",
     "plateau",
+    "skipped_steps",
 ]
 
 # The thresholds; rules.RULES states each for readers.
@@ -29,14 +30,28 @@ EXPLODED, VANISHED = 10.0, 1e-3
 def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite("loss_mean")
-    counts = {row.epoch: row.nonfinite_batches for row in run.rows if row.nonfinite_batches}
-    epochs = sorted({*lost, *counts, *run.nonfinite("grad_norm")})
+    # A step that GradScaler skips is no fault: its loss is finite, and its gradients are never applied.
+    counts = {row.epoch: row.faulty_batches for row in run.rows if row.faulty_batches > 0}
+    skipped = {row.epoch for row in run.rows if row.skipped_steps}
+    epochs = sorted({*lost, *counts, *run.nonfinite("grad_norm")} - (skipped - counts.keys() - set(lost)))
     if not epochs:
         return None
     batches = sum(counts.values())
     what = f"{count_of(batches, 'batch', 'batches') if batches else count_of(len(epochs), 'epoch')} had"
     whole = f"; {count_of(len(lost), 'epoch')} had no finite loss at all" if lost else ""
     return RuleHit(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
+
+
+def skipped_steps(run: RunEvidence) -> RuleHit | None:
+    """Steps with a finite loss and gradients that are not, as GradScaler skips them."""
+    counts = {row.epoch: row.skipped_steps for row in run.rows if row.skipped_steps}
+    if not counts:
+        return None
+    return RuleHit(
+        f"{count_of(sum(counts.values()), 'step')} had a finite loss and a NaN or infinite gradient norm, first in "
+        f"epoch {min(counts)}. With float16 and GradScaler a few are normal: it skips them while it finds its scale.",
+        sorted(counts),
+    )
 
 
 def nonfinite_weights(run: RunEvidence) -> RuleHit | None:

@@ -57,7 +57,7 @@ RULES = (
         "nonfinite_batches",
         "Non-finite batches",
         "error",
-        "one batch whose loss or gradient norm is NaN or infinite",
+        "one batch whose loss or gradient norm is NaN or infinite, skipped steps left out",
         loss.nonfinite_batches,
     ),
     Rule(
@@ -153,6 +153,13 @@ RULES = (
         f"{schedule.LR_FALL:g} times lower than before, a schedule that had fallen below {schedule.LR_RAN_OUT:.1%} of "
         "its peak left out",
         schedule.lr_anomaly,
+    ),
+    Rule(
+        "skipped_steps",
+        "Skipped steps",
+        "info",
+        "one batch whose loss is finite and whose gradient norm is NaN or infinite",
+        loss.skipped_steps,
     ),
     Rule("resumed", "Resumed", "info", "any epoch at which a run that had stopped was resumed", schedule.resumed),
 )

@@ -1,0 +1,160 @@
+"""The EMA objects that people have, brought to one form: averaged tensors by the names of the model's parameters.
+
+No framework is imported: what an object holds decides. A list goes by the order of ``model.parameters()``, a mapping
+and a module by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlflow_ddpm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["live_parameters", "match_shadow"]
+
+# Where libraries keep the averaged weights: diffusers and torch_ema; ema_pytorch; timm; home-made objects.
+_NAMES = ("shadow_params", "ema_model", "shadow", "module", "averaged_model", "average_model", "ema_params", "ema")
+_MODULE_NAMES = ("shadow_params", "ema_model")  # of modules, most of which are the average themselves
+_LIVE_WORDS = ("collected", "backup", "stored", "online", "live", "student", "original")  # the weights beside them
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_DEPTH = 2  # an object that holds an object that holds the weights
+_SHOWN = 8  # names in a message, when two models do not match
+
+
+def match_shadow(model: torch.nn.Module, ema_model: Any) -> dict[str, torch.Tensor]:
+    """Return the averaged tensors by the model's own names, in its order; frozen parameters may be missing.
+
+    Args:
+        model: the live model, plain or wrapped by DDP, FSDP or ``torch.compile``.
+        ema_model: a module, plain or wrapped (``AveragedModel``, timm's ``ModelEmaV3``); a mapping or list of tensors;
+            an EMA's ``state_dict()``; or an object that holds one of these, such as diffusers' ``EMAModel``,
+            ``ema_pytorch.EMA`` or ``torch_ema``'s.
+
+    Raises:
+        UsageError: nothing in ``ema_model`` fits the model.
+    """
+    parameters = live_parameters(model)
+    failure: UsageError | None = None
+    for candidate in [_named(model)] if ema_model is model else _candidates(ema_model, model, _DEPTH):
+        try:
+            shadow = _match(parameters, candidate)
+        except UsageError as error:
+            failure = failure or error
+            continue
+        if isinstance(ema_model, Mapping) or hasattr(ema_model, "named_parameters") or not _is_live(parameters, shadow):
+            return shadow
+    raise failure or UsageError(
+        "ema_model must be a module, a mapping or list of tensors, or an object that holds one, got "
+        f"{type(ema_model).__name__}"
+    )
+
+
+def live_parameters(model: Any) -> dict[str, torch.Tensor]:
+    """Return the parameters by name, a shared one under its first name only."""
+    named = _named(model)
+    if len(set(map(id, named.values()))) == len(named):
+        return named
+    first: dict[int, str] = {}
+    for name, tensor in named.items():
+        first.setdefault(id(tensor), name)
+    return {name: named[name] for name in first.values()}
+
+
+def _named(model: Any) -> dict[str, torch.Tensor]:
+    """Return the parameters by name, shared ones under each of theirs: finding those takes torch longer than us."""
+    import torch
+
+    is_module = isinstance(model, torch.nn.Module)  # else a wrapper of the user's, which may know no such argument
+    return dict(model.named_parameters(remove_duplicate=False) if is_module else model.named_parameters())
+
+
+def _candidates(held: Any, model: Any, depth: int) -> Iterator[Any]:
+    """Yield mappings and lists that may be the averaged weights, the likeliest first; never the live model's."""
+    if held is None or held is model:
+        return
+    if isinstance(held, Mapping):
+        yield from (held[name] for name in _NAMES if isinstance(held.get(name), Mapping | list | tuple))
+        inner = {name[10:]: tensor for name, tensor in held.items() if str(name).startswith("ema_model.")}
+        yield inner or held
+    elif isinstance(held, list | tuple):
+        yield held
+    else:
+        is_module = hasattr(held, "named_parameters")
+        for value in _values(held, _MODULE_NAMES if is_module else _NAMES) if depth else ():
+            yield from _candidates(value, model, depth - 1)
+        if is_module:
+            yield _named(held)
+        elif depth:
+            for value in _other_values(held):
+                yield from _candidates(value, model, depth - 1)
+
+
+def _values(held: Any, names: Sequence[str]) -> Iterator[Any]:
+    for name in names:
+        value = getattr(held, name, None)
+        if value is not None and (hasattr(value, "named_parameters") or not callable(value)):
+            yield value
+
+
+def _other_values(held: Any) -> Iterator[Any]:
+    for name, value in list(getattr(held, "__dict__", {}).items()):
+        is_weights = isinstance(value, Mapping | list | tuple) or hasattr(value, "named_parameters")
+        if is_weights and name not in _NAMES and not any(word in name for word in _LIVE_WORDS):
+            yield value
+
+
+def _match(parameters: Mapping[str, torch.Tensor], candidate: Any) -> dict[str, torch.Tensor]:
+    named = dict(candidate) if isinstance(candidate, Mapping) else _by_order(parameters, candidate)
+    trained = [name for name, p in parameters.items() if p.requires_grad]
+    names = {name: name for name in parameters}
+    if any(name not in named for name in trained) or not parameters.keys() & named.keys():
+        named = {_bare(str(name)): tensor for name, tensor in named.items()}
+        names = {name: _bare(name) for name in parameters}
+    missing = [name for name in trained if names[name] not in named]
+    present = [name for name in parameters if names[name] in named]
+    if missing or (parameters and not present):
+        missing = missing or list(parameters)
+        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise UsageError(
+            f"ema_model must hold every parameter of model; {len(missing)} of {len(parameters)} are missing: {shown}. "
+            "Pass the EMA of this very model"
+        )
+    for name in present:
+        _check(name, parameters[name], named[names[name]])
+    return {name: named[names[name]] for name in present}
+
+
+def _by_order(parameters: Mapping[str, torch.Tensor], tensors: Sequence[Any]) -> dict[str, Any]:
+    trained = [name for name, p in parameters.items() if p.requires_grad]
+    for names in (list(parameters), trained):
+        if len(names) == len(tensors):
+            return dict(zip(names, tensors, strict=True))
+    raise UsageError(
+        f"ema_model's list must have a tensor for each of model's {len(parameters)} parameters, or for each of the "
+        f"{len(trained)} that are trained, got {len(tensors)}. Pass the EMA of this very model"
+    )
+
+
+def _bare(name: str) -> str:
+    """Return a parameter's name without the parts that DDP, FSDP, AveragedModel and torch.compile put into it."""
+    if not any(wrapper in name for wrapper in _WRAPPERS):
+        return name
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _is_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether these are the live weights, which many EMA objects hold beside the averaged ones."""
+    return any(shadow[name] is p and p.requires_grad for name, p in parameters.items() if name in shadow)
+
+
+def _check(name: str, p: torch.Tensor, q: Any) -> None:
+    import torch
+
+    if not isinstance(q, torch.Tensor):
+        raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(q).__name__}")
+    if p.shape != q.shape:
+        raise UsageError(f"ema_model's {name} must have the model's shape {tuple(p.shape)}, got {tuple(q.shape)}")

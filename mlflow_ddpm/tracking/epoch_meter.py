@@ -1,0 +1,115 @@
+"""What is measured of one epoch or window: its batches, its time, the device's memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.tracking import epoch_statistics, probes
+from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches
+from mlflow_ddpm.tracking.scalars import Scalar
+from mlflow_ddpm.tracking.timing import EpochTimer, rate
+
+__all__ = ["EpochMeter", "Measured"]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+class Measured:
+    """The measurements of one epoch or window, ready for its row.
+
+    Attributes:
+        fields: values of a row by name, less what only the run knows (number, cumulative time).
+        extras: means of the further scalars, over finite values.
+        batches: the batch values behind them.
+    """
+
+    def __init__(self, fields: dict[str, Any], batches: EpochBatches) -> None:
+        self.fields, self.batches = fields, batches
+        means = {name: epoch_statistics.finite_mean(values) for name, values in batches.extras.items()}
+        self.extras = {name: mean + 0.0 for name, mean in means.items() if mean is not None}
+
+
+class EpochMeter:
+    """Measures one epoch or window at a time.
+
+    Args:
+        device: the training's device; None: the CUDA device in use, if any.
+        clock: seconds from any origin, never going back.
+        world_size: processes that train together; each is taken to have as many samples as this one.
+        reduce_over_ranks: let losses be means, and samples sums, over all ranks; :meth:`read` then is a collective.
+    """
+
+    def __init__(self, device: Any, clock: Callable[[], float], world_size: int, *, reduce_over_ranks: bool) -> None:
+        self.reduce_over_ranks = reduce_over_ranks and world_size > 1
+        self.timer = EpochTimer(clock, device)
+        self.batches: BatchValues | None = None  # None while nothing is open
+        self._device, self._world_size = device, world_size
+        self._has_warned = False
+        self._untimed: tuple[int, int] = (0, 0)  # batches and samples that came before the clock started
+
+    def open(self) -> None:
+        """Begin: the clock starts, and CUDA's peak memory anew."""
+        self.batches = BatchValues()
+        self._untimed = (0, 0)
+        probes.reset_cuda_peak(self._device)
+        self.timer.start()
+
+    def add(self, values: Mapping[str, Any], extras: Mapping[str, Scalar | None], *, is_untimed: bool) -> None:
+        """Keep one batch's values. An untimed one was over when the clock started: the rates leave it out."""
+        if self.batches is None:
+            return
+        self.batches.add(**values, extras=extras)
+        if is_untimed:
+            self._untimed = (1, values["batch_size"] or 0)
+
+    def drop(self) -> None:
+        """Forget what is open."""
+        self.batches = None
+
+    def read(self) -> Measured:
+        """Return what was measured up to here, with one wait for the device. It stays open until :meth:`drop`.
+
+        Raises:
+            UsageError: with ``reduce_over_ranks``, as :func:`epoch_statistics.mean_over_ranks`.
+        """
+        values = self.batches or BatchValues()
+        elapsed = self.timer.stop()
+        memory = probes.read_cuda_memory(self._device)
+        batches = self._over_all_ranks(values.read())
+        batch_count, samples = values.batches - self._untimed[0], batches.samples
+        if samples is not None:
+            samples -= self._untimed[1] * self._world_size
+        fields = {
+            **epoch_statistics.statistics(batches)._asdict(),
+            **memory._asdict(),
+            "batches": values.batches,
+            "lr": batches.lr,
+            "samples_per_sec": rate(samples, elapsed),
+            "batches_per_sec": rate(batch_count, elapsed),
+            "epoch_time_sec": elapsed,
+        }
+        return Measured(fields, batches)
+
+    def _over_all_ranks(self, batches: EpochBatches) -> EpochBatches:
+        if self.reduce_over_ranks:
+            return epoch_statistics.mean_over_ranks(batches)
+        return batches if batches.samples is None else batches._replace(samples=batches.samples * self._world_size)
+
+    def warn_of_nonfinite(self, row: EpochMetrics, batches: EpochBatches) -> None:
+        """Log the first row with batches that were not finite."""
+        if not row.nonfinite_batches or self._has_warned:
+            return
+        self._has_warned = True
+        is_skipped = row.nonfinite_batches == row.skipped_steps
+        _log.warning(
+            "the %s was not finite in %d batches of epoch %d, first in batch %d; they are counted in %s and excluded "
+            "from the statistics; further cases are not logged",
+            "gradient norm (not the loss)" if is_skipped else "loss or gradient norm",
+            row.nonfinite_batches,
+            row.epoch,
+            epoch_statistics.nonfinite_batches(batches)[0],
+            "skipped_steps, as GradScaler skips such steps," if is_skipped else "nonfinite_batches",
+        )

@@ -1,0 +1,144 @@
+"""The rows of a run being made: an epoch or window is opened, its batches are noted, and its row is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.tracking.ema_distance import EmaProbe
+from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
+from mlflow_ddpm.tracking.scalars import join_collectives
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler
+from mlflow_ddpm.tracking.step_windows import StepWindows
+
+__all__ = ["RowMeasurement"]
+
+_log = logging.getLogger("mlflow_ddpm")
+_EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
+
+
+class RowMeasurement:
+    """Measures one epoch or window at a time, and writes its row.
+
+    Args:
+        meter: measures it.
+        windows: the windows of a loop that counts steps; None where it counts epochs.
+        rank: this process's rank; on others than 0 nothing is written.
+
+    Attributes:
+        number: of the epoch that is open.
+    """
+
+    def __init__(self, meter: EpochMeter, windows: StepWindows | None, rank: int) -> None:
+        self.meter, self.windows, self.ema = meter, windows, EmaProbe()
+        self.recorder: Recorder = NullRecorder()
+        self.shutdown: ShutdownHandler | None = None
+        self.number, self.is_partial = -1, False
+        self.has_measures = rank == 0 or meter.reduce_over_ranks
+        self._rank = rank
+
+    @property
+    def is_epoch_open(self) -> bool:
+        """Whether batches of an epoch are taken."""
+        return self.meter.batches is not None and self.windows is None
+
+    def open_epoch(self, epoch: Any, *, partial: bool) -> None:
+        """Begin an epoch. Raises as :meth:`mlflow_ddpm.MetricsTracker.start_epoch`."""
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _EPOCH_MAX:
+            raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
+        if self.windows:
+            raise UsageError("start_epoch is for loops that count epochs; with every_n_steps call log_step alone")
+        if self.is_epoch_open:
+            raise UsageError(f"epoch {self.number} is still open; call end_epoch before start_epoch({epoch})")
+        self.number, self.is_partial = int(epoch), partial
+        self.open("start_epoch")
+
+    def open(self, method: str) -> None:
+        """Begin an epoch or window, if this rank measures anything.
+
+        Raises:
+            UsageError: the run was closed.
+        """
+        self.recorder.require_open(method)
+        if self.has_measures:
+            if self.shutdown:
+                self.shutdown.epoch_begins()
+            self.meter.open()
+
+    def refuse(self, method: str) -> None:
+        """Raise for a call without an open epoch; on a rank that measures nothing there is none to open."""
+        self.recorder.require_open(method)
+        if self.has_measures:
+            way = "with every_n_steps call log_step alone" if self.windows else "call start_epoch first"
+            raise UsageError(f"{method} needs an open epoch; {way}")
+
+    def add_step(self, step: int | None, values: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """Note a step of a window: loss, lr, grad_norm and batch_size; without a number, a batch of the next step.
+
+        Raises:
+            UsageError: as :meth:`mlflow_ddpm.MetricsTracker.log_step`.
+        """
+        windows = self.windows
+        if windows is None:
+            raise UsageError("log_step is for loops that count steps; open MetricsTracker(..., every_n_steps=N)")
+        if not self.has_measures:
+            join_collectives(*values.values(), *extra.values())
+            return
+        done = None if step is None else windows.check(step)
+        windows.check_extras(extra)
+        if done is not None and (overdue := windows.overdue(done)):
+            self._end_window(windows, overdue)
+        is_first = self.meter.batches is None
+        if is_first:
+            self.open("log_step")
+        self.meter.add(values, extra, is_untimed=is_first)
+        if done is not None and windows.note(done):
+            self._end_window(windows, done)
+
+    def _end_window(self, windows: StepWindows, number: int) -> None:
+        self.write_row(number, {}, partial=windows.end(number))
+        self.meter.open()
+
+    def write_row(
+        self, number: int, extra: Mapping[str, float], *, partial: bool, model: Any = None, ema_model: Any = None
+    ) -> EpochMetrics | None:
+        """Write the row of what was measured, and close it; return the row, or None on ranks other than 0."""
+        measured = self.meter.read()
+        if self._rank != 0:
+            self.meter.drop()
+            return None
+        row = EpochMetrics(
+            epoch=number,
+            **measured.fields,
+            partial=int(partial),
+            ema_delta_norm=self.ema.measure(model, ema_model),
+            cumulative_time_sec=self.recorder.seconds_before(number) + measured.fields["epoch_time_sec"],
+            extra={**measured.extras, **extra},
+            logged_at_ms=self.recorder.next_timestamp(),
+        )
+        self.meter.drop()
+        self.recorder.write(row)
+        self.meter.warn_of_nonfinite(row, measured.batches)
+        return row
+
+    def close(self, *, has_finished: bool) -> None:
+        """Keep the open window, marked as partial; drop the open epoch, which a resume does again, with a warning."""
+        count = self.meter.batches.batches if self.meter.batches else 0
+        if count and self.windows:
+            self._keep_window(self.windows, has_finished=has_finished)
+        elif count and self._rank == 0:
+            batches = f"{count} batch{'es were' if count != 1 else ' was'}"
+            _log.warning("epoch %d was still open when the run ended: its %s dropped", self.number, batches)
+        self.meter.drop()
+
+    def _keep_window(self, windows: StepWindows, *, has_finished: bool) -> None:
+        if not has_finished:  # the other ranks may be gone
+            self.meter.reduce_over_ranks = False
+        try:
+            self.write_row(windows.steps_done, {}, partial=windows.end(windows.steps_done))
+        except Exception as error:  # noqa: BLE001 - a device that failed; the run must end all the same
+            _log.warning("the last steps up to %d were dropped: %s", windows.steps_done, error)

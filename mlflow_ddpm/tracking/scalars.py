@@ -1,0 +1,129 @@
+"""What a training loop may log as one number: every kind of it becomes a float, or a 0-d tensor that is read later.
+
+Whatever cannot be recorded is refused here, when it is logged, and not when the epoch ends an hour later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.extra_metrics import check_extra_names
+
+__all__ = ["Scalar", "ScalarTensor", "extra_values", "join_collectives", "measured_extras", "sample_count", "scalar"]
+
+_REAL: set[Any] = set()  # real dtypes of the tensors seen; looking one up costs less than asking torch
+_LOCAL: set[type] = set()  # tensor types seen whose value lies in this process: all but DTensor
+
+
+class ScalarTensor(Protocol):
+    """The part of a torch tensor used here; torch itself need not be imported."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of its elements."""
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether it has a graph."""
+
+
+Scalar = float | ScalarTensor
+
+
+def scalar(name: str, value: Any) -> Any:
+    """Return ``value`` as a float, or as a 0-d tensor without its graph where it is a tensor.
+
+    A DTensor becomes a plain tensor, a collective that every rank must enter where its value is spread over ranks.
+
+    Raises:
+        UsageError: it is not one real number.
+    """
+    try:
+        if value.requires_grad:  # else the batch's whole graph would live on
+            value = value.data  # not detach(), which takes nearly twice as long and only adds a count of changes
+        if not value.ndim and value.dtype in _REAL and type(value) in _LOCAL and not value.is_meta:
+            return value
+    except AttributeError:
+        return _number(name, value)
+    return _one_element(name, value)
+
+
+def join_collectives(*values: object) -> None:
+    """Enter, on a rank that records nothing, the collectives that rank 0 needs to read these values."""
+    for value in values:
+        if hasattr(value, "full_tensor"):
+            value.full_tensor()
+
+
+def _one_element(name: str, tensor: Any) -> Any:
+    if tensor.dtype.is_complex:
+        raise UsageError(f"{name} must be a real number, got a tensor of {tensor.dtype}")
+    if tensor.numel() != 1:
+        raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(tensor.shape)}; reduce it first")
+    if tensor.is_meta:
+        raise UsageError(f"{name} must have a value, got a tensor on the meta device")
+    if hasattr(tensor, "full_tensor"):  # a DTensor, as clip_grad_norm_ returns it under FSDP2
+        return _one_element(name, tensor.full_tensor())
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout is not _strided():
+        tensor = tensor.to_dense()
+    _REAL.add(tensor.dtype)
+    _LOCAL.add(type(tensor))
+    return tensor.reshape(()) if tensor.ndim else tensor
+
+
+def _strided() -> Any:
+    import torch
+
+    return torch.strided
+
+
+def _number(name: str, value: Any) -> float:
+    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+        value = value.item()  # NumPy's arrays and scalars of one element
+    if isinstance(value, complex) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise UsageError(f"{name} must be a real number or a 0-d tensor, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"{name} must be a real number within float64, got {type(value).__name__}: {error}") from error
+    if math.isinf(number) and number != value:  # Decimal("1e400"), which is finite
+        raise UsageError(f"{name} must be a real number within float64, got {value!r}")
+    return number
+
+
+def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
+    """Return extra metrics as floats, less those that are None.
+
+    Raises:
+        UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
+    """
+    check_extra_names(extra)
+    # no -0.0: sqlite would drop its sign
+    return {name: float(value) + 0.0 for name, value in measured_extras(extra).items()}
+
+
+def measured_extras(extra: Mapping[str, Scalar | None]) -> dict[str, Any]:
+    """Return extra metrics as floats and 0-d tensors, less those that are None; raises as :func:`scalar`."""
+    return {name: scalar(f"the extra metric {name!r}", value) for name, value in extra.items() if value is not None}
+
+
+def sample_count(batch_size: Any) -> int | None:
+    """Return a batch's size as an int; None where none was given."""
+    if batch_size is None:
+        return None
+    try:
+        count = int(batch_size.__index__())
+    except (AttributeError, TypeError) as error:
+        raise UsageError(f"batch_size must be a whole number of samples, got {batch_size!r}") from error
+    if count < 0:
+        raise UsageError(f"batch_size must be >= 0, got {count}")
+    return count

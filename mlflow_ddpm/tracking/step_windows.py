@@ -1,0 +1,87 @@
+"""Windows of steps: which row a step belongs to, in a loop that has no epochs.
+
+A window ends when the number of steps done is a multiple of ``every_n_steps``; that number is its row's. The first
+window of a process may begin in the middle, after a resume, and the last one may be short: such rows are partial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.extra_metrics import check_extra_names
+
+__all__ = ["StepWindows", "check_every_n_steps"]
+
+STEP_MAX = 2**53 - 2  # JSON readers and plots, which count in float64, still tell apart the steps done
+
+
+def check_every_n_steps(every_n_steps: Any) -> int | None:
+    """Return the length of a window; None where the loop counts epochs.
+
+    Raises:
+        UsageError: it is not a whole number above 0.
+    """
+    if every_n_steps is None:
+        return None
+    if isinstance(every_n_steps, bool) or not hasattr(every_n_steps, "__index__") or every_n_steps < 1:
+        raise UsageError(f"every_n_steps must be a whole number >= 1, got {every_n_steps!r}")
+    return int(every_n_steps)
+
+
+class StepWindows:
+    """Assigns steps to windows, in rising order.
+
+    Attributes:
+        steps_done: steps done after the last one noted; 0 before the first.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every, self.steps_done = every, 0
+        self._started = False  # a window is open, and a step was noted in it
+        self._is_resumed_inside = False
+        self._extras: set[str] = set()
+
+    def check(self, step: Any) -> int:
+        """Return the steps done after a step.
+
+        Raises:
+            UsageError: it is not a whole number, or does not rise.
+        """
+        if isinstance(step, bool) or not hasattr(step, "__index__") or not 0 <= step <= STEP_MAX:
+            raise UsageError(f"step must be a whole number >= 0, got {step!r}")
+        if step < self.steps_done:
+            raise UsageError(
+                f"step must rise from call to call, got {step} after {self.steps_done - 1}; log each step once, "
+                "counted from 0 over the whole run"
+            )
+        return int(step) + 1
+
+    def check_extras(self, names: Iterable[str]) -> None:
+        """Check the names of extras, each once.
+
+        Raises:
+            UsageError: MLflow would refuse a name, or it is taken.
+        """
+        if not self._extras.issuperset(names):
+            check_extra_names(self._extras.union(names))
+            self._extras.update(names)
+
+    def overdue(self, done: int) -> int | None:
+        """Return the number of the open window if it ended before this step, which skipped its last ones."""
+        end = -(-self.steps_done // self.every) * self.every
+        return end if self._started and self.steps_done < end < done else None
+
+    def note(self, done: int) -> bool:
+        """Note a step; return whether the window ends at it."""
+        if not self.steps_done:  # the process' first step: after a resume it may lie inside a window
+            self._is_resumed_inside = (done - 1) % self.every != 0
+        self.steps_done, self._started = done, True
+        return done % self.every == 0
+
+    def end(self, number: int) -> bool:
+        """End the open window at this number of steps; return whether it is partial."""
+        is_partial = self._is_resumed_inside or number % self.every != 0
+        self._started = self._is_resumed_inside = False
+        return is_partial

@@ -1,0 +1,169 @@
+"""Ranks that agree: real processes, a real group, and calls that do not match."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from support.torchrun import torchrun
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.core.errors import UsageError
+
+GROUP = """
+import os, sys, time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.tracking import rank_sync
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+"""
+
+AGREE = (
+    GROUP
+    + """
+with MetricsTracker("out") as tracker:
+    first = tracker.next_epoch
+    tracker.start_epoch(first)
+    tracker.log_batch(1.0)
+    tracker.end_epoch()
+    print(f"rank {rank} of two: {first} then {tracker.next_epoch}", flush=True)
+with MetricsTracker("out", resume=True) as tracker:
+    print(f"rank {rank} again: {tracker.next_epoch}", flush=True)
+dist.destroy_process_group()
+"""
+)
+
+ALONE = (
+    GROUP
+    + """
+rank_sync._TIMEOUT = timedelta(seconds=float(sys.argv[1]))
+tracker = MetricsTracker("out", reduce_over_ranks=True)
+dist.barrier()
+for epoch in range(4):
+    tracker.start_epoch(epoch)
+    tracker.log_batch(float(rank), batch_size=4)
+    if rank == 0 or epoch < 3:
+        began = time.monotonic()
+        try:
+            tracker.end_epoch()
+        except UsageError as error:
+            print(f"raised after {time.monotonic() - began:.0f} s: {error}", flush=True)
+if rank == 1:
+    time.sleep(float(sys.argv[1]) + 5)
+tracker.close()
+"""
+)
+
+DTENSOR = (
+    GROUP
+    + """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+plain = [p.detach().clone().requires_grad_() for p in model.parameters()]
+fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+x = torch.arange(8.0).reshape(2, 4)
+with MetricsTracker("out") as tracker:
+    tracker.start_epoch(0)
+    for _ in range(3):
+        model.zero_grad()
+        model(x).square().mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+        assert isinstance(norm, DTensor)
+        tracker.log_batch(norm, lr=0.1, grad_norm=norm, batch_size=2)
+    row = tracker.end_epoch(extra={"norm": norm})
+expected = float(norm.full_tensor())
+if rank == 0:
+    assert abs(row.grad_norm - expected) < 1e-6, (row, expected)
+    assert abs(row.loss_mean - expected) < 1e-6 and abs(row.extra["norm"] - expected) < 1e-6
+print(f"rank {rank} is right", flush=True)
+dist.destroy_process_group()
+"""
+)
+
+
+def _run(code: str, place: Path, *arguments: str) -> tuple[str, int | None]:
+    script = place / "program.py"
+    script.write_text(code, encoding="utf-8")
+    with torchrun(place, 2, str(script), *arguments) as job:
+        job.end()
+        return job.log, job.agent.returncode
+
+
+@pytest.mark.slow
+def test_the_next_epoch_is_the_same_on_every_rank(sqlite_uri: str, tmp_path: Path) -> None:
+    """Rank 0 alone reads the directory; the others ask it, before and after a resume."""
+    log, code = _run(AGREE, tmp_path)
+
+    assert code == 0, log
+    for rank in (0, 1):
+        assert f"rank {rank} of two: 0 then 1" in log
+        assert f"rank {rank} again: 1" in log
+
+
+def test_without_a_group_the_next_epoch_raises_on_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default would let the ranks drift apart."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(UsageError, match="next_epoch is known on rank 0 alone"):
+        _ = MetricsTracker("out").next_epoch
+
+
+@pytest.mark.parametrize(
+    "names", [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")]
+)
+def test_tasks_that_a_launcher_numbers_are_told_why_they_record_nothing(
+    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sqlite_uri: str
+) -> None:
+    """A sweep under srun would lose all runs but one; the way out that the line names works."""
+    monkeypatch.setenv(names[0], "2")
+    monkeypatch.setenv(names[1], "4")
+    with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
+        MetricsTracker("out").close()
+    (line,) = [record.getMessage() for record in caplog.records]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    MetricsTracker("mine", tracking_uri=sqlite_uri).close()
+
+    assert f"{names[0]}=2 makes it rank 2 of 4" in line
+    assert "RANK=0 WORLD_SIZE=1" in line
+    assert not Path("out").exists()
+    assert Path("mine/training_metrics.json").exists()
+
+
+def test_ranks_of_torchrun_stay_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """They are one training by intent."""
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    MetricsTracker("out").close()
+
+    assert not caplog.records
+
+
+@pytest.mark.slow
+def test_an_epoch_that_rank_0_alone_ends_is_an_error_and_no_hang(sqlite_uri: str, tmp_path: Path) -> None:
+    """The usual mistake is a call behind ``if is_main_process``."""
+    log, code = _run(ALONE, tmp_path, "3")
+
+    assert code == 0, log
+    assert log.count("raised after") == 1
+    assert "rank 1 did not end this epoch within 3 s of rank 0; with reduce_over_ranks=True every rank must" in log
+
+
+@pytest.mark.slow
+def test_a_dtensor_is_a_scalar_like_any_other(sqlite_uri: str, tmp_path: Path) -> None:
+    """``clip_grad_norm_`` returns one under FSDP2, spread over the ranks."""
+    log, code = _run(DTENSOR, tmp_path)
+
+    assert code == 0, log
+    assert log.count("is right") == 2
