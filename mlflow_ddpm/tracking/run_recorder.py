@@ -1,7 +1,4 @@
-"""One run being recorded: what is written goes to the mirror on disk first, then to the uploader. Rank 0 alone has one.
-
-On the other ranks a :class:`mlflow_ddpm.tracking.null_recorder.NullRecorder` stands in its place.
-"""
+"""One run being recorded: the mirror on disk first, then the uploader. Other ranks than 0 have a NullRecorder."""
 
 from __future__ import annotations
 
