@@ -10,12 +10,12 @@ from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedE
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_outcome import RunOutcome
-from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
-from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.layout import JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.storage.recovery import read_rows
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.remote_run import RemoteRun
@@ -57,7 +57,7 @@ def sync_directory(
     deadline = time.monotonic() + timeout
     document = _document_of(directory)
     state = DeliveryState.load(directory) or DeliveryState.of_run(document.run) or DeliveryState(status="")
-    rows = read_csv(directory / CSV_NAME) if (directory / CSV_NAME).exists() else []
+    rows = read_rows(directory)
     uri = store_of(state, tracking_uri)
     if tracking_uri and state.run_id and _has_lost_run(state, uri):
         state.begin_anew()
