@@ -158,10 +158,10 @@ def generate_all_plots(
     """Write all eleven plots into ``save_dir``, and return each plot's file by name.
 
     ``source`` is whatever :func:`mlflow_ddpm.read_history` reads: a tracker, a run id, a directory, a CSV, a
-    JSON, or a history itself. What was not measured gets a picture too, which says why. :class:`FigureSet` says what
-    theme, formats, widths and font mean. With several formats, the paths returned are of the first one that a report
-    can show (png, else svg), and the others lie beside them. A tracker of a rank other than 0 has nothing to draw:
-    nothing is written, and no path returned.
+    JSON, or a history itself. What was not measured gets a picture too, which gives the reason. :class:`FigureSet`
+    explains theme, formats, widths and font. With several formats, the paths returned are of the first one that a
+    report can show (png, else svg), and the others lie beside them. A tracker of a rank other than 0 has nothing to
+    draw: nothing is written, and no path returned.
 
     Raises:
         UsageError: no such theme, format, width or font.

@@ -1,4 +1,4 @@
-"""How runs are told apart when several share a picture: colour, dashes and name, the same in every picture."""
+"""The look of each run when several share a picture: colour, dashes and name, the same in every picture."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _without_common_start(names: Sequence[str]) -> list[str]:
 
 
 def _drawable(name: str) -> str:
-    """Return the name with a sign for each letter that the pictures' font lacks."""
+    """Return the name with a square for each letter that is not in the pictures' font."""
     from matplotlib.font_manager import fontManager, get_font
 
     font = get_font(fontManager.findfont("DejaVu Sans"))

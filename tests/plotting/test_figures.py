@@ -125,7 +125,7 @@ def test_an_epoch_between_two_gaps_is_a_dot() -> None:
 
 
 def test_what_is_not_finite_is_marked_at_the_edge_and_named() -> None:
-    """NaN and infinity leave a gap, a cross at their epoch, and a note that tells them apart."""
+    """NaN and infinity leave a gap, a cross at their epoch, and a note that names which."""
     frame = changed(healthy(50), 12, loss_mean=NAN)
     both = changed(frame, 30, loss_mean=INF)
 
@@ -146,7 +146,7 @@ def test_resumes_are_marked_between_the_epochs_and_said(name: str) -> None:
     assert "resumed" in notes(figure)
 
 
-def test_unmeasured_and_missing_epochs_are_told_apart_from_broken_ones() -> None:
+def test_unmeasured_and_missing_epochs_are_not_taken_for_broken_ones() -> None:
     """Epochs without a row are named as missing, epochs without a value are counted, and neither gets a cross."""
     missing = healthy(50)[healthy(50)["epoch"] != 7].reset_index(drop=True)
     unmeasured = changed(healthy(50), 7, ema_delta_norm=None)
@@ -195,7 +195,7 @@ def test_throughput_falls_back_on_batches_and_says_so() -> None:
 
 
 def test_gpu_memory_lines_differ_in_dashes_and_bear_their_names() -> None:
-    """Peak, reserved and allocated are told apart without colour."""
+    """Peak, reserved and allocated differ without colour."""
     figure = make_figure("gpu_memory", healthy(50))
     lines = [line for line in only_axes(figure).lines if line.get_gid() == "line"]
 

@@ -202,7 +202,7 @@ def test_where_no_run_has_anything_to_show_the_picture_says_why() -> None:
 
 
 def test_throughput_counts_batches_where_no_run_knows_its_batch_sizes() -> None:
-    """One unit serves all runs of a picture; a run that has not got it is named."""
+    """One unit serves all runs of a picture; a run without it is named."""
     batches = everywhere(healthy(9), samples_per_sec=None)
     mixed = make_comparison("throughput", [("a", healthy(9)), ("b", batches)])
 
@@ -213,7 +213,7 @@ def test_throughput_counts_batches_where_no_run_knows_its_batch_sizes() -> None:
     assert "not measured: b" in notes(mixed)
 
 
-def test_the_spread_is_drawn_as_long_as_it_can_be_told_apart() -> None:
+def test_the_spread_is_drawn_of_few_runs_alone() -> None:
     """Up to three runs have bands, which a note explains."""
     three = [(f"run {k}", scaled(healthy(20), 1 + k)) for k in range(3)]
     four = [*three, ("run 3", healthy(20))]
