@@ -67,10 +67,15 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_uri(tmp_path: Path, empty_database: Path) -> str:
-    """A fresh sqlite store in the test's directory, where MLflow's default looks for it."""
+def sqlite_uri(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh sqlite store in the test's directory, where MLflow looks by default; older versions are set to it."""
+    import mlflow
+
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    if mlflow.get_tracking_uri() != uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
 
 
 @pytest.fixture(params=["sqlite", "file"])

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,8 @@ def _is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 404)  # it asks for a password, or serves below a prefix
     except OSError:
         return False
 
