@@ -97,30 +97,3 @@ def test_without_its_prefix_an_address_is_refused_with_the_remedy(
 
     assert "--static-prefix" in caplog.text
     assert "<html" not in caplog.text.lower()
-
-
-@pytest.mark.parametrize(("user", "words"), [("", "401"), ("admin:wrong", "401"), ("reader:reader12345678", "EDIT")])
-def test_basic_auth_that_does_not_let_in_is_one_line(
-    user: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No, a wrong password, and a user who may only read; the administrator's run ends FINISHED."""
-    pytest.importorskip("flask_wtf", reason="needs flask-wtf: pip install flask-wtf")
-    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "of a test")
-    with mlflow_server(tmp_path, options=("--app-name", "basic-auth")) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password1234")
-        from mlflow.server import get_app_client
-
-        auth = get_app_client("basic-auth", uri)
-        auth.create_user("reader", "reader12345678")
-        tracker = train(uri)
-        assert MlflowClient(uri).get_run(str(tracker.run_id)).info.status == "FINISHED"
-        shutil.rmtree("out")
-        caplog.clear()
-        name, _, password = user.partition(":")
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        train(uri)
-
-    assert words in caplog.text
-    assert len([line for line in caplog.text.splitlines() if "WARNING" in line]) <= 2, caplog.text
