@@ -25,7 +25,7 @@ DESCRIPTION_MAX = 8000  # characters; MLflow's own limit of a tag
 _DESCRIPTION, _DIGEST = "mlflow.note.content", "mlflow_ddpm.note_digest"
 _PREFIX = "mlflow_ddpm."
 _RESULTS = (
-    *("best_loss", "best_epoch", "final_loss", "epochs", "total_time_sec", "gpu_peak_mb"),
+    *("best_loss", "best_epoch", "final_loss", "epochs", "training_time_sec", "total_time_sec", "gpu_peak_mb"),
     "nonfinite_batches",
 )
 
@@ -73,7 +73,7 @@ def describe_run(history: RunHistory, findings: Sequence[Finding], run_id: str, 
 
 
 def _lead(summary: Summary) -> str:
-    time = "" if summary.total_time_sec is None else f" in {format_duration(summary.total_time_sec)}"
+    time = "" if summary.training_time_sec is None else f" in {format_duration(summary.training_time_sec)} of training"
     epochs = count_of(summary.epochs, "epoch")
     if summary.best_loss is None:
         return f"**{epochs}{time}**; no epoch has a finite loss."

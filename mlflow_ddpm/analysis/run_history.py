@@ -80,7 +80,7 @@ class RunHistory:
     @cached_property
     def summary(self) -> Summary:
         """The rows folded into a handful of numbers."""
-        return summarise(self.rows)
+        return summarise(self.rows, self.run)
 
     @cached_property
     def extra_names(self) -> tuple[str, ...]:

@@ -179,5 +179,6 @@ def describe_best_epoch(points: Points, history: RunHistory) -> str:
         length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs} epochs"
     else:
         length = f"{history.rows[-1].epoch} {history.axis_label.lower()}s"
-    time = f" in {format_duration(summary.total_time_sec)}" if summary.total_time_sec is not None else ""
+    seconds = summary.training_time_sec
+    time = "" if seconds is None else f" in {format_duration(seconds)} of training"
     return f"{length}{time}; the lowest mean loss is {_at(_lowest(points), history)}."

@@ -24,7 +24,8 @@ _SHORT = {  # head cells of the results that every run has
     "best_loss": "Best loss",
     "final_loss": "Final loss",
     "epochs": "Epochs",
-    "total_time_sec": "Wall time",
+    "training_time_sec": "Training time",
+    "total_time_sec": "Total wall time",
     "samples_per_sec_median": "Median throughput\n(samples/s)",
     "gpu_peak_mb": "GPU peak\n(MiB)",
     "nonfinite_batches": "Non-finite\nbatches",
@@ -119,7 +120,7 @@ def _results(run: ComparedRun) -> dict[str, KeyResult]:
 
 
 def _text(result: KeyResult) -> str:
-    if result.name == "total_time_sec":
+    if result.unit == "s" and result.name in _SHORT:
         return format_duration(result.value).partition(" (")[0] if result.value is not None else NOT_MEASURED
     return format_number(result.value)
 

@@ -243,7 +243,7 @@ class Mirror:
         with self._consistent:
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
             rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self.run), self._revision
-        return revision, render_document(run, self.config, self.environment, summarise(rows), encoded)
+        return revision, render_document(run, self.config, self.environment, summarise(rows, run), encoded)
 
     def _rescue(self) -> None:
         """Write the rows, which would be lost with this process, to the system's folder of temporary files."""

@@ -97,5 +97,5 @@ def test_the_dashboard_sums_the_run_up() -> None:
     """Epochs, time and lowest loss in one sentence."""
     rows = history("loss_mean", {0: 1.0, 1: 0.5}, cumulative_time_sec=[30.0, 61.0])
 
-    expected = "2 epochs in 1 min 01 s (61.0 s); the lowest mean loss is 0.5 (epoch 1)."
+    expected = "2 epochs in 1 min 01 s (61.0 s) of training; the lowest mean loss is 0.5 (epoch 1)."
     assert describe_plot("training_dashboard", rows) == expected

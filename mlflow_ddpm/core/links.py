@@ -1,0 +1,21 @@
+"""Links to a run's page in MLflow. Alone in its file so that every printed, logged or documented link is the same."""
+
+from __future__ import annotations
+
+from mlflow_ddpm.core.redaction import redact
+
+__all__ = ["LOCAL_SERVER", "run_link"]
+
+LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers, which shows a store without a server of its own
+# MLflow opens a run in its GenAI view unless the link names the kind of work.
+_WORKFLOW = "?workflowType=machine_learning"
+
+
+def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Return the link that opens a run under "Model training", without credentials.
+
+    >>> run_link("sqlite:///mlflow.db", "0", "abc")
+    'http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning'
+    """
+    server = redact(tracking_uri).rstrip("/") if tracking_uri.startswith(("http://", "https://")) else LOCAL_SERVER
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_WORKFLOW}"
