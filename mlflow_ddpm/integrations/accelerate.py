@@ -1,0 +1,95 @@
+"""A tracker for Accelerate.
+
+::
+
+    from mlflow_ddpm.integrations.accelerate import AccelerateTracker
+
+    accelerator = Accelerator(log_with=AccelerateTracker("./my_metrics", every_n_steps=1000))
+    accelerator.init_trackers("project", config=config)
+    accelerator.get_tracker("mlflow_ddpm").watch(model, ema_model)
+    accelerator.log({"loss": loss, "lr": lr, "grad_norm": norm, "batch_size": len(batch)}, step=steps_done)
+
+Accelerate's ``step`` is the number of steps done. A log with the number of the one before is a micro-batch of the next
+step, as diffusers' scripts log them. Other scalars are recorded as their means over the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_ddpm.core.metrics import METRICS
+from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError
+from mlflow_ddpm.tracker import MetricsTracker
+
+try:
+    from accelerate.tracking import GeneralTracker
+except ImportError as error:
+    raise FrameworkMissingError("Accelerate", "accelerate") from error
+
+__all__ = ["AccelerateTracker"]
+
+_OWN = ("loss", "lr", "grad_norm", "batch_size")
+_TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
+
+
+class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
+    """Records what ``accelerator.log`` is given with a :class:`mlflow_ddpm.MetricsTracker`.
+
+    Args:
+        output_dir: the tracker's directory; one that holds an unfinished run continues it.
+        every_n_steps: one row per so many steps.
+        tracker_options: further arguments of the tracker.
+    """
+
+    name = "mlflow_ddpm"
+    requires_logging_directory = False
+    main_process_only = False  # the tracker knows its rank; get_tracker(...).watch works in every process
+
+    def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
+        super().__init__()
+        self._directory, self._every, self._options = Path(output_dir), every_n_steps, tracker_options
+        self._tracker: MetricsTracker | None = None
+        self._steps_done: int | None = None
+        self._pending: dict[str, Any] = {}  # scalars that came without a loss
+
+    @property
+    def tracker(self) -> MetricsTracker:
+        """The tracker; it is opened at its first use."""
+        if self._tracker is None:
+            self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **self._options)
+        return self._tracker
+
+    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
+        """Open the tracker with these hyperparameters."""
+        self._options.setdefault("config", dict(values))
+        _ = self.tracker
+
+    def watch(self, model: Any, ema_model: Any) -> None:
+        """Measure the distance between a model and its EMA in every row."""
+        self.tracker.watch(model, ema_model)
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Log one step, or a micro-batch of the next step if the number of steps done has not risen."""
+        extra = {name: value for name, value in values.items() if name not in _OWN and name not in _TAKEN}
+        self._pending |= {name: value for name, value in extra.items() if _is_scalar(value)}
+        if values.get("loss") is None:
+            return
+        steps_done = step if step is not None else (self._steps_done or 0) + 1
+        has_risen = steps_done > (self._steps_done or 0)
+        batch = {name: values.get(name) for name in _OWN}
+        scalars, self._pending = self._pending, {}
+        self.tracker._rows.add_step(steps_done - 1 if has_risen else None, batch, scalars)  # noqa: SLF001 - ours
+        self._steps_done = max(steps_done, self._steps_done or 0)
+
+    def finish(self) -> None:
+        """End the run."""
+        if self._tracker is not None:
+            self._tracker.close()
+
+
+def _is_scalar(value: Any) -> bool:
+    if hasattr(value, "numel"):
+        return bool(value.numel() == 1)
+    return hasattr(value, "__float__") and getattr(value, "size", 1) == 1

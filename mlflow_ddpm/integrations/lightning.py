@@ -1,0 +1,145 @@
+"""A callback for Lightning, in both of its namespaces.
+
+::
+
+    from mlflow_ddpm.integrations.lightning import MetricsCallback
+
+    trainer = Trainer(callbacks=[MetricsCallback("./my_metrics")])
+
+Losses are those that ``training_step`` returned, gradient norms are from before clipping, and the learning rate is that
+of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError, StepLogger, batch_size_of, unfinished_run
+from mlflow_ddpm.tracker import MetricsTracker, compute_grad_norm
+
+__all__ = ["MetricsCallback"]
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+def _callback_classes() -> tuple[type[Any], ...]:
+    names = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]
+    if not names:
+        raise FrameworkMissingError("Lightning", "lightning")
+    modules = {"lightning": "lightning.pytorch.callbacks", "pytorch_lightning": "pytorch_lightning.callbacks"}
+    return tuple(import_module(modules[name]).Callback for name in names)
+
+
+class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
+    """Records a fit with a :class:`mlflow_ddpm.MetricsTracker`.
+
+    Args:
+        output_dir: the tracker's directory; one that holds an unfinished run continues it.
+        every_n_steps: one row per so many optimizer steps; default: one row per epoch.
+        tracker_options: further arguments of the tracker.
+    """
+
+    def __init__(self, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
+        super().__init__()
+        self._directory, self._every = Path(output_dir), every_n_steps
+        self._options = tracker_options
+        self._pairs: list[tuple[Any, Any]] = []
+        self._has_ended = False
+        self.tracker: MetricsTracker | None = None
+        self._steps: StepLogger | None = None
+        self._paused = ExitStack()
+        self._is_open = False
+
+    def watch(self, model: Any, ema_model: Any) -> None:
+        """Measure the distance between a model and its EMA; a ``WeightAveraging`` callback is watched by itself."""
+        self._pairs.append((model, ema_model))
+        if self.tracker:
+            self.tracker.watch(model, ema_model)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Open the tracker."""
+        options = {"resume": self._has_ended, **self._run_of_logger(trainer), **self._options}
+        self.tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
+        self._steps = StepLogger(self.tracker, by_steps=self._every is not None)
+        averages = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
+        pairs = [*((pl_module, average) for average in averages if average is not None), *self._pairs]
+        for model, ema_model in pairs:
+            self.tracker.watch(model, ema_model)
+
+    def _run_of_logger(self, trainer: Any) -> dict[str, Any]:
+        """Return the run of an MLFlowLogger, which rank 0 joins."""
+        logger = next((one for one in trainer.loggers if type(one).__name__ == "MLFlowLogger"), None)
+        if logger is None or trainer.global_rank != 0 or "run_id" in self._options:
+            return {}
+        unfinished = unfinished_run(self._directory)
+        if unfinished and unfinished != logger.run_id:
+            _log.warning(
+                "%s holds run %s, which is continued; MLFlowLogger writes to run %s. For one run pass "
+                "MLFlowLogger(run_id=%r)",
+                self._directory,
+                unfinished,
+                logger.run_id,
+                unfinished,
+            )
+            return {"run_id": unfinished, "tracking_uri": logger._tracking_uri}  # noqa: SLF001 - it has no public name
+        return {"run_id": logger.run_id, "tracking_uri": logger._tracking_uri}  # noqa: SLF001 - as above
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
+        if self.tracker and self._every is None and not self._is_open:
+            self.tracker.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
+            self._is_open = True
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002
+        """Take the norm after unscaling and before clipping, and the learning rate before the scheduler's step."""
+        if self._steps:
+            self._steps.grad_norm = compute_grad_norm(pl_module)
+            self._steps.lr = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Log the batch."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._steps is None or loss is None:
+            return
+        if pl_module.automatic_optimization:
+            loss = loss * trainer.accumulate_grad_batches  # Lightning divided it
+        has_stepped = self._steps.grad_norm is not None
+        self._steps.add(loss, batch_size_of(batch))
+        if has_stepped:
+            self._steps.end_step(trainer.global_step)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Pause."""
+        if self.tracker and trainer.training is False and not trainer.sanity_checking:
+            self._paused.enter_context(self.tracker.paused())
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Continue."""
+        self._paused.close()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Write the epoch's row."""
+        if self.tracker and self._is_open:
+            self._is_open = False
+            is_whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            self.tracker.end_epoch(partial=not is_whole)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """End the run."""
+        self._end(None)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+        """End the run as FAILED or KILLED."""
+        self._end(exception)
+
+    def _end(self, error: BaseException | None) -> None:
+        tracker, self.tracker, self._steps, self._is_open = self.tracker, None, None, False
+        self._paused.close()
+        if tracker:
+            self._has_ended = True
+            tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)

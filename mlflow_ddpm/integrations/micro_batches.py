@@ -1,0 +1,72 @@
+"""What the integrations share: micro-batches of a step, their sizes, and the error of a missing framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.tracker import MetricsTracker
+
+__all__ = ["FrameworkMissingError", "StepLogger", "batch_size_of", "unfinished_run"]
+
+
+class FrameworkMissingError(UsageError, ImportError):
+    """The framework of an integration is not installed."""
+
+    def __init__(self, framework: str, extra: str) -> None:
+        super().__init__(f"{framework} is not installed; install it with: pip install 'mlflow_ddpm[{extra}]'")
+
+
+def batch_size_of(batch: Any) -> int | None:
+    """Return the first dimension of the first tensor in a batch, however it is nested; None if there is none."""
+    if hasattr(batch, "ndim") and hasattr(batch, "shape"):
+        return int(batch.shape[0]) if batch.ndim else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((size for item in items if (size := batch_size_of(item)) is not None), None)
+
+
+def unfinished_run(output_dir: Any) -> str | None:
+    """Return the id of the run that a directory holds and that has not finished."""
+    from pathlib import Path
+
+    state = DeliveryState.load(Path(output_dir))
+    return state.run_id if state is not None and state.status != "FINISHED" else None
+
+
+class _Step(NamedTuple):
+    losses: list[Any]
+    sizes: list[int | None]
+
+
+class StepLogger:
+    """Logs batches to a tracker, by epochs or by windows of steps; a step's micro-batches become its mean loss.
+
+    Without ``by_steps`` each micro-batch is a batch of its epoch, and the norm belongs to the last one of its step.
+    """
+
+    def __init__(self, tracker: MetricsTracker, *, by_steps: bool) -> None:
+        self.tracker, self._by_steps = tracker, by_steps
+        self._step = _Step([], [])
+        self.lr: float | None = None
+        self.grad_norm: Any = None
+
+    def add(self, loss: Any, size: int | None) -> None:
+        """Note a micro-batch's loss, detached and undivided."""
+        if self._by_steps:
+            self._step.losses.append(loss)
+            self._step.sizes.append(size)
+        else:
+            self.tracker.log_batch(loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)
+            self.grad_norm = None
+
+    def end_step(self, steps_done: int) -> None:
+        """Log the optimizer step whose micro-batches were noted."""
+        (losses, sizes), self._step = self._step, _Step([], [])
+        if not self._by_steps or not losses:
+            return
+        size = None if None in sizes else sum(filter(None, sizes))
+        loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)  # on the losses' device, unread
+        self.tracker.log_step(steps_done - 1, loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)
+        self.grad_norm = None

@@ -1,0 +1,173 @@
+"""Tracking for the Trainer of transformers.
+
+::
+
+    from mlflow_ddpm.integrations.transformers import track
+
+    trainer = Trainer(...)
+    track(trainer, "./my_metrics")
+    trainer.train()
+
+No event of the Trainer has the loss of a batch or the norm before clipping, so ``training_step`` and
+``clip_grad_norm_`` of this trainer are wrapped. Beside transformers' own ``MLflowCallback`` both write to one run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError, StepLogger, batch_size_of, unfinished_run
+from mlflow_ddpm.tracker import MetricsTracker
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise FrameworkMissingError("transformers", "transformers") from error
+
+__all__ = ["track"]
+
+
+def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
+    """Record the trainings of a Trainer with a :class:`mlflow_ddpm.MetricsTracker`; call it before ``train``.
+
+    Args:
+        trainer: a ``transformers.Trainer``.
+        output_dir: the tracker's directory; one that holds an unfinished run continues it.
+        every_n_steps: one row per so many optimizer steps; default: one row per epoch.
+        tracker_options: further arguments of the tracker.
+    """
+    recording = _Recording(trainer, Path(output_dir), every_n_steps, tracker_options)
+    trainer.add_callback(recording)  # after MLflowCallback, whose run is then the active one
+    trainer.training_step = recording.wrap_training_step(trainer.training_step)
+    trainer.accelerator.clip_grad_norm_ = recording.wrap_clipping(trainer.accelerator.clip_grad_norm_)
+    trainer.evaluate = recording.wrap_pause(trainer.evaluate)
+    trainer.train = recording.wrap_train(trainer.train)
+
+
+class _Recording(TrainerCallback):  # type: ignore[misc]
+    """Opens the tracker when training begins, and logs each step."""
+
+    def __init__(self, trainer: Any, directory: Path, every: int | None, options: dict[str, Any]) -> None:
+        self._trainer, self._directory, self._every, self._options = trainer, directory, every, options
+        self._tracker: MetricsTracker | None = None
+        self._steps: StepLogger | None = None
+        self._has_ended = False
+        self._last: tuple[Any, int | None] | None = None  # the newest micro-batch: its norm may come
+        self._is_open = False
+
+    def wrap_train(self, train: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(train)
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            owned = self._activate_unfinished_run()
+            try:
+                result = train(*args, **kwargs)
+            except BaseException as error:
+                self._end(error)
+                raise
+            finally:
+                if owned:
+                    import mlflow
+
+                    mlflow.end_run()
+            self._end(None)
+            return result
+
+        return tracked
+
+    def _activate_unfinished_run(self) -> bool:
+        """Let MLflowCallback write to the run that the directory holds; it takes the active one."""
+        callbacks = self._trainer.callback_handler.callbacks
+        run_id = unfinished_run(self._directory)
+        if run_id is None or not any(type(callback).__name__ == "MLflowCallback" for callback in callbacks):
+            return False
+        import mlflow
+
+        if mlflow.active_run() is not None:
+            return False
+        mlflow.start_run(run_id=run_id)
+        return True
+
+    def wrap_training_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(step)
+        def tracked(model: Any, inputs: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+            loss, trainer = step(model, inputs, num_items_in_batch, **kwargs), self._trainer
+            is_scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+            if is_scaled is None:
+                by_items = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+                is_scaled = by_items or trainer.compute_loss_func is not None
+            undivided = loss if is_scaled else loss * trainer.current_gradient_accumulation_steps
+            self._last = (undivided, batch_size_of(inputs))
+            return loss
+
+        return tracked
+
+    def wrap_clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(clip)
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            norm = clip(*args, **kwargs)
+            if self._steps and self._steps.grad_norm is None and norm is not None:
+                self._steps.grad_norm = norm.detach().clone() if hasattr(norm, "detach") else norm
+            return norm
+
+        return tracked
+
+    def wrap_pause(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(evaluate)
+        def paused(*args: Any, **kwargs: Any) -> Any:
+            if self._tracker is None:
+                return evaluate(*args, **kwargs)
+            with self._tracker.paused():
+                return evaluate(*args, **kwargs)
+
+        return paused
+
+    def _open(self) -> None:
+        if self._tracker is None:
+            options = {"resume": self._has_ended, **self._options}
+            self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
+            self._steps = StepLogger(self._tracker, by_steps=self._every is not None)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Begin the epoch, in the middle after a resume."""
+        self._open()
+        epoch = state.epoch or 0.0
+        if self._tracker and self._every is None:
+            self._tracker.start_epoch(int(epoch + 1e-6), partial=abs(epoch - round(epoch)) > 1e-6)  # noqa: PLR2004
+            self._is_open = True
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Take the learning rate of this step, before the scheduler changes it."""
+        optimizer = kwargs.get("optimizer") or self._trainer.optimizer
+        if self._steps:
+            self._steps.lr = optimizer.param_groups[0]["lr"]
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Log a micro-batch without a step."""
+        self._log_last()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Log the step's last micro-batch, with the norm."""
+        self._log_last()
+        if self._steps:
+            self._steps.end_step(state.global_step)
+
+    def _log_last(self) -> None:
+        last, self._last = self._last, None
+        if self._steps and last:
+            self._steps.add(*last)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the epoch's row."""
+        if self._tracker and self._is_open:
+            self._is_open = False
+            epoch = state.epoch or 0.0
+            self._tracker.end_epoch(partial=abs(epoch - round(epoch)) > 1e-6)  # noqa: PLR2004
+
+    def _end(self, error: BaseException | None) -> None:
+        tracker, self._tracker, self._steps, self._is_open = self._tracker, None, None, False
+        if tracker:
+            self._has_ended = True
+            tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
