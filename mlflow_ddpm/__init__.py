@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet, generate_all_plots
     from mlflow_ddpm.publishing.compare import compare_runs
     from mlflow_ddpm.publishing.download import download_run
+    from mlflow_ddpm.publishing.hub_folder import export_run
     from mlflow_ddpm.publishing.publish import publish_run
     from mlflow_ddpm.report import generate_report
     from mlflow_ddpm.tracker import MetricsTracker
@@ -71,6 +72,7 @@ __all__ = [
     "compare_runs",
     "compute_grad_norm",
     "download_run",
+    "export_run",
     "generate_all_plots",
     "generate_report",
     "load_model",
@@ -98,6 +100,7 @@ _HOME = {
     "compare_runs": "publishing.compare",
     "compute_grad_norm": "tracking.probes",
     "download_run": "publishing.download",
+    "export_run": "publishing.hub_folder",
     "generate_all_plots": "plots",
     "generate_report": "report",
     "load_model": "ddpm.saved_model.load",

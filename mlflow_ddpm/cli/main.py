@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlflow_ddpm.cli import compare, download, history, publish, sample, status, sync, train
+from mlflow_ddpm.cli import compare, download, export, history, publish, sample, status, sync, train
 from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
 from mlflow_ddpm.core.version import __version__
 
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (train, sample, publish, download, compare, history, sync, status):
+    for module in (train, sample, publish, download, export, compare, history, sync, status):
         module.add(commands)
     return parser
 
