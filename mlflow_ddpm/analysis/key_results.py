@@ -12,7 +12,7 @@ from mlflow_ddpm.core.formatting import format_duration, format_epochs, format_n
 from mlflow_ddpm.core.markdown import Table
 from mlflow_ddpm.core.metrics import finite_points
 
-__all__ = ["KeyResult", "extra_results", "key_results", "key_results_table"]
+__all__ = ["KeyResult", "extra_results", "key_results", "key_results_table", "table_results"]
 
 Line = tuple[str, str, str]  # result, value with unit, epoch
 
@@ -38,10 +38,10 @@ class KeyResult(NamedTuple):
 
 def key_results(history: RunHistory) -> list[KeyResult]:
     """Return a run's key results: those that every run has, then its extras."""
-    return [*_table_results(history), *extra_results(history)]
+    return [*table_results(history), *extra_results(history)]
 
 
-def _table_results(history: RunHistory) -> list[KeyResult]:
+def table_results(history: RunHistory) -> list[KeyResult]:
     """Return the results that every run has, measured or not."""
     summary, rows = history.summary, history.rows
     has_counts = any(row.nonfinite_batches is not None for row in rows)
@@ -81,7 +81,7 @@ def key_results_table(history: RunHistory, *, max_extras: int | None = None) -> 
         "epochs": _first_to_last(history),
         "nonfinite_batches": format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
     }
-    lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in _table_results(history)]
+    lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in table_results(history)]
     return Table(("Result", "Value", "Epoch"), [*lines, *_extra_lines(history, max_extras)], "llr")
 
 

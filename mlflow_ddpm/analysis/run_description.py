@@ -1,119 +1,204 @@
-"""The run's description in MLflow, and its key results as tags to search by.
+"""The run's description in MLflow, and its key results as metrics, by which the runs table sorts.
 
-The description (``mlflow.note.content``) is replaced only while it is empty or exactly what this package wrote last,
-which a digest in a tag shows: a user's own text stays.
+The description (``mlflow.note.content``) is written while it is empty or ours. It is ours if it ends with our mark, a
+comment that no page shows, and the text before it is the one that the mark was made for: a text that a user wrote or
+edited stays. Earlier versions kept the digest in a tag.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from decimal import Decimal
+import math
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
 
 from mlflow_ddpm.analysis.findings.rules import RULES, Finding, find_findings
-from mlflow_ddpm.analysis.key_results import key_results_table
+from mlflow_ddpm.analysis.key_results import key_results_table, table_results
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import count_of, format_duration, format_number
+from mlflow_ddpm.core.links import artifact_link, artifact_source
 from mlflow_ddpm.core.markdown import Markdown, Table, code, escape, table
 from mlflow_ddpm.core.run_summary import Summary
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, HTML_NAME
-from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, DASHBOARD_NAME, HTML_NAME, PREVIEW_NAME, SAMPLE_PATTERN
+from mlflow_ddpm.storage.mlflow_run import MlflowPage, MlflowRun, Point, clean_tags
 
-__all__ = ["DESCRIPTION_MAX", "describe_run", "result_tags", "write_description", "write_run_description"]
+__all__ = [
+    "DESCRIPTION_MAX",
+    "FINDINGS_TAG",
+    "RunPage",
+    "describe_run",
+    "findings_text",
+    "summary_metrics",
+    "write_description",
+    "write_run_description",
+]
 
-DESCRIPTION_MAX = 8000  # characters; MLflow's own limit of a tag
-_DESCRIPTION, _DIGEST = "mlflow.note.content", "mlflow_ddpm.note_digest"
-_PREFIX = "mlflow_ddpm."
-_RESULTS = (
-    *("best_loss", "best_epoch", "final_loss", "epochs", "training_time_sec", "total_time_sec", "gpu_peak_mb"),
+DESCRIPTION_MAX = 4800  # characters; the oldest servers take 5000 of a tag, and the mark needs some
+FINDINGS_TAG = "mlflow_ddpm.findings"
+SUMMARY_PREFIX = "summary/"
+_DESCRIPTION = "mlflow.note.content"
+_MARK = re.compile(r"\s*<!-- mlflow_ddpm ([0-9a-f]{32}) -->\s*")
+_FORMER_DIGEST = "mlflow_ddpm.note_digest"
+# Tags of earlier versions whose values are metrics now; they would show the results of an earlier end of the run.
+_FORMER_RESULTS = (
+    "best_loss",
+    "best_epoch",
+    "final_loss",
+    "epochs",
+    "total_time_sec",
+    "gpu_peak_mb",
     "nonfinite_batches",
 )
+_FORMER_TAGS = (_FORMER_DIGEST, *(f"mlflow_ddpm.{name}" for name in _FORMER_RESULTS))
+_LENGTHS = ((12, 20), (8, 8), (8, 3))  # lines of results and of findings, tried in order; the report has all
 
 
-def write_run_description(store: MlflowRun, history: RunHistory, *, is_published: bool) -> None:
-    """Set the result tags of a run that has epochs, and its description unless a user wrote one.
+class RunPage:
+    """Where a run's page is, and which of our files are among its artifacts."""
+
+    def __init__(self, experiment_id: str, run_id: str, artifacts: Collection[str] = ()) -> None:
+        self.run_id, self.artifacts = run_id, frozenset(artifacts)  # names relative to the artifact folder
+        self._experiment_id = experiment_id
+
+    def link(self, name: str) -> str:
+        """Return the link that opens an artifact in MLflow's viewer."""
+        return artifact_link(self._experiment_id, self.run_id, f"{ARTIFACT_FOLDER}/{name}")
+
+    def picture(self) -> str | None:
+        """Return the picture that stands first: the preview, which is made to fit, else the newest sample."""
+        samples = [(int(parts["epoch"]), name) for name in self.artifacts if (parts := _sample(name))]
+        name = PREVIEW_NAME if PREVIEW_NAME in self.artifacts else max(samples, default=(0, None))[1]
+        return None if name is None else artifact_source(self.run_id, f"{ARTIFACT_FOLDER}/{name}")
+
+
+def _sample(name: str) -> re.Match[str] | None:
+    return SAMPLE_PATTERN.fullmatch(name.rpartition("/")[2])
+
+
+def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: Collection[str] = ()) -> None:
+    """Set the key results of a run that has rows as metrics, its findings as a tag, and its description.
+
+    Args:
+        store: the run.
+        history: its rows.
+        artifacts: which of our files are among its artifacts, as names relative to the artifact folder.
 
     Raises as every method of :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
     """
     if not history.rows:
         return
+    state = store.read_page()
     findings = find_findings(history)
-    description = describe_run(history, findings, store.run_id, is_published=is_published)
-    write_description(store, description, result_tags(history.summary, findings))
+    description = describe_run(history, findings, RunPage(state.experiment_id, store.run_id, artifacts))
+    now = max(int(time.time() * 1000), history.rows[-1].logged_at_ms)
+    wanted = summary_metrics(history)
+    store.log_points([Point(key, value, now, 0) for key, value in wanted.items() if _differs(value, state, key)])
+    _set_tags(store, state.tags, description, {FINDINGS_TAG: findings_text(findings)})
 
 
-def write_description(store: MlflowRun, description: str, tags: dict[str, str] | None = None) -> None:
-    """Set tags, and the description unless a user wrote one. Raises as :func:`write_run_description`."""
-    present, wanted = store.tags(), dict(tags or {})
-    if _is_ours(present.get(_DESCRIPTION, ""), present.get(_DIGEST)):
+def write_description(store: MlflowRun, description: str) -> None:
+    """Set the description unless a user wrote one. Raises as :func:`write_run_description`."""
+    _set_tags(store, store.tags(), description, {})
+
+
+def _set_tags(store: MlflowRun, present: Mapping[str, str], description: str, tags: Mapping[str, str]) -> None:
+    wanted = dict(tags)
+    if _is_ours(present.get(_DESCRIPTION, ""), present.get(_FORMER_DIGEST)):
         (text,) = clean_tags({_DESCRIPTION: description}).values()
-        wanted |= {_DESCRIPTION: text, _DIGEST: _digest(text)}
+        wanted[_DESCRIPTION] = f"{text.rstrip()}\n\n<!-- mlflow_ddpm {_digest(text)} -->"
     store.set_tags({key: value for key, value in wanted.items() if present.get(key) != value})
+    store.delete_tags([name for name in _FORMER_TAGS if name in present])
 
 
-def result_tags(summary: Summary, findings: Sequence[Finding]) -> dict[str, str]:
-    """Return key results as plain decimal numbers, those not measured left out, and the findings' rules."""
-    values = summary.as_dict()
-    numbers = {f"{_PREFIX}{name}": _decimal(value) for name in _RESULTS if (value := values[name]) is not None}
-    return {**numbers, f"{_PREFIX}findings": ", ".join(finding.rule for finding in findings) or "none"}
+def summary_metrics(history: RunHistory) -> dict[str, float]:
+    """Return the key results that were measured, by metric name."""
+    summary = history.summary
+    results = {result.name: result.value for result in table_results(history)}
+    results["best_epoch"] = summary.best_epoch
+    return {f"{SUMMARY_PREFIX}{name}": _finite(value) for name, value in results.items() if value is not None}
 
 
-def describe_run(history: RunHistory, findings: Sequence[Finding], run_id: str, *, is_published: bool) -> str:
+def _finite(value: float) -> float:
+    return float(value) if math.isfinite(value) else math.nan  # as in the rows: SQL stores have no infinity
+
+
+def _differs(value: float, state: MlflowPage, key: str) -> bool:
+    present = state.metrics.get(key)
+    return present is None or (value != present and not (math.isnan(value) and math.isnan(present)))
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Return the value of the findings' tag: the names of the rules."""
+    return ", ".join(finding.rule for finding in findings) or "none"
+
+
+def describe_run(history: RunHistory, findings: Sequence[Finding], page: RunPage) -> str:
     """Return the description in Markdown, within MLflow's limit.
 
-    The page folds it after some lines, so the result and the findings come first, then where the rest is.
+    The page folds it after some lines, so it begins with the picture and the result.
     """
-    results = key_results_table(history)
-    head = [_lead(history.summary), *_findings(findings), _files(run_id, is_published=is_published)]
-    for lines in (len(results.rows), 40, 20, 10, 7):  # a run with hundreds of extras shows the first of them
-        text = "\n\n".join([*head, _table(results, lines)])
+    results, picture = key_results_table(history), page.picture()
+    head = [f"![]({picture})"] if picture else []
+    head.append(_lead(history.summary))
+    for lines, most in _LENGTHS:
+        text = "\n\n".join([*head, _table(results, lines), *_findings(findings, most), _files(page)])
         if len(text) <= DESCRIPTION_MAX:
-            return text
-    return text[: DESCRIPTION_MAX - 1].rpartition("\n")[0]
+            break
+    return text if len(text) <= DESCRIPTION_MAX else text[: DESCRIPTION_MAX - 1].rpartition("\n")[0]
 
 
 def _lead(summary: Summary) -> str:
-    time = "" if summary.training_time_sec is None else f" in {format_duration(summary.training_time_sec)} of training"
+    spent = "" if summary.training_time_sec is None else f" in {format_duration(summary.training_time_sec)} of training"
     epochs = count_of(summary.epochs, "epoch")
     if summary.best_loss is None:
-        return f"**{epochs}{time}**; no epoch has a finite loss."
+        return f"**{epochs}{spent}**; no epoch has a finite loss."
     best = f"lowest mean loss {format_number(summary.best_loss)} (epoch {summary.best_epoch})"
-    return f"**{epochs}{time}, {best}**; the last epoch's is {format_number(summary.final_loss)}."
+    return f"**{epochs}{spent}, {best}**; last epoch: {format_number(summary.final_loss)}."
 
 
 def _table(results: Table, lines: int) -> str:
     left = len(results.rows) - lines
-    more = f"\n\n{left} more results are in the report." if left > 0 else ""
-    return table(results._replace(rows=results.rows[:lines])) + more
+    more = f"\n\n{count_of(left, 'more result is', 'more results are')} in the report." if left > 0 else ""
+    return table(results._replace(rows=[_short(row) for row in results.rows[:lines]])) + more
 
 
-def _findings(findings: Sequence[Finding]) -> list[str]:
+def _short(row: Sequence[str]) -> list[str]:
+    """Return a line of the table with a name of any length cut: a description has few characters."""
+    most = 80
+    return [cell if len(cell) <= most else f"{cell[: most - 1]}\N{HORIZONTAL ELLIPSIS}" for cell in row]
+
+
+def _findings(findings: Sequence[Finding], most: int) -> list[str]:
     if not findings:
         return [f"**Findings:** none ({len(RULES)} rules checked)."]
     lines = [
         Markdown(f"- **{escape(f.label)}: {escape(f.title)}**, {escape(f.where)}. {escape(f.sentence)}")
-        for f in findings
+        for f in findings[:most]
     ]
-    return ["**Findings**", "\n".join(lines)]
+    left = len(findings) - most
+    more = [f"{count_of(left, 'more finding is', 'more findings are')} in the report."] if left > 0 else []
+    return ["**Findings**", "\n".join(lines), *more]
 
 
-def _files(run_id: str, *, is_published: bool) -> str:
-    if is_published:
-        return (
-            f"Plots and report are among the artifacts: open `{ARTIFACT_FOLDER}/{HTML_NAME}`, or "
-            f"`{ARTIFACT_FOLDER}/training_dashboard.png` for all at one look."
-        )
-    return f"Plots and report: {code(f'mlflow-ddpm publish {run_id}')} makes them and logs them here."
+def _files(page: RunPage) -> str:
+    names = {HTML_NAME: "Report", DASHBOARD_NAME: "Dashboard"}
+    links = [f"[{title}]({page.link(name)})" for name, title in names.items() if name in page.artifacts]
+    if links:
+        return f"{', '.join(links)}; further plots and the data are among the artifacts under `{ARTIFACT_FOLDER}/`."
+    return f"Plots and report: {code(f'mlflow-ddpm publish {page.run_id}')} makes them and logs them here."
 
 
-def _is_ours(description: str, digest: str | None) -> bool:
-    return not description.strip() or _digest(description) == digest
+def _is_ours(description: str, former_digest: str | None) -> bool:
+    if not description.strip():
+        return True
+    mark = _MARK.search(description)
+    if mark is None:
+        return former_digest == hashlib.sha256(description.encode()).hexdigest()[:32]
+    return not description[mark.end() :].strip() and _digest(description[: mark.start()]) == mark[1]
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _decimal(value: float) -> str:
-    """Return every digit of a number, without an exponent."""
-    return format(Decimal(repr(value)), "f")
+    """Return the digest of a text, whatever an editor or a database does to its line ends."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

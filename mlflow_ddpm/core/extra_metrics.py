@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import METRICS, Metric
 
-__all__ = ["FORMER_NAMES", "INSIGHT", "PIPELINE_METRICS", "axis_label", "check_extra_names", "extra_value", "metric"]
+__all__ = [
+    "FORMER_NAMES",
+    "INSIGHT",
+    "PIPELINE_METRICS",
+    "axis_label",
+    "check_extra_names",
+    "check_new_extra_names",
+    "extra_value",
+    "metric",
+]
 
 # The extras that ``mlflow-ddpm train`` records, sample quality first. MLflow's page makes a section of each folder.
 _QUALITY, INSIGHT = "Sample Quality", "Diagnostics"
@@ -145,7 +154,22 @@ def axis_label(name: str) -> str:
 # makes folders of the parts. Commas, quotes and line breaks are out, so a name needs no quoting in a CSV header.
 _KEY = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
 _KEY_MAX = 250
+_OWN_FOLDERS = ("live", "summary")  # of points within an epoch, and of the key results of the run
 _RESERVED = frozenset(_BY_NAME) | {"logged_at_ms"}
+
+
+def check_new_extra_names(names: Iterable[str]) -> None:
+    """Check names that a loop gives to extras; those that were recorded earlier may have ``live/`` or ``summary/``.
+
+    Raises:
+        UsageError: as :func:`check_extra_names`, or a name in a folder that MLflow's page has for something else.
+    """
+    names = list(names)
+    for name in names:
+        folder = name.partition("/")[0] if isinstance(name, str) else ""
+        if folder in _OWN_FOLDERS:
+            raise UsageError(f"the metric folder {folder}/ is taken; give {name!r} another name, such as 'my_{name}'")
+    check_extra_names(names)
 
 
 def check_extra_names(names: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.publishing.named_run import NamedRun, check_owner, has_history, name_run
+from mlflow_ddpm.publishing.preview import write_preview
 from mlflow_ddpm.report import write_report
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import render_csv
@@ -105,8 +106,19 @@ def _publish(
     files = render_run(history, directory, FigureSet.merge(figures))
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
-    write_run_description(store, history, is_published=True)
+    names = [path.relative_to(directory).as_posix() for path in files]
+    write_run_description(store, history, artifacts=[*names, *_log_preview(store, directory)])
     return Published(store.run_id, directory, files, uploaded=True, tracking_uri=store.tracking_uri)
+
+
+def _log_preview(store: MlflowRun, directory: Path) -> list[str]:
+    """Log the picture of the run's description, and return its name, if there is one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        preview = write_preview(directory, Path(temporary))
+        if preview is None:
+            return []
+        store.log_file(preview, ARTIFACT_FOLDER)
+        return [preview.name]
 
 
 def publish_or_render(run_id: str | None, *, output_dir: Path, tracking_uri: str | None = None) -> Published:

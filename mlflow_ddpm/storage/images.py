@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk", "load_encoder"]
+__all__ = ["PAGE_WIDTH", "LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk", "load_encoder"]
 
+PAGE_WIDTH = 700  # pixels of a description on MLflow's page
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 
 
@@ -29,6 +30,13 @@ class LoggedImage(NamedTuple):
     epoch: int
     timestamp_ms: int
     content: bytes | None = None  # the PNG, of a picture that the disk refused
+
+    def fits_page(self) -> bool:
+        """Return whether MLflow's page can show the picture in a description, where nothing makes it smaller."""
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            head = file.read(24)  # of a PNG: signature, then the header's length and name, then the width
+            return head[12:16] == b"IHDR" and int.from_bytes(head[16:20], "big") <= PAGE_WIDTH
+        return False
 
 
 def image_path(directory: Path, name: str, epoch: int) -> Path:

@@ -11,6 +11,7 @@ __all__ = [
     "CHECKPOINT_PATTERN",
     "CONFIG_NAME",
     "CSV_NAME",
+    "DASHBOARD_NAME",
     "DELIVERY_STATE_NAME",
     "DESCRIPTION_NAME",
     "HOLDER_NAME",
@@ -19,6 +20,7 @@ __all__ = [
     "LOCK_NAME",
     "MODEL_FOLDER",
     "OWN_FILES",
+    "PREVIEW_NAME",
     "PUBLISHED_NAME",
     "REPORT_NAME",
     "SAMPLES_FOLDER",
@@ -51,6 +53,8 @@ OWN_FILES = (CSV_NAME, JSON_NAME, DELIVERY_STATE_NAME, HOLDER_NAME)  # replaced 
 # After the run. The plots' files bear the names of the plots (plotting/plot_table.py).
 REPORT_NAME = "training_report.md"
 HTML_NAME = "training_report.html"
+DASHBOARD_NAME = "training_dashboard.png"
+PREVIEW_NAME = "preview.png"  # the picture of the run's description: among the artifacts alone
 SUMMARY_NAME = "training_summary"  # .csv and .tex
 
 # Logged images, in a folder on disk and under the artifact folder.

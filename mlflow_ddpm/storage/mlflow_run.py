@@ -26,10 +26,12 @@ __all__ = [
     "NONFINITE_TAG",
     "RESUMED_TAG",
     "STEPS_TAG",
+    "MlflowPage",
     "MlflowRun",
     "Point",
     "clean_tags",
     "client",
+    "points_of",
 ]
 
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of so many steps, and their numbers are steps done
@@ -46,6 +48,19 @@ class Point(NamedTuple):
     value: float
     timestamp_ms: int
     step: int
+
+
+def points_of(row: EpochMetrics) -> list[Point]:
+    """Return the points of a row, all at its first timestamp."""
+    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
+
+
+class MlflowPage(NamedTuple):
+    """What a run's page shows, as far as we write to it."""
+
+    experiment_id: str
+    tags: dict[str, str]
+    metrics: dict[str, float]  # the last value of each
 
 
 class MlflowRun:
@@ -191,6 +206,18 @@ class MlflowRun:
         """Return the run's tags."""
         with translate_mlflow_errors(self.tracking_uri):
             return dict(self._client.get_run(self.run_id).data.tags)
+
+    def read_page(self) -> MlflowPage:
+        """Return the run's experiment, tags and last metric values, in one request."""
+        with translate_mlflow_errors(self.tracking_uri):
+            run = self._client.get_run(self.run_id)
+            return MlflowPage(run.info.experiment_id, dict(run.data.tags), dict(run.data.metrics))
+
+    def delete_tags(self, names: Sequence[str]) -> None:
+        """Delete tags that the run has."""
+        with translate_mlflow_errors(self.tracking_uri):
+            for name in names:
+                self._client.delete_tag(self.run_id, name)
 
     def resume(self) -> None:
         """Make the run RUNNING again, whatever it was."""

@@ -23,7 +23,7 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point
+from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point, points_of
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
@@ -55,6 +55,7 @@ class RemoteRun:
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._logged_images: tuple[str, ...] | None = None
         self._causes: set[str] = set()  # of set-aside items, that were logged
+        self._sent_files: list[str] = []  # that the run's description may show or link to
 
     @property
     def tracking_uri(self) -> str:
@@ -101,7 +102,7 @@ class RemoteRun:
             if self._logged is None:
                 self._logged = run.logged_points()
             logged = self._logged
-            points = [p for row in rows for p in _points(row) if (p.key, p.step, p.timestamp_ms) not in logged]
+            points = [p for row in rows for p in points_of(row) if (p.key, p.step, p.timestamp_ms) not in logged]
             refused = self._send_what_is_taken(points, run.log_points, metric_name)
         except StoreError:
             self._logged = None  # the answer may have been lost on the way back
@@ -139,6 +140,8 @@ class RemoteRun:
             self._set_aside_unless_passing(name, error)
         else:
             self._note_image(image)
+            if image.fits_page():
+                self._sent_files.append(name)
 
     def send_file(self, artifact: Artifact) -> None:
         """Send a file; one that was deleted since, or cannot be sent, is set aside."""
@@ -149,6 +152,7 @@ class RemoteRun:
         except Exception as error:  # noqa: BLE001 - sorted there
             self._set_aside_unless_passing(name, error)
         else:
+            self._sent_files.append(name)
             with self._file.change() as state:
                 state.artifacts = [other for other in state.artifacts if other != name]
                 state.set_aside = {key: why for key, why in state.set_aside.items() if key != name}
@@ -262,7 +266,7 @@ class RemoteRun:
                 },
                 environment=self._metadata.environment,
             )
-            write_run_description(run, history, is_published=False)
+            write_run_description(run, history, artifacts=list(self._sent_files))
             with self._file.change() as state:
                 state.set_aside = {key: why for key, why in state.set_aside.items() if key != _DESCRIPTION}
         except StoreUnavailableError:
@@ -274,10 +278,6 @@ class RemoteRun:
 def metric_name(point: Point) -> str:
     """Return the name of a point in the delivery state."""
     return f"metric {point.key}, epoch {point.step}"
-
-
-def _points(row: EpochMetrics) -> list[Point]:
-    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import check_extra_names
+from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
 __all__ = ["Scalar", "ScalarTensor", "extra_values", "join_collectives", "measured_extras", "sample_count", "scalar"]
 
@@ -106,7 +106,7 @@ def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
     Raises:
         UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
     """
-    check_extra_names(extra)
+    check_new_extra_names(extra)
     # no -0.0: sqlite would drop its sign
     return {name: float(value) + 0.0 for name, value in measured_extras(extra).items()}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import check_extra_names
+from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
 __all__ = ["StepWindows", "check_every_n_steps"]
 
@@ -65,7 +65,7 @@ class StepWindows:
             UsageError: MLflow would refuse a name, or it is taken.
         """
         if not self._extras.issuperset(names):
-            check_extra_names(self._extras.union(names))
+            check_new_extra_names(self._extras.union(names))
             self._extras.update(names)
 
     def overdue(self, done: int) -> int | None:
