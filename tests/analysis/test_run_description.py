@@ -135,9 +135,9 @@ def test_the_picture_is_the_preview_else_the_newest_sample() -> None:
     assert note_of(run, "training_dashboard.png").startswith("**20 epochs")
 
 
-@pytest.mark.parametrize(("width", "is_shown"), [(84, True), (700, True), (701, False)])
+@pytest.mark.parametrize(("width", "shown"), [(84, 1), (700, 1), (701, 0)])
 def test_an_unpublished_run_shows_its_newest_sample_if_the_page_has_room(
-    sqlite_uri: str, width: int, is_shown: bool
+    sqlite_uri: str, width: int, shown: int
 ) -> None:
     """MLflow shows a picture in a description at its natural size."""
     with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
@@ -148,7 +148,7 @@ def test_an_unpublished_run_shows_its_newest_sample_if_the_page_has_room(
         tracker.flush()
     note = tags_of(sqlite_uri, str(tracker.run_id))[NOTE]
 
-    assert ("path=metrics/samples/grid_epoch_000000.png" in note) is is_shown
+    assert ("path=metrics/samples/grid_epoch_000000.png" in note) == shown
 
 
 def test_summing_up_again_changes_nothing(store_uri: str) -> None:
@@ -192,20 +192,18 @@ def test_line_ends_that_an_editor_changed_are_no_edit(sqlite_uri: str, change: C
     assert "[Report](" in tags_of(sqlite_uri, run_id)[NOTE]
 
 
-@pytest.mark.parametrize("is_edited", [False, True])
-def test_a_description_of_an_earlier_version_is_known_by_the_digest_in_its_tag(
-    sqlite_uri: str, is_edited: bool
-) -> None:
+@pytest.mark.parametrize("edit", ["", " and mine"])
+def test_a_description_of_an_earlier_version_is_known_by_the_digest_in_its_tag(sqlite_uri: str, edit: str) -> None:
     """It makes way unless it was edited; tags that are metrics now are removed."""
     client, run_id = MlflowClient(sqlite_uri), record(sqlite_uri)
     text = "**3 epochs**, lowest mean loss 1e-05 (epoch 1)"
     client.set_tag(run_id, "mlflow_ddpm.note_digest", hashlib.sha256(text.encode()).hexdigest()[:32])
     client.set_tag(run_id, "mlflow_ddpm.best_loss", "0.00001")
-    client.set_tag(run_id, NOTE, text + " and mine" * is_edited)
+    client.set_tag(run_id, NOTE, text + edit)
     sum_up(sqlite_uri, run_id)
     tags = tags_of(sqlite_uri, run_id)
 
-    assert ("<!-- mlflow_ddpm " in tags[NOTE]) is not is_edited
+    assert ("<!-- mlflow_ddpm " in tags[NOTE]) == (not edit)
     assert not {"mlflow_ddpm.note_digest", "mlflow_ddpm.best_loss"} & set(tags)
 
 

@@ -39,7 +39,7 @@ def _table(directory: str | Path) -> list[dict[str, str]]:
 def _stored(uri: str, run_id: str | None) -> dict[str, list[tuple[int, float, int]]]:
     assert run_id
     client = MlflowClient(uri)
-    keys = client.get_run(run_id).data.metrics
+    keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("summary/")]  # of the run
     return {k: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run_id, k)] for k in keys}
 
 

@@ -199,5 +199,5 @@ def points_in_store(tracking_uri: str, run_id: str | None) -> Points:
 
     assert run_id
     client = MlflowClient(tracking_uri)
-    keys = client.get_run(run_id).data.metrics
+    keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("summary/")]  # of the run
     return {key: sorted((p.step, p.value, p.timestamp) for p in client.get_metric_history(run_id, key)) for key in keys}
