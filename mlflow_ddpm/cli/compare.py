@@ -16,20 +16,20 @@ def add(commands: Commands) -> None:
         "compare",
         "overlay runs in the same eleven plots, with tables of their results and of the settings that differ",
         "mlflow-ddpm compare runs/digits runs/digits-2 --output-dir comparison",
+        arguments="RUN RUN ...",
     )
     parser.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
-        help="two runs or more: a run id or its first letters, an output directory, or its CSV or JSON file; seven "
-        "have a colour of their "
-        "own, up to seven more come dashed",
+        help="two runs or more, at most 14: a run id or its first letters, an output directory, or its CSV or JSON "
+        "file; seven have a colour of their own, seven more are dashed",
     )
     parser.add_argument(
         "--output-dir", default="comparison", metavar="DIR", help="the files are made here (default: %(default)s)"
     )
     parser.add_argument(
-        "--parent", metavar="RUN", help="compare all runs below this one instead, and log everything to it, too"
+        "--parent", metavar="RUN", help="compare all child runs of this run instead, and log everything to it as well"
     )
     parser.add_argument(
         "--group-by",

@@ -19,9 +19,10 @@ def add(commands: Commands) -> None:
         "download",
         "fetch what a run has published: plots, report, data, figures for a paper, samples",
         "mlflow-ddpm download 0123456789abcdef0123456789abcdef results",
+        arguments="RUN DIR",
     )
     add_source(parser)
-    parser.add_argument("directory", metavar="DIR", help="where the files are put; made if it is not there")
+    parser.add_argument("directory", metavar="DIR", help="where the files are put; made if it is missing")
     parser.set_defaults(run=run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
+from mlflow_ddpm.cli.parser import CommandParser, choice
 from mlflow_ddpm.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,21 +16,27 @@ __all__ = ["AUTO", "Commands", "add_figure_options", "add_source", "command", "f
 AUTO = "auto"  # the default of an option that the command works out for itself
 
 # argparse has no public name for it, and it takes its parameter from type checkers alone.
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"  # noqa: SLF001
 
 
 def command(
     commands: Commands,
     name: str,
-    says: str,
+    summary: str,
     example: str,
     store: str | None = "MLflow's settings: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
-) -> argparse.ArgumentParser:
-    """Add a command; ``store`` names the default of ``--tracking-uri``; None leaves that option out."""
+    *,
+    arguments: str = "",
+) -> CommandParser:
+    """Add a command; ``store`` names the default of ``--tracking-uri``; None leaves that option out.
+
+    ``arguments`` is what the usage line shows between the command and its options.
+    """
     parser = commands.add_parser(
         name,
-        help=says,
-        description=says[0].upper() + says[1:] + ".",
+        usage=" ".join(filter(None, ("mlflow-ddpm", name, arguments, "[options]"))),
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,7 +71,9 @@ def named_source(args: argparse.Namespace) -> str:
 
 def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:
     """Add the options that choose figures; the command describes what ``--theme`` and ``--format`` are for."""
-    parser.add_argument("--theme", choices=("dark", "paper"), default="dark", help=f"{theme} (default: dark)")
+    parser.add_argument(
+        "--theme", type=choice("dark", "paper"), metavar="{dark,paper}", default="dark", help=f"{theme} (default: dark)"
+    )
     parser.add_argument("--format", default=AUTO, metavar="LIST", help=formats)
     parser.add_argument(
         "--width",
@@ -75,8 +84,9 @@ def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: 
     )
     parser.add_argument(
         "--font",
-        choices=("serif", "sans"),
-        default="",
+        type=choice("serif", "sans"),
+        metavar="{serif,sans}",
+        default=None,
         help="of paper: serif (like Times), or sans (like Helvetica, if one is installed) (default: DejaVu Sans)",
     )
 
@@ -88,7 +98,7 @@ def figures_wanted(args: argparse.Namespace) -> FigureSet:
     paper = args.theme == "paper"
     formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
     widths = ("single,double" if paper else "") if args.width == AUTO else args.width
-    return FigureSet(args.theme, _parts(formats), _parts(widths), args.font)
+    return FigureSet(args.theme, _parts(formats), _parts(widths), args.font or "")
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -1,115 +1,117 @@
-"""How far a training is, for people: a bar on a terminal, one plain line an epoch elsewhere (logs, CI, Slurm)."""
+"""How far a training or a download is: plain lines, and below them a bar on a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING
 
+from mlflow_ddpm.cli.terminal import console_on
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.metrics import EpochMetrics
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
 
-    from mlflow_ddpm.ddpm.train import Progress
-
-__all__ = ["Bar", "Lines", "download_on", "progress_on"]
+__all__ = ["TrainingProgress", "download_on", "progress_on"]
 
 _SHOWN = ("loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec")
+_REFRESHES_PER_SEC = 4
+_GAP = "  "
 
 
-class Lines:
-    """One line an epoch."""
+class TrainingProgress:
+    """One line an epoch; ``bar`` moves with every batch of the run, and is not shown without a terminal."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, console: Console, bar: Progress | None) -> None:
+        self._console, self._bar = console, bar
+        self._task: TaskID | None = None
         self._epochs = 0
 
-    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:  # noqa: ARG002
-        """Note how many epochs there will be."""
+    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
+        """Move the bar; a resumed run starts where it was."""
         self._epochs = epochs
+        if self._bar is None:
+            return
+        if self._task is None:
+            _start(self._bar)
+            self._task = self._bar.add_task("", total=epochs * batches)
+        description = f"epoch {epoch} ({epoch + 1} of {epochs})"
+        self._bar.update(self._task, completed=epoch * batches + batch, description=description)
 
     def on_epoch(self, row: EpochMetrics) -> None:
-        """Print the epoch's line."""
+        """Print the epoch's line: on a terminal, as much of it as has room."""
         cells = [_cell(name, row.values()[name]) for name in _SHOWN]
         cells += [
             _cell(name, value) for name, value in sorted(row.extra.items()) if metric(name).category != "Diagnostics"
         ]
-        line = f"epoch {row.epoch} ({row.epoch + 1} of {self._epochs})  " + "  ".join(cell for cell in cells if cell)
-        self._stream.write(line + "\n")
-        self._stream.flush()
-
-
-class Bar:
-    """A tqdm bar over all batches of the run; the loss shown is the mean of the last whole epoch."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._bar: tqdm[NoReturn] | None = None
-
-    def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
-        """Move the bar."""
-        if self._bar is None:
-            from tqdm import tqdm
-
-            done = epoch * batches  # a resumed run starts where it was
-            self._bar = tqdm(total=epochs * batches, initial=done, file=self._stream, unit="batch", dynamic_ncols=True)
-        if batch == 1:
-            self._bar.set_description(f"epoch {epoch} ({epoch + 1} of {epochs})", refresh=False)
-        self._bar.update()
-
-    def on_epoch(self, row: EpochMetrics) -> None:
-        """Show the epoch's loss."""
-        if self._bar is not None and row.loss_mean is not None:
-            self._bar.set_postfix_str(f"loss {row.loss_mean:.4f}")
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
+        line = f"epoch {row.epoch} ({row.epoch + 1} of {self._epochs})"
+        for cell in filter(None, cells):
+            if len(line + _GAP + cell) > self._console.width:
+                break
+            line += _GAP + cell
+        self._console.print(line)
 
 
 @contextlib.contextmanager
-def progress_on(stream: IO[str]) -> Iterator[Progress]:
-    """Yield what suits the stream, and see that log lines and a bar do not tear each other."""
-    if not stream.isatty():
-        yield Lines(stream)
-        return
-    from tqdm.contrib.logging import logging_redirect_tqdm
+def progress_on(stream: IO[str]) -> Iterator[TrainingProgress]:
+    """Yield what shows a training's progress."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    bar = Bar(stream)
+    console = console_on(stream)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bar = _bar(console, *columns) if console.is_terminal else None
     try:
-        with logging_redirect_tqdm():
-            yield bar
+        yield TrainingProgress(console, bar)
     finally:
-        bar.close()
+        if bar is not None:
+            bar.stop()
 
 
 @contextlib.contextmanager
 def download_on(stream: IO[str]) -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows how many bytes of how many are there: a bar on a terminal, elsewhere a line every tenth."""
-    if stream.isatty():
-        from tqdm import tqdm
-
-        with tqdm(file=stream, unit="B", unit_scale=True, desc="download", dynamic_ncols=True) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            yield show
+    """Yield what shows how many of a download's bytes are there: a bar on a terminal, else a line every tenth."""
+    console = console_on(stream)
+    if not console.is_terminal:
+        yield _tenths(console)
         return
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = ("download", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    bar = _bar(console, *columns)
+    task = bar.add_task("", total=None)
+    try:
+        _start(bar)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        bar.stop()
+
+
+def _bar(console: Console, *columns: str | ProgressColumn) -> Progress:
+    from rich.progress import Progress
+
+    # Standard output stays where it is: it may be a file.
+    return Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, refresh_per_second=_REFRESHES_PER_SEC
+    )
+
+
+def _start(bar: Progress) -> None:
+    bar.start()
+    bar.console.show_cursor()  # rich hides it, and a process that is killed could not bring it back
+
+
+def _tenths(console: Console) -> Callable[[int, int], None]:
     shown = -1
 
-    def tell(done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
         nonlocal shown
         if done * 10 // total > shown:
             shown = done * 10 // total
-            stream.write(f"download: {done / 1e6:.0f} of {total / 1e6:.0f} MB\n")
-            stream.flush()
+            console.print(f"download: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
-    yield tell
+    return show
 
 
 def _cell(name: str, value: float | None) -> str:

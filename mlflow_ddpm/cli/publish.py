@@ -28,14 +28,15 @@ def add(commands: Commands) -> None:
         "publish",
         "render a run's plots and report from its tracking store, and log them as its artifacts",
         "mlflow-ddpm publish 0123456789abcdef0123456789abcdef --theme paper --format pdf,svg",
+        arguments="RUN",
     )
     add_source(parser)
     parser.add_argument(
         "--output-dir",
         default=AUTO,
         metavar="DIR",
-        help="the files are made here, too (default: auto: RUN if it is a directory, else metrics-<first 8 letters of "
-        "the run id>)",
+        help="where the files are made, besides the run's artifacts (default: auto: RUN if it is a directory, else "
+        "metrics-<first 8 letters of the run id>)",
     )
     add_figure_options(
         parser,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
@@ -12,41 +13,50 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, format_duration
+from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.layout import MODEL_FOLDER, REPORT_NAME, model_files
 
-__all__ = ["run_overview"]
+__all__ = ["Line", "aligned", "run_lines", "run_overview"]
+
+Line = tuple[str, str]  # a name and a text; a line without a name stands alone: a link, which must not break
+_WIDTH = 8  # of names: "warning" is the longest
 
 
 def run_overview(published: Published, tracking_uri: str | None) -> str:
     """Return a few aligned lines for a terminal."""
     history = load_history(published.output_dir)
-    lines = [("result", _result(history))] if history.rows else []
+    lines: list[Line] = [("result", _result(history))] if history.rows else []
     lines += [(finding.severity, f"{finding.title}, {finding.where}") for finding in find_findings(history)]
     lines.append(("report", shown(published.output_dir / REPORT_NAME)))
-    lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more beside it"))
+    lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more in the same folder"))
     for beside in sorted({file.parent for file in published.files} - {published.output_dir}):
         count = sum(file.parent == beside for file in published.files)
         lines.append((beside.name, f"{shown(beside)}: {count} files, figures with their data"))
     if model_files(published.output_dir):
         folder, where = shown(published.output_dir / MODEL_FOLDER), shown(published.output_dir)
-        lines.append(("model", f"{folder}; draw with it: mlflow-ddpm sample {where}"))
+        lines.append(("model", f"{folder}; draw images with: mlflow-ddpm sample {where}"))
     if published.run_id and published.uploaded:
-        lines += _run_lines(published.run_id, published.tracking_uri or tracking_uri)
+        lines += run_lines(published.run_id, published.tracking_uri or tracking_uri)
     else:
         lines.append(
             ("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {shown(published.output_dir)}")
         )
-    return "\n".join(f"{name:<8}{text}" for name, text in lines)
+    return aligned(lines)
+
+
+def aligned(lines: Iterable[Line]) -> str:
+    """Return lines with their texts aligned. Nothing is wrapped, so that paths, commands and links can be copied."""
+    return "\n".join(f"{name:<{_WIDTH}}{text}" if name else text for name, text in lines)
 
 
 def _result(history: RunHistory) -> str:
     summary = history.summary
     parts = [count_of(summary.epochs, "epoch")]
-    if summary.total_time_sec is not None:
-        parts[0] += f" in {summary.total_time_sec:.0f} s"
+    times = (("training", summary.training_time_sec), ("total", summary.total_time_sec))
+    parts += [f"{name} time {format_duration(round(seconds, 1))}" for name, seconds in times if seconds is not None]
     if summary.best_loss is not None:
         parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
     extra = history.rows[-1].extra
@@ -60,18 +70,18 @@ def _result(history: RunHistory) -> str:
     return ", ".join(parts)
 
 
-def _run_lines(run_id: str, tracking_uri: str | None) -> list[tuple[str, str]]:
+def run_lines(run_id: str, tracking_uri: str | None) -> list[Line]:
+    """Return the run's name and id, and the link to its page."""
     store = open_store(run_id, tracking_uri)
     try:
         info = store.info()
     except StoreUnavailableError:  # everything is uploaded: the store may be away by now
         return [("run", run_id)]
-    page = f"/#/experiments/{info['experiment_id']}/runs/{run_id}"
-    lines = [("run", f"{info['run_name']} ({run_id})")]
-    if store.tracking_uri.startswith("http"):
-        return [*lines, ("open", redact(store.tracking_uri).rstrip("/") + page)]
-    command = f"mlflow ui --backend-store-uri {shlex.quote(_short(store.tracking_uri))}"
-    return [*lines, ("open", f"{command}  then http://127.0.0.1:5000{page}")]
+    lines: list[Line] = [("run", f"{redact(info['run_name'])} ({run_id})")]
+    link = run_link(store.tracking_uri, info["experiment_id"], run_id)
+    if link.startswith(LOCAL_SERVER) and not store.tracking_uri.startswith(LOCAL_SERVER):
+        lines.append(("server", f"mlflow ui --backend-store-uri {shlex.quote(_short(store.tracking_uri))}"))
+    return [*lines, ("", link)]
 
 
 def _short(uri: str) -> str:

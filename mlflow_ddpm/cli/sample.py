@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.parser import choice, number, typed, whole_number
 from mlflow_ddpm.core.errors import UsageError
 
 __all__ = ["add", "run"]
@@ -21,6 +22,7 @@ def add(commands: Commands) -> None:
         "sample",
         "draw images of chosen classes with a run's model, as one PNG with a row for each class",
         "mlflow-ddpm sample runs/digits --classes 3,1,4 --per-class 10 -o grid.png",
+        arguments="SOURCE",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="an output directory, a folder with the model's two files, or a run id"
@@ -28,17 +30,35 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"
     )
-    parser.add_argument("--per-class", type=int, default=10, metavar="N", help="images a class (default: %(default)s)")
+    parser.add_argument(
+        "--per-class",
+        type=whole_number(1),
+        default=10,
+        metavar="N",
+        help="images of each class (default: %(default)s)",
+    )
     parser.add_argument(
         "--guidance",
-        type=float,
+        type=number(0),
         metavar="SCALE",
         help="classifier-free guidance: 1 draws plainly, 2 plainer classes with less variety (default: the run's)",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default: %(default)s)")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto: CUDA where there is one"
+        "--steps", type=whole_number(1), metavar="N", help="denoising steps per image (default: the run's)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=typed(int, "a whole number"),
+        default=0,
+        metavar="N",
+        help="same seed, same picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        type=choice("auto", "cpu", "cuda"),
+        metavar="{auto,cpu,cuda}",
+        default="auto",
+        help="where to draw (default: auto: CUDA where there is one)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("grid.png"), metavar="FILE", help="the PNG (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""``mlflow-ddpm status``: what MLflow has, and what waits."""
+"""``mlflow-ddpm status``: what MLflow has, what waits, and what was set aside."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "status",
-        "say what MLflow has of the runs in output directories, and what waits; asks no store",
+        "show what MLflow has of the runs in output directories, what waits, and what was set aside and why; asks no "
+        "store",
         "mlflow-ddpm status runs/digits",
         store=None,
+        arguments="DIR ...",
     )
     parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
     parser.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""``mlflow-ddpm sync``: send MLflow what has not reached it."""
+"""``mlflow-ddpm sync``: upload what MLflow does not have yet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.parser import number
 from mlflow_ddpm.core.errors import MlflowDdpmError
 
 __all__ = ["add", "run"]
@@ -18,17 +19,18 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "sync",
-        "send MLflow what has not reached it of the runs in output directories; may be repeated",
+        "upload what MLflow does not have yet of the runs in output directories; may be repeated",
         "mlflow-ddpm sync runs/digits --tracking-uri http://127.0.0.1:5000",
         "the one that the run was meant for",
+        arguments="DIR ...",
     )
     parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=number(0),
         default=300.0,
-        metavar="SEC",
-        help="seconds to wait for the store (default: %(default)g)",
+        metavar="SECONDS",
+        help="how long to wait for the store, per directory (default: %(default)g)",
     )
     parser.set_defaults(run=run)
 
@@ -40,16 +42,21 @@ def run(args: argparse.Namespace) -> None:
     failed: list[MlflowDdpmError] = []
     for directory in args.directories:
         try:
-            told = {"tracking_uri": args.tracking_uri, "timeout": args.timeout, "progress": _progress_of(directory)}
-            print(sync_directory(Path(directory), **told), flush=True)
-        except MlflowDdpmError as error:  # the others have a right to be sent all the same
+            message = sync_directory(
+                Path(directory),
+                tracking_uri=args.tracking_uri,
+                timeout=args.timeout,
+                progress=_progress_of(directory),
+            )
+            print(message, flush=True)
+        except MlflowDdpmError as error:  # continue with the other directories
             failed.append(error)
     if failed:
         raise type(failed[0])("; ".join(map(str, failed)))
 
 
 def _progress_of(directory: str) -> Callable[[int, int], None]:
-    def tell(waiting: int, at_first: int) -> None:
+    def show(waiting: int, at_first: int) -> None:
         print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
 
-    return tell
+    return show

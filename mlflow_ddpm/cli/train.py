@@ -7,20 +7,26 @@ import contextlib
 import shlex
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
-from mlflow_ddpm.core.errors import MlflowDdpmError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.cli.parser import choice, typed
+from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
 from mlflow_ddpm.ddpm.config.params import NO_OPTIONS, run_params
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_download import Archive
+    from mlflow_ddpm.tracker import MetricsTracker
 
 __all__ = ["add", "run"]
 
+_T = TypeVar("_T")
 _STORE_WAIT_SEC = 10.0
+_FIRST_USE_SEC = 60.0
 YES, NO = "yes", "no"  # mlflow run passes every parameter a value
 
 
@@ -36,7 +42,7 @@ def add(commands: Commands) -> None:
         "--output-dir",
         default=AUTO,
         metavar="DIR",
-        help="metrics, samples and checkpoints go here; an unfinished run in the directory is continued "
+        help="where metrics, samples and checkpoints are written; an unfinished run in the directory is continued "
         "(default: auto: runs/DATA, or runs/DATA-2, ... where that is taken)",
     )
     parser.add_argument("--run-name", metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)")
@@ -73,10 +79,9 @@ def add(commands: Commands) -> None:
         group = groups.setdefault(option.group, parser.add_argument_group(option.group))
         group.add_argument(
             option.flag,
-            type=option.type,
+            type=choice(*option.choices) if option.choices else typed(option.type, option.noun),
             default=option.default,
-            choices=option.choices or None,
-            metavar=None if option.choices else option.flag.rsplit("-", 1)[-1].upper(),
+            metavar=option.metavar,
             help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
         )
     parser.set_defaults(run=run, when_interrupted="; run the same command to continue from the last checkpoint")
@@ -159,22 +164,28 @@ def _check_store(args: argparse.Namespace, directory: Path) -> None:
     """Raise what the store would refuse a run for. A store that is away, or slow, does not delay the training."""
     from mlflow_ddpm.storage.run_target import preflight_store
 
-    refusals: list[StoreRefusedError] = []
     uri = _store_of(directory, args.tracking_uri)
+    with contextlib.suppress(StoreUnavailableError):
+        _within(_STORE_WAIT_SEC, lambda: preflight_store(tracking_uri=uri, experiment_name=args.experiment_name))
 
-    def ask() -> None:
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T | None:
+    """Return what a call to the store returns, None if that takes longer; raise what it raises."""
+    results: list[_T] = []
+    errors: list[Exception] = []
+
+    def run_call() -> None:
         try:
-            preflight_store(tracking_uri=uri, experiment_name=args.experiment_name)
-        except StoreRefusedError as error:
-            refusals.append(error)
-        except StoreUnavailableError:
-            pass
+            results.append(call())
+        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+            errors.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=run_call, daemon=True)
     thread.start()
-    thread.join(_STORE_WAIT_SEC)
-    if refusals:
-        raise refusals[0]
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    return results[0] if results else None
 
 
 def _offer(download: str) -> Archive | None:
@@ -212,7 +223,32 @@ def _train(args: argparse.Namespace, config: Config, directory: Path, params: di
             resume=args.resume,
             params=params,
             progress=progress,
+            on_start=_print_start,
         )
+
+
+def _print_start(tracker: MetricsTracker) -> None:
+    """Print where the run is: its name, its directory, and its page in MLflow."""
+    from mlflow_ddpm.cli.run_overview import Line, aligned, run_lines
+    from mlflow_ddpm.core.atomic_file import shown
+
+    run_id = _wait_for_run(tracker)
+    lines: list[Line] = [("run", "not created yet; it is created, and gets all rows, as soon as MLflow answers")]
+    if run_id:
+        lines = _within(_STORE_WAIT_SEC, lambda: run_lines(run_id, tracker.tracking_uri)) or [("run", run_id)]
+    lines.insert(1, ("output", shown(tracker.output_dir)))
+    print(aligned(lines), flush=True)
+
+
+def _wait_for_run(tracker: MetricsTracker) -> str | None:
+    """Return the run's id, None if MLflow does not answer. A new database takes MLflow some seconds to make."""
+    from mlflow_ddpm.storage.mlflow_call import is_first_use
+
+    until = time.monotonic() + _FIRST_USE_SEC
+    is_new = is_first_use(tracker.tracking_uri or "")
+    while (run_id := tracker.run_id) is None and is_new and time.monotonic() < until:
+        time.sleep(0.1)
+    return run_id
 
 
 def _sync(directory: Path, tracking_uri: str | None) -> None:
@@ -258,4 +294,4 @@ def _log_model(config: Config, directory: Path, tracking_uri: str | None, regist
         print(f"        no MLflow model was logged ({type(error).__name__}: {text})", file=sys.stderr)
     else:
         if uri:
-            print(f"mlflow  {uri}; draw with it: mlflow-ddpm sample {uri}")
+            print(f"mlflow  {uri}; draw images with: mlflow-ddpm sample {uri}")

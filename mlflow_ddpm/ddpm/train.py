@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from mlflow_ddpm.tracker import MetricsTracker
 
 __all__ = ["Tracker", "TrainResult", "Training", "check_same_run", "prepare", "train", "train_with"]
 
@@ -131,12 +133,14 @@ def train(
     resume: bool = False,
     params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    on_start: Callable[[MetricsTracker], None] | None = None,
 ) -> TrainResult:
     """Train, or continue where ``output_dir`` has checkpoints, and return the result.
 
     Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
     ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`. ``params`` are the run's params
     in MLflow; default: :func:`mlflow_ddpm.ddpm.config.params.run_params`. All settings are in ``metrics/config.json``.
+    ``on_start`` is called with the open tracker before the first batch, on rank 0.
 
     Raises:
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
@@ -176,6 +180,8 @@ def train(
             if procs.is_first:
                 write_run_config(directory, run_config)
                 tracker.log_artifact(directory / CONFIG_NAME)
+                if on_start:
+                    on_start(tracker)
 
             def end_run(error: PeerLostError | None) -> None:
                 tracker.close(error=error) if error else tracker.close("KILLED")

@@ -83,7 +83,10 @@ _GROUPS = (DataConfig, ModelConfig, DiffusionConfig, OptimConfig, SampleConfig, 
 def options() -> list[Option]:
     """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
     return [
-        Option(a["flag"], group.GROUP, f.name, a["type"].parse, f.default, a["help"], a["choices"])
+        Option(
+            *(a["flag"], group.GROUP, f.name, a["type"].parse, f.default, a["help"], a["choices"]),
+            *(a["type"].noun, a["metavar"]),
+        )
         for group in _GROUPS
         for f in fields(group)
         for a in [f.metadata]

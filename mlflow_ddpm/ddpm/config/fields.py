@@ -33,6 +33,7 @@ class ValueType(NamedTuple):
     parse: Callable[[str], Any]  # ValueError if it cannot
     accepts: Callable[[Any], bool]
     noun: str
+    metavar: str  # stands for a value in --help
 
     def or_auto(self) -> ValueType:
         """Return the same type with ``auto``, which is None."""
@@ -40,8 +41,8 @@ class ValueType(NamedTuple):
         def parse_or_auto(text: str) -> Any:
             return None if text == "auto" else self.parse(text)
 
-        parse_or_auto.__name__ = f"{self.noun} or 'auto'"  # argparse: "invalid ... value"
-        return ValueType(parse_or_auto, lambda value: value is None or self.accepts(value), f"{self.noun} or 'auto'")
+        noun = f"{self.noun} or 'auto'"
+        return ValueType(parse_or_auto, lambda value: value is None or self.accepts(value), noun, self.metavar)
 
 
 def _is_int(value: object) -> bool:
@@ -60,11 +61,11 @@ def _parse_multipliers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-INT = ValueType(int, _is_int, "a whole number")
-FLOAT = ValueType(float, _is_float, "a finite number")
-TEXT = ValueType(str, lambda value: isinstance(value, str) and value != "", "a non-empty string")
+INT = ValueType(int, _is_int, "a whole number", "N")
+FLOAT = ValueType(float, _is_float, "a finite number", "NUMBER")
+TEXT = ValueType(str, lambda value: isinstance(value, str) and value != "", "a non-empty string", "TEXT")
 AUTO_INT, AUTO_FLOAT = INT.or_auto(), FLOAT.or_auto()
-AUTO_MULTS = ValueType(_parse_multipliers, _is_multipliers, "positive whole numbers such as 1,2,2,").or_auto()
+AUTO_MULTS = ValueType(_parse_multipliers, _is_multipliers, "positive whole numbers such as 1,2,2", "N,N,...").or_auto()
 
 _BOUNDS: dict[str, Callable[[float, float], bool]] = {
     ">": lambda value, limit: value > limit,
@@ -80,16 +81,28 @@ def setting(
     default: Any,
     help_text: str,
     *,
+    metavar: str = "",
     choices: tuple[str, ...] = (),
     gt: float | None = None,
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
 ) -> Any:
-    """Declare a setting as a dataclass field; its value must be > ``gt``, >= ``ge``, < ``lt`` and <= ``le``."""
+    """Declare a setting as a dataclass field; its value must be > ``gt``, >= ``ge``, < ``lt`` and <= ``le``.
+
+    ``metavar`` stands for a value in ``--help``: the unit where there is one.
+    """
     limits = dict(zip(_BOUNDS, (gt, ge, lt, le), strict=True))
     bounds = tuple((sign, limit) for sign, limit in limits.items() if limit is not None)
-    metadata = {"flag": flag, "type": value_type, "help": help_text, "choices": choices, "bounds": bounds}
+    shown = metavar or (f"{{{','.join(choices)}}}" if choices else value_type.metavar)
+    metadata = {
+        "flag": flag,
+        "type": value_type,
+        "help": help_text,
+        "metavar": shown,
+        "choices": choices,
+        "bounds": bounds,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -125,6 +138,8 @@ class Option(NamedTuple):
     default: Any
     help: str  # with the unit, and what 0 or auto means
     choices: tuple[str, ...]
+    noun: str  # what an error message expects
+    metavar: str
 
     @property
     def dest(self) -> str:

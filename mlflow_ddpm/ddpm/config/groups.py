@@ -36,14 +36,17 @@ class DataConfig(CheckedSettings):
         "--data",
         TEXT,
         "digits",
-        "data set: scikit-learn's 1,797 handwritten digits, or an EMNIST split read from --data-dir",
+        "data set: digits (scikit-learn's, 1,797 images), or an EMNIST split that is read from --data-dir: "
+        + ", ".join(DATA_NAMES[1:]),
         choices=DATA_NAMES,
+        metavar="NAME",
     )
     dir: str = setting(
         "--data-dir",
         TEXT,
         "data",
         "EMNIST's gzip.zip, or a folder with it or its files, gzip'd or not; digits needs none",
+        metavar="DIR",
     )
     balance: str = setting(
         "--balance",
@@ -59,6 +62,7 @@ class DataConfig(CheckedSettings):
         "height and width in pixels that the model sees; auto: 16 for digits, 32 for EMNIST",
         ge=8,
         le=256,
+        metavar="PIXELS",
     )
 
 
@@ -74,6 +78,7 @@ class ModelConfig(CheckedSettings):
         None,
         "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192",
         ge=8,
+        metavar="CHANNELS",
     )
     channel_mults: tuple[int, ...] | None = setting(
         "--channel-mults",
@@ -89,6 +94,7 @@ class ModelConfig(CheckedSettings):
         None,
         "side in pixels of the patches that the stem folds into channels, 1: none; auto: 2, 1 or 1",
         ge=1,
+        metavar="PIXELS",
     )
     attention_size: int = setting(
         "--attention-size",
@@ -96,6 +102,7 @@ class ModelConfig(CheckedSettings):
         None,
         "side in features of the maps that get self-attention, 0: none; auto: 8, 16 or 16",
         ge=0,
+        metavar="FEATURES",
     )
 
 
@@ -105,7 +112,9 @@ class DiffusionConfig(CheckedSettings):
 
     GROUP: ClassVar[str] = "diffusion"
 
-    timesteps: int = setting("--timesteps", INT, 1000, "steps of the noising process", ge=2, le=100_000)
+    timesteps: int = setting(
+        "--timesteps", INT, 1000, "steps of the noising process", ge=2, le=100_000, metavar="STEPS"
+    )
     prediction: str = setting(
         "--prediction", TEXT, "v", "what the model predicts: velocity (v) or noise (eps)", choices=("v", "eps")
     )
@@ -116,6 +125,7 @@ class DiffusionConfig(CheckedSettings):
         "share of training images whose class is hidden, for classifier-free guidance",
         ge=0,
         lt=1,
+        metavar="SHARE",
     )
 
 
@@ -126,7 +136,7 @@ class OptimConfig(CheckedSettings):
     GROUP: ClassVar[str] = "optim"
 
     lr: float = setting(
-        "--lr", AUTO_FLOAT, None, "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", gt=0
+        "--lr", AUTO_FLOAT, None, "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", gt=0, metavar="RATE"
     )
     warmup_steps: int = setting(
         "--warmup-steps",
@@ -134,12 +144,20 @@ class OptimConfig(CheckedSettings):
         None,
         "batches of linear warm-up, a cosine to zero follows; auto: 50, 500 or 2000",
         ge=0,
+        metavar="BATCHES",
     )
-    beta1: float = setting("--beta1", FLOAT, 0.9, "AdamW's decay of the gradient's mean", ge=0, lt=1)
-    beta2: float = setting("--beta2", FLOAT, 0.99, "AdamW's decay of the gradient's square", ge=0, lt=1)
-    weight_decay: float = setting("--weight-decay", FLOAT, 0.01, "AdamW's weight decay", ge=0)
+    beta1: float = setting("--beta1", FLOAT, 0.9, "AdamW's decay of the gradient's mean", ge=0, lt=1, metavar="DECAY")
+    beta2: float = setting(
+        "--beta2", FLOAT, 0.99, "AdamW's decay of the gradient's square", ge=0, lt=1, metavar="DECAY"
+    )
+    weight_decay: float = setting("--weight-decay", FLOAT, 0.01, "AdamW's weight decay", ge=0, metavar="DECAY")
     grad_clip: float = setting(
-        "--grad-clip", FLOAT, 1.0, "largest global gradient norm, longer ones are scaled; 0: no clipping", ge=0
+        "--grad-clip",
+        FLOAT,
+        1.0,
+        "largest global gradient norm, longer ones are scaled; 0: no clipping",
+        ge=0,
+        metavar="NORM",
     )
     ema_decay: float = setting(
         "--ema-decay",
@@ -148,6 +166,7 @@ class OptimConfig(CheckedSettings):
         "largest decay per batch of the weights' moving average, reached as (1+s)/(10+s); auto: 0.99, 0.999 or 0.9999",
         ge=0,
         lt=1,
+        metavar="DECAY",
     )
 
 
@@ -163,11 +182,14 @@ class SampleConfig(CheckedSettings):
         4,
         "epochs between sample grids, besides those of the first and the last; 0: none",
         ge=0,
+        metavar="EPOCHS",
     )
     sampler: str = setting("--sampler", TEXT, "ddim", "how samples are drawn", choices=("ddim", "ancestral"))
-    steps: int = setting("--sample-steps", INT, 25, "denoising steps of a sample, at most --timesteps", ge=1)
+    steps: int = setting(
+        "--sample-steps", INT, 25, "denoising steps of a sample, at most --timesteps", ge=1, metavar="STEPS"
+    )
     guidance_scale: float = setting(
-        "--guidance-scale", FLOAT, 2.0, "classifier-free guidance of the grids; 1: none", ge=0
+        "--guidance-scale", FLOAT, 2.0, "classifier-free guidance of the grids; 1: none", ge=0, metavar="SCALE"
     )
     eval_per_class: int = setting(
         "--eval-per-class",
@@ -175,6 +197,7 @@ class SampleConfig(CheckedSettings):
         30,
         "samples of each class that a classifier evaluates, a third of the class's images at most; 0: none",
         ge=0,
+        metavar="IMAGES",
     )
     eval_every: int = setting(
         "--eval-every",
@@ -182,6 +205,7 @@ class SampleConfig(CheckedSettings):
         0,
         "epochs between evaluations of samples, besides that after the last epoch; 0: the last alone",
         ge=0,
+        metavar="EPOCHS",
     )
 
 
@@ -204,6 +228,7 @@ class TrainConfig(CheckedSettings):
         None,
         "passes over the training images; auto: 20, 200 or 400 for digits, 6, 40 or 100 for EMNIST",
         ge=1,
+        metavar="EPOCHS",
     )
     batch_size: int | None = setting(
         "--batch-size",
@@ -211,6 +236,7 @@ class TrainConfig(CheckedSettings):
         None,
         "images a batch, over all processes together; auto: 64, 256 or 512 for digits, 32, 256 or 512 for EMNIST",
         ge=1,
+        metavar="IMAGES",
     )
     seed: int = setting("--seed", INT, 0, "seed of weights, batches, noise and samples", ge=0, lt=2**31)
     threads: int | None = setting(
@@ -219,6 +245,7 @@ class TrainConfig(CheckedSettings):
         None,
         "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST",
         ge=0,
+        metavar="THREADS",
     )
     device: str = setting(
         "--device", TEXT, "auto", "where to train; auto: CUDA where there is one", choices=("auto", "cpu", "cuda")

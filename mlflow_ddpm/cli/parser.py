@@ -1,0 +1,129 @@
+"""The parser of every command: short usage, and one line for each mistake, with the nearest right name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from mlflow_ddpm.cli.terminal import print_error
+
+__all__ = ["CommandParser", "choice", "nearest", "number", "typed", "whole_number"]
+
+_NEEDS_VALUE = re.compile(r"expected (?:one|at least one) arguments?")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that prints one line for a mistake, without the usage, and exits with 2."""
+
+    def parse_known_args(  # type: ignore[override] # argparse accepts any object as the namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse all arguments; those that are unknown are an error here, where the command is known."""
+        words = list(sys.argv[1:] if args is None else args)
+        self._check_names(words)
+        values, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            what = "option" if unknown[0].startswith("-") else "further argument"
+            self.error(f"{self._name} takes no {what} {unknown[0]}; see `{self.prog} --help`")
+        return values, []
+
+    def error(self, message: str) -> NoReturn:
+        """Print argparse's complaint in our form, and exit."""
+        message = message.removeprefix("argument ")
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            message = f"{self._name} needs {missing}; see `{self.prog} --help`"
+        name, _, rest = message.partition(": ")
+        if _NEEDS_VALUE.fullmatch(rest):
+            message = f"{name} needs a value: {self._value_of(name)}"
+        print_error(message)
+        self.exit(2)
+
+    def _check_names(self, words: Sequence[str]) -> None:
+        """Refuse a misspelt option before a missing argument is noticed, which may follow from it."""
+        commands = self._commands()
+        for word in words:
+            if word == "--" or (commands and not word.startswith("-")):
+                break
+            name = word.partition("=")[0]
+            if word.startswith("--") and not any(known.startswith(name) for known in self._option_string_actions):
+                self._refuse("option", name, [known for known in self._option_string_actions if known[1] == "-"])
+        first = next((word for word in words if not word.startswith("-")), None)
+        if commands and first is not None and first not in commands:
+            self._refuse("command", first, commands)
+
+    def _refuse(self, kind: str, name: str, known: Sequence[str]) -> NoReturn:
+        near = nearest(name, known)
+        advice = f"did you mean {near}?" if near else f"see `{self.prog} --help`"
+        self.error(f"{self._name} has no {kind} {name}; {advice}")
+
+    @property
+    def _name(self) -> str:
+        return self.prog.rpartition(" ")[2]
+
+    def _commands(self) -> list[str]:
+        actions = [action for action in self._actions if action.nargs == argparse.PARSER]
+        return [name for action in actions for name in action.choices or ()]
+
+    def _value_of(self, name: str) -> str:
+        action = next(a for a in self._actions if name in ("/".join(a.option_strings), a.metavar, a.dest))
+        return f"{action.option_strings[-1] if action.option_strings else name} {action.metavar}"
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """Return a parser of one of several names."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        near = nearest(text, names)
+        hint = f"; did you mean {near}?" if near else ""
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, got {text!r}{hint}")
+
+    return parse
+
+
+def typed(parse: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
+    """Return a parser whose error names what is wanted; ``parse`` raises ValueError."""
+
+    def parse_or_explain(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {noun}, got {text!r}") from None
+
+    return parse_or_explain
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from ``least`` on."""
+    return _at_least(least, int, "a whole number")
+
+
+def number(least: float) -> Callable[[str], float]:
+    """Return a parser of finite numbers from ``least`` on."""
+    return _at_least(least, float, "a number")
+
+
+def _at_least(least: float, parse: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        value = parse(text)
+        if not least <= value < math.inf:
+            raise ValueError
+        return value
+
+    return typed(checked, f"{noun} >= {least:g}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelt one is closest to, None if none is close."""
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), names, n=1) or [
+        n for n in names if name and n.startswith(name.lower())
+    ]
+    return close[0] if close else None
