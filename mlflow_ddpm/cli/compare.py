@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted
+from mlflow_ddpm.cli.parser import given
 
 __all__ = ["add", "run"]
 
@@ -20,13 +21,18 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "runs",
+        type=given,
         nargs="*",
         metavar="RUN",
         help="two runs or more, at most 14: a run id or its first letters, an output directory, or its CSV or JSON "
         "file; seven have a colour of their own, seven more are dashed",
     )
     parser.add_argument(
-        "--output-dir", default="comparison", metavar="DIR", help="the files are made here (default: %(default)s)"
+        "--output-dir",
+        type=given,
+        default="comparison",
+        metavar="DIR",
+        help="where the files are made (default: %(default)s)",
     )
     parser.add_argument(
         "--parent", metavar="RUN", help="compare all child runs of this run instead, and log everything to it as well"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
+from mlflow_ddpm.cli.parser import given
 
 __all__ = ["add", "run"]
 
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
         arguments="RUN DIR",
     )
     add_source(parser)
-    parser.add_argument("directory", metavar="DIR", help="where the files are put; made if it is missing")
+    parser.add_argument("directory", type=given, metavar="DIR", help="where the files are put; made if it is missing")
     parser.set_defaults(run=run)
 
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     unknown = [name for name in columns if name not in frame.columns]
     if unknown:
         near = nearest(unknown[0], frame.columns)
-        hint = f"; did you mean {near}?" if near else ""
+        hint = f" (did you mean {near}?)" if near else ""
         raise UsageError(f"no column {', '.join(unknown)}{hint}; there are {', '.join(frame.columns)}")
     if args.format == "csv":
         rows = [{**row.values(), "logged_at_ms": row.logged_at_ms} for row in history.rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
-from mlflow_ddpm.cli.parser import CommandParser, choice
+from mlflow_ddpm.cli.parser import CommandParser, choice, given
 from mlflow_ddpm.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the run that a command reads: ``RUN`` or ``--last``."""
     parser.add_argument(
         "source",
+        type=given,
         metavar="RUN",
         nargs="?",
         help="a run id, its first letters, runs:/ID, an output directory, or its CSV or JSON file",

@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from mlflow_ddpm.cli.terminal import print_error
 
-__all__ = ["CommandParser", "choice", "nearest", "number", "typed", "whole_number"]
+__all__ = ["CommandParser", "choice", "given", "nearest", "number", "typed", "whole_number"]
 
 _NEEDS_VALUE = re.compile(r"expected (?:one|at least one) arguments?")
+_TAKES_NONE = "ignored explicit argument "
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -41,6 +42,8 @@ class CommandParser(argparse.ArgumentParser):
         name, _, rest = message.partition(": ")
         if _NEEDS_VALUE.fullmatch(rest):
             message = f"{name} needs a value: {self._value_of(name)}"
+        elif rest.startswith(_TAKES_NONE):
+            message = f"{name} takes no value, got {rest.removeprefix(_TAKES_NONE)}"
         print_error(message)
         self.exit(2)
 
@@ -98,6 +101,13 @@ def typed(parse: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"expected {noun}, got {text!r}") from None
 
     return parse_or_explain
+
+
+def given(text: str) -> str:
+    """Return a name or a path; an empty one comes from a shell variable that is not set."""
+    if text:
+        return text
+    raise argparse.ArgumentTypeError("expected a name, got ''; is a shell variable empty?")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -14,6 +14,7 @@ from mlflow_ddpm.cli.options import (
     figures_wanted,
     named_source,
 )
+from mlflow_ddpm.cli.parser import given
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -33,6 +34,7 @@ def add(commands: Commands) -> None:
     add_source(parser)
     parser.add_argument(
         "--output-dir",
+        type=given,
         default=AUTO,
         metavar="DIR",
         help="where the files are made, besides the run's artifacts (default: auto: RUN if it is a directory, else "

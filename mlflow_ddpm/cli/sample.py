@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
-from mlflow_ddpm.cli.parser import choice, number, typed, whole_number
+from mlflow_ddpm.cli.parser import choice, given, number, typed, whole_number
 from mlflow_ddpm.core.errors import UsageError
 
 __all__ = ["add", "run"]
@@ -25,7 +25,10 @@ def add(commands: Commands) -> None:
         arguments="SOURCE",
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="an output directory, a folder with the model's two files, or a run id"
+        "source",
+        type=given,
+        metavar="SOURCE",
+        help="an output directory, a folder with the model's two files, or a run id",
     )
     parser.add_argument(
         "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.parser import given
 
 __all__ = ["add", "run"]
 
@@ -21,7 +22,7 @@ def add(commands: Commands) -> None:
         store=None,
         arguments="DIR ...",
     )
-    parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
+    parser.add_argument("directories", type=given, metavar="DIR", nargs="+", help="output directories of training runs")
     parser.set_defaults(run=run)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
-from mlflow_ddpm.cli.parser import number
+from mlflow_ddpm.cli.parser import given, number
 from mlflow_ddpm.core.errors import MlflowDdpmError
 
 __all__ = ["add", "run"]
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         "the one that the run was meant for",
         arguments="DIR ...",
     )
-    parser.add_argument("directories", metavar="DIR", nargs="+", help="output directories of training runs")
+    parser.add_argument("directories", type=given, metavar="DIR", nargs="+", help="output directories of training runs")
     parser.add_argument(
         "--timeout",
         type=number(0),

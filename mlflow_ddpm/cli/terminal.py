@@ -40,7 +40,7 @@ def console_on(stream: IO[str]) -> Console:
 
 
 def width_of(stream: IO[str]) -> int | None:
-    """Return the width of a terminal in characters; None where there is none, and lines may be of any length."""
+    """Return the width of a terminal in characters; None for a file or a pipe, whose lines may be of any length."""
     return console_on(stream).width if stream.isatty() else None
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
-from mlflow_ddpm.cli.parser import choice, typed
+from mlflow_ddpm.cli.train_options import NO, YES, add_training_options
 from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
-from mlflow_ddpm.ddpm.config.params import NO_OPTIONS, run_params
+from mlflow_ddpm.ddpm.config.params import run_params
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_download import Archive
@@ -27,7 +26,6 @@ __all__ = ["add", "run"]
 _T = TypeVar("_T")
 _STORE_WAIT_SEC = 10.0
 _FIRST_USE_SEC = 60.0
-YES, NO = "yes", "no"  # mlflow run passes every parameter a value
 
 
 def add(commands: Commands) -> None:
@@ -38,67 +36,8 @@ def add(commands: Commands) -> None:
         "train, track every epoch, and publish plots and report at the end",
         "mlflow-ddpm train --data emnist-mnist --data-dir ~/emnist --epochs 8",
     )
-    parser.add_argument(
-        "--output-dir",
-        default=AUTO,
-        metavar="DIR",
-        help="where metrics, samples and checkpoints are written; an unfinished run in the directory is continued "
-        "(default: auto: runs/DATA, or runs/DATA-2, ... where that is taken)",
-    )
-    parser.add_argument("--run-name", metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)")
-    parser.add_argument(
-        "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
-    )
-    parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="train nothing and write nothing: print size, steps, memory and settings, and check data, disk, store, "
-        "device and output directory",
-    )
-    parser.add_argument(
-        "--download",
-        nargs="?",
-        const=YES,
-        default=NO,
-        metavar="URL",
-        help="fetch EMNIST's gzip.zip, 0.56 GB, into --data-dir if the files are not there, from NIST or another URL "
-        f"of the same file (default: {NO})",
-    )
-    parser.add_argument(
-        "--register-model", metavar="NAME", help="register the trained model under this name in MLflow's model registry"
-    )
-    parser.add_argument(
-        "--options",
-        action=_FurtherOptions,
-        metavar="TEXT",
-        help=f'further options as one text, for `mlflow run`: --options="--blocks 2 --compile yes"; {NO_OPTIONS}: none',
-    )
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for option in options():
-        group = groups.setdefault(option.group, parser.add_argument_group(option.group))
-        group.add_argument(
-            option.flag,
-            type=choice(*option.choices) if option.choices else typed(option.type, option.noun),
-            default=option.default,
-            metavar=option.metavar,
-            help=f"{option.help} (default: {option.default_text})".replace("%", "%%"),
-        )
+    add_training_options(parser)
     parser.set_defaults(run=run, when_interrupted="; run the same command to continue from the last checkpoint")
-
-
-class _FurtherOptions(argparse.Action):
-    """Parses the text's options as if they stood in its place."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any = None
-    ) -> None:
-        """Set the attributes of the text's options."""
-        try:
-            words = [] if values == NO_OPTIONS else shlex.split(values)
-        except ValueError as error:
-            parser.error(f"--options: {error}, got {values!r}")
-        parser.parse_args(words, namespace)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -113,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     )
     from mlflow_ddpm.storage.directory_lock import check_writable
 
-    typed = from_options({o.dest: getattr(args, o.dest) for o in options()})
-    config = typed.resolve()
+    asked = from_options({o.dest: getattr(args, o.dest) for o in options()})
+    config = asked.resolve()
     directory = choose_output_dir(config) if args.output_dir == AUTO else Path(args.output_dir)
     first = ranks.rank() == 0
     if args.dry_run:
@@ -131,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             check_unpublished(directory)
             _sync(directory, args.tracking_uri)
     else:
-        params = run_params(typed, output_dir=args.output_dir)
+        params = run_params(asked, output_dir=args.output_dir)
         _train(args, config, directory, params, first=first)
     if first:
         store = _store_of(directory, args.tracking_uri)

@@ -133,7 +133,7 @@ def train(
     resume: bool = False,
     params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
-    on_start: Callable[[MetricsTracker], None] | None = None,
+    on_start: Callable[[MetricsTracker], object] = lambda _tracker: None,
 ) -> TrainResult:
     """Train, or continue where ``output_dir`` has checkpoints, and return the result.
 
@@ -157,9 +157,8 @@ def train(
         check_output_dir(directory, resume=resume)
     with cpu_threads(config.train.threads or 0), processes(config.train.device) as procs:
         training = prepare(config, procs, directory)
-        source = (
-            "sklearn.datasets.load_digits" if config.data.name == "digits" else str(Path(config.data.dir).absolute())
-        )
+        files = str(Path(config.data.dir).absolute())
+        source = "sklearn.datasets.load_digits" if config.data.name == "digits" else files
         run_config = RunConfig(
             _describe(training),
             params or run_params(typed, output_dir=str(output_dir)),
@@ -180,8 +179,7 @@ def train(
             if procs.is_first:
                 write_run_config(directory, run_config)
                 tracker.log_artifact(directory / CONFIG_NAME)
-                if on_start:
-                    on_start(tracker)
+                on_start(tracker)
 
             def end_run(error: PeerLostError | None) -> None:
                 tracker.close(error=error) if error else tracker.close("KILLED")
