@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
+from mlflow_ddpm.cli.parser import given
 
 __all__ = ["add", "run"]
 
@@ -17,10 +18,14 @@ def add(commands: Commands) -> None:
         "export",
         "make a folder of a run's model, with its card, plots and samples, ready for the Hugging Face Hub",
         "mlflow-ddpm export runs/digits digits-ddpm --license apache-2.0",
+        arguments="RUN FOLDER",
     )
     add_source(parser)
     parser.add_argument(
-        "folder", metavar="FOLDER", help="made if it is not there; else it must be empty, or from an earlier export"
+        "folder",
+        type=given,
+        metavar="FOLDER",
+        help="made if it is missing; else it must be empty, or from an earlier export",
     )
     parser.add_argument(
         "--license",
