@@ -61,10 +61,10 @@ def make_figure(
 
     def add_header(grid: FigureGrid) -> None:
         if len(plot.panels) > 1:
-            grid.add_header(plot.title, run_subtitle(history))
+            grid.add_header(history.worded(plot.title), run_subtitle(history))
 
     panels = [
-        (panel.title, partial(panel.draw, quantity=panel.quantity, history=history))
+        (history.worded(panel.title), partial(panel.draw, quantity=panel.quantity, history=history))
         for panel in plot.panels
         if panel.draw is not None
     ]
@@ -185,7 +185,9 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
         figure = make_figure(name, history, theme=wanted.theme, width=width, font=wanted.font)
         plot = plot_named(name)
         facts = "; ".join(dict.fromkeys(getattr(figure, "facts", None) or ()))
-        captions[name] = " ".join([plot.caption, plot.describe(history), *([f"{facts}."] if facts else [])])
+        captions[name] = " ".join(
+            [history.worded(plot.caption), plot.describe(history), *([f"{facts}."] if facts else [])]
+        )
         return figure
 
     written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]

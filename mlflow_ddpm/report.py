@@ -76,9 +76,9 @@ def generate_report(
 
 def write_report(history: RunHistory, save_dir: Path, plot_paths: Mapping[str, Path] | None) -> list[Path]:
     """Write both forms of the report of a history without credentials, and return their paths, Markdown first."""
-    titles = {plot.name: plot.title for plot in PLOTS}
+    titles = {plot.name: history.worded(plot.title) for plot in PLOTS}
     plots = find_plot_files(titles, save_dir, plot_paths)
-    captions = {plot.name: plot.caption for plot in PLOTS}
+    captions = {plot.name: history.worded(plot.caption) for plot in PLOTS}
     context = build_context(
         history,
         figures={

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, INSIGHT, PIPELINE_METRICS, metric
-from mlflow_ddpm.core.formatting import format_duration, format_epochs, format_number
+from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.markdown import Table
 from mlflow_ddpm.core.metrics import finite_points
 
@@ -49,7 +49,7 @@ def table_results(history: RunHistory) -> list[KeyResult]:
     speed = median(speeds) if speeds else None
     peaks = finite_points(rows, "gpu_peak_mb")
     epoch, peak = max(peaks, key=lambda point: point[1]) if peaks else (None, None)
-    return [
+    results = [
         KeyResult("best_loss", "Best loss (lowest epoch mean)", summary.best_loss, "", summary.best_epoch),
         KeyResult("final_loss", "Final loss (epoch mean)", summary.final_loss, "", summary.last_epoch),
         KeyResult("epochs", "Total epochs", summary.epochs),
@@ -59,6 +59,7 @@ def table_results(history: RunHistory) -> list[KeyResult]:
         KeyResult("gpu_peak_mb", "GPU memory peak", peak, metric("gpu_peak_mb").unit, epoch),
         KeyResult("nonfinite_batches", "Non-finite batches", summary.nonfinite_batches if has_counts else None),
     ]
+    return [result._replace(label=history.worded(result.label)) for result in results]
 
 
 def extra_results(history: RunHistory) -> list[KeyResult]:
@@ -79,10 +80,10 @@ def key_results_table(history: RunHistory, *, max_extras: int | None = None) -> 
     """Return one line per key result, with its unit and the epochs it comes from; of extras ``max_extras`` at most."""
     epochs = {
         "epochs": _first_to_last(history),
-        "nonfinite_batches": format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
+        "nonfinite_batches": history.format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
     }
     lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in table_results(history)]
-    return Table(("Result", "Value", "Epoch"), [*lines, *_extra_lines(history, max_extras)], "llr")
+    return Table(("Result", "Value", history.worded("Epoch")), [*lines, *_extra_lines(history, max_extras)], "llr")
 
 
 def _first_to_last(history: RunHistory) -> str:

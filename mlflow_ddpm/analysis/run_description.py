@@ -140,7 +140,7 @@ def describe_run(history: RunHistory, findings: Sequence[Finding], page: RunPage
     """
     results, picture = key_results_table(history), page.picture()
     head = [f"![]({picture})"] if picture else []
-    head.append(_lead(history.summary))
+    head.append(history.worded(_lead(history.summary)))
     for lines, most in _LENGTHS:
         text = "\n\n".join([*head, _table(results, lines), *_findings(findings, most), _files(page)])
         if len(text) <= DESCRIPTION_MAX:

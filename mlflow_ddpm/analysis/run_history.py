@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from mlflow_ddpm.analysis.frame import EVERY_N_STEPS, RESUMED, frame_from_rows, rows_from_frame
+from mlflow_ddpm.core.formatting import format_epochs, in_steps
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.run_summary import Summary, summarise
 
@@ -91,6 +92,14 @@ class RunHistory:
     def axis_label(self) -> str:
         """What the numbers of the rows count, as an axis names it: ``Epoch``, or ``Step`` for windows of steps."""
         return "Step" if self.run.get(EVERY_N_STEPS) else "Epoch"
+
+    def worded(self, text: str) -> str:
+        """Return a text of this package on epochs as it reads for this run, whose rows may be windows of steps."""
+        return in_steps(text) if self.axis_label == "Step" else text
+
+    def format_epochs(self, epochs: Iterable[int]) -> str:
+        """Return numbers of rows as ranges, of rows that follow each other."""
+        return format_epochs(epochs, self.spacing if self.axis_label == "Step" else 1.0)
 
     @cached_property
     def spacing(self) -> float:

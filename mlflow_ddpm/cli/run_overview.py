@@ -54,11 +54,11 @@ def aligned(lines: Iterable[Line]) -> str:
 
 def _result(history: RunHistory) -> str:
     summary = history.summary
-    parts = [count_of(summary.epochs, "epoch")]
+    parts = [history.worded(count_of(summary.epochs, "epoch"))]
     times = (("training", summary.training_time_sec), ("total", summary.total_time_sec))
     parts += [f"{name} time {format_duration(round(seconds, 1))}" for name, seconds in times if seconds is not None]
     if summary.best_loss is not None:
-        parts.append(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})")
+        parts.append(history.worded(f"best loss {summary.best_loss:.4f} (epoch {summary.best_epoch})"))
     extra = history.rows[-1].extra
     accuracy, distance, real = (
         extra_value(extra, name) for name in ("sample/accuracy", "sample/frechet", "sample/real_frechet")

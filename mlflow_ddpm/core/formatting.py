@@ -7,15 +7,17 @@ Five significant digits, fixed notation where it is short, and the three kinds o
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
-__all__ = ["NOT_MEASURED", "count_of", "format_duration", "format_epochs", "format_number"]
+__all__ = ["NOT_MEASURED", "count_of", "format_duration", "format_epochs", "format_number", "in_steps"]
 
 _DASH = "\N{EN DASH}"
 NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
 _DIGITS = 5
 _FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
 _MAX_RANGES = 8
+_EPOCH = re.compile(r"\b(?:(a)n |(in) )?(e)poch(s?)\b(?=(:? \d)?)", re.IGNORECASE)
 
 
 def count_of(count: int, noun: str, plural: str = "") -> str:
@@ -65,18 +67,36 @@ def format_duration(seconds: float | None) -> str:
     return f"{clock} ({seconds:.1f} s)"
 
 
-def format_epochs(epochs: Iterable[int]) -> str:
-    r"""Return sorted epochs as ranges, the first few of them.
+def format_epochs(epochs: Iterable[int], spacing: float = 1.0) -> str:
+    r"""Return sorted epochs as ranges, the first few of them; ``spacing`` is the usual distance of two rows.
 
     >>> format_epochs([9, 3, 4, 5]) == "3\N{EN DASH}5, 9"
     True
     """
     ranges: list[list[int]] = []
     for epoch in sorted(set(epochs)):
-        if ranges and ranges[-1][1] == epoch - 1:
-            ranges[-1][1] = epoch
+        if ranges and epoch - ranges[-1][-1] <= spacing:
+            ranges[-1].append(epoch)
         else:
-            ranges.append([epoch, epoch])
-    shown = [str(a) if a == b else f"{a}{_DASH}{b}" for a, b in ranges[:_MAX_RANGES]]
-    more = sum(b - a + 1 for a, b in ranges[_MAX_RANGES:])
+            ranges.append([epoch])
+    shown = [str(a) if a == b else f"{a}{_DASH}{b}" for a, *_, b in ((r[0], *r) for r in ranges[:_MAX_RANGES])]
+    more = sum(map(len, ranges[_MAX_RANGES:]))
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def in_steps(text: str) -> str:
+    """Return a text on epochs as one on windows of steps, whose numbers are steps.
+
+    >>> in_steps("An epoch's mean loss, lowest in epoch 3000 of 4 epochs")
+    "A window's mean loss, lowest at step 3000 of 4 windows"
+    """
+    if text == "Epoch":
+        return "Step"
+
+    def reworded(match: re.Match[str]) -> str:
+        article, preposition, initial, plural, number = match.groups()
+        noun = "step" if number else "window"
+        before = article or (preposition and ("at" if number else "in"))
+        return (f"{before} " if before else "") + (noun.capitalize() if initial == "E" else noun) + plural
+
+    return _EPOCH.sub(reworded, text)

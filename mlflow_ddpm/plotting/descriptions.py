@@ -126,9 +126,9 @@ def describe_typical(name: str, noun: str) -> Sentence:
     def describe(points: Points, history: RunHistory) -> str:
         middle = f"{format_number(median(v for _, v in points))}{unit and ' ' + unit}"
         if _lowest(points)[1] == _highest(points)[1]:
-            return f"The {noun} is {middle} throughout."
+            return f"The {history.worded(noun)} is {middle} throughout."
         lowest, highest = _at(_lowest(points), history), _at(_highest(points), history)
-        return f"The median {noun} is {middle}, between {lowest} and {highest}."
+        return f"The median {history.worded(noun)} is {middle}, between {lowest} and {highest}."
 
     return _about(name)(describe)
 

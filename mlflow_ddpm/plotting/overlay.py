@@ -105,8 +105,9 @@ def _show_reason(ax: Axes, quantity: Quantity, runs: Sequence[RunLine]) -> None:
     """Show why no run has anything to draw, in the words of the picture of one run."""
     every = [series(history, quantity.metric) for run in runs for history in run.histories]
     fullest = max(every, key=lambda values: (len(values.finite), values.measured, len(values.epoch)))
-    if not show_missing_reason(ax, fullest, quantity.missing_reason):
-        show_placeholder(ax, NO_CHANGE if quantity.is_change else NO_POSITIVE)
+    worded = runs[0].histories[0].worded
+    if not show_missing_reason(ax, fullest, worded(quantity.missing_reason)):
+        show_placeholder(ax, worded(NO_CHANGE) if quantity.is_change else NO_POSITIVE)
 
 
 def _epoch_axis(ax: Axes, drawn: Sequence[_Line], label: str) -> float:
@@ -125,7 +126,7 @@ def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Line], unit: str,
     values = [np.concatenate([one.low.finite, one.high.finite]) for one in drawn]
     histories = [history for one in drawn for history in one.run.histories]
     further = [series(history, quantity.lower).finite * factor for history in histories if quantity.lower]
-    label = quantity.label() if factor == 1 else quantity.label(unit)
+    label = histories[0].worded(quantity.label() if factor == 1 else quantity.label(unit))
     if quantity.is_log:
         log_axis(ax, label, *values, *(low[low > 0] for low in further))
         return

@@ -122,7 +122,7 @@ def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     if show_missing_reason(ax, mean, quantity.missing_reason):
         return
     if not change.measured:
-        show_placeholder(ax, NO_CHANGE)
+        show_placeholder(ax, history.worded(NO_CHANGE))
         return
     _epoch_axis(ax, history)
     linear_axis(ax, quantity.label(), change.finite, np.zeros(1), spikes=quantity.max_outlier_share)
@@ -147,7 +147,7 @@ def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw a metric as a line."""
     values = quantity.of(history)
-    if show_missing_reason(ax, values, quantity.missing_reason):
+    if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):
         return
     _epoch_axis(ax, history)
     linear_axis(ax, quantity.label(), values.finite, spikes=quantity.max_outlier_share)
@@ -164,10 +164,10 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 
     quantity = quantity.in_runs([history])
     values = quantity.of(history)
-    if show_missing_reason(ax, values, quantity.missing_reason):
+    if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):
         return
     _epoch_axis(ax, history)
-    linear_axis(ax, quantity.label(), values.finite, np.zeros(1))
+    linear_axis(ax, history.worded(quantity.label()), values.finite, np.zeros(1))
     if bars_stand_apart(ax, values):
         bars(ax, values, "C0")
         explained = None

@@ -118,7 +118,7 @@ PLOTS: tuple[Plot, ...] = (
         "Distance between the live weights and their exponential moving average.",
         say.describe_distance,
         draw.draw_line,
-        Quantity("ema_delta_norm", "end_epoch got no ema_model"),
+        Quantity("ema_delta_norm", "neither watch nor end_epoch\ngot an ema_model"),
         data.measured("ema_delta_norm"),
     ),
     Plot(

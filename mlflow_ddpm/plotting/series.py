@@ -45,8 +45,8 @@ class Series:
         return self.value[self.drawable]
 
     def count_text(self, rows: int) -> str:
-        """Count rows: as epochs, or as rows where each counts steps."""
-        return f"{rows:,} {'epoch' if self.noun == 'epoch' else 'row'}{'' if rows == 1 else 's'}"
+        """Count rows: as epochs, or as windows of steps."""
+        return f"{rows:,} {'epoch' if self.noun == 'epoch' else 'window'}{'' if rows == 1 else 's'}"
 
     def scaled(self, factor: float) -> Series:
         """Return the series in another unit."""

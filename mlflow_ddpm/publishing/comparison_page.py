@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.analysis.run_description import DESCRIPTION_MAX
-from mlflow_ddpm.core.formatting import format_epochs, format_number
+from mlflow_ddpm.core.formatting import format_number
 from mlflow_ddpm.core.markdown import Markdown, escape, image_link, table
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
@@ -44,9 +44,10 @@ def _parts(
     yield "## Plots"
     dashboard_first = sorted(PLOTS, key=lambda plot: len(plot.panels) == 1)
     for plot in dashboard_first:
-        yield f"### {plot.title}"
-        yield _embedded(plots[plot.name], plot.title)
-        yield f"*{plot.comparison_caption}*"
+        title, caption = (runs[0].history.worded(text) for text in (plot.title, plot.comparison_caption))
+        yield f"### {title}"
+        yield _embedded(plots[plot.name], title)
+        yield f"*{caption}*"
     yield "## Files"
     csv, tex = (", ".join(f"`{name}.{suffix}`" for name in tables) for suffix in ("csv", "tex"))
     yield f"The tables for further use: {csv} (full precision), {tex} (LaTeX with booktabs)."
@@ -68,7 +69,8 @@ def _lead(runs: Sequence[ComparedRun]) -> str:
     if best is None:
         return "No run has a finite loss."
     run, result = best
-    return f"Lowest mean loss of an epoch: {format_number(result.value)}, {escape(run.name)} at epoch {result.epoch}."
+    what, where = (run.history.worded(text) for text in ("Lowest mean loss of an epoch", f"at epoch {result.epoch}"))
+    return f"{what}: {format_number(result.value)}, {escape(run.name)} {where}."
 
 
 def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
@@ -80,7 +82,8 @@ def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
         if not run.history.rows:
             lines.append(f"- {name} has no epochs yet; the pictures do not show it.")
         if run.history.resumed_at_epochs:
-            lines.append(f"- {name} was resumed at epoch {format_epochs(run.history.resumed_at_epochs)}.")
+            epochs = run.history.format_epochs(run.history.resumed_at_epochs)
+            lines.append(f"- {name} was resumed at {run.history.axis_label.lower()} {epochs}.")
     if lines:
         yield "\n".join(lines)
 

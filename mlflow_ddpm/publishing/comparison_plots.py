@@ -52,16 +52,17 @@ def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | 
     """
     check_choice("theme", theme, THEMES)
     plot, lines = plot_named(name), run_lines(runs, theme)  # the legend may shorten their names
+    worded = lines[0].histories[0].worded
     has_legend = len(plot.panels) > 1 or len(lines) > _MOST_END_LABELS
 
     def add_header(grid: FigureGrid) -> None:
         if has_legend:
             lines[:] = _add_legend(grid, lines)
         if len(plot.panels) > 1:
-            grid.add_header(plot.title, "")
+            grid.add_header(worded(plot.title), "")
 
     panels = [
-        (panel.title, partial(draw_overlay, quantity=panel.quantity, runs=lines, is_named=not has_legend))
+        (worded(panel.title), partial(draw_overlay, quantity=panel.quantity, runs=lines, is_named=not has_legend))
         for panel in plot.panels
     ]
     return build_figure(panels, theme=theme, width=width, font=font, add_header=add_header)

@@ -66,9 +66,10 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     names = list(dict.fromkeys(name for results in by_run.values() for name in reversed(results)))
     names = [name for name in names if any(name in r and r[name].value is not None for r in by_run.values())]
     best = best_of_all(runs)
+    where = f"at {runs[0].history.axis_label.lower()}" if runs else ""
     head, data_head = ["Run"], ["run", "run_id"]
     for name in names:
-        head += [_SHORT.get(name, f"{name},\nlast"), *(["at epoch"] if name == "best_loss" else [])]
+        head += [_SHORT.get(name, f"{name},\nlast"), *([where] if name == "best_loss" else [])]
         data_head += [name, *(["best_epoch"] if name == "best_loss" else [])]
     rows, data = [], []
     for run in runs:

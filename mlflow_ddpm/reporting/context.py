@@ -16,7 +16,7 @@ from mlflow_ddpm.analysis.findings.rules import RULES, Finding, find_findings
 from mlflow_ddpm.analysis.key_results import extra_results, key_results_table
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS, axis_label, metric
-from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_epochs, format_number
+from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, finite_points, value_of
 from mlflow_ddpm.core.run_summary import Summary
@@ -41,6 +41,7 @@ _RUN_LABELS = {
     "experiment_name": "Experiment",
     "started": "Started",
     "resumed_at_epochs": "Resumed at epochs",
+    "resumed_at_steps": "Resumed at steps",
 }
 # A run that publishes itself is still running; the same report is made again when it has ended.
 _NOT_YET_KNOWN = {"status", "end_time_ms"}
@@ -80,6 +81,8 @@ class ReportContext:
     epochs_total: int
     best_epoch: int | None
     missing_epochs: str
+    rows_are: str  # "epoch" or "window"
+    numbers_are: str  # "epoch" or "step"
     manifest: Table
     samples_left_out: int  # sample pictures that the list of files leaves out
     run_id: str | None
@@ -102,7 +105,7 @@ def build_context(
     return ReportContext(
         front_matter=front_matter(name=run_name or "DDPM", config=config, results=results),
         title=f"Training report: {run_name}" if run_name else "Training report",
-        lead=_lead(summary, data_set_name(config)),
+        lead=history.worded(_lead(summary, data_set_name(config))),
         summary=key_results_table(history, max_extras=_MAX_EXTRAS),
         findings=find_findings(history),
         rules=len(RULES),
@@ -112,14 +115,16 @@ def build_context(
         config_json=dumps(config, indent=2),
         run=_pairs(_run_facts(history), "Run", _RUN_LABELS),
         environment=_pairs(history.environment, "Environment", {}),
-        legend=_legend([*table, *few_extras]),
+        legend=_legend([*table, *few_extras], history),
         never_measured=[Code(name) for name in never_measured],
         extras_left_out=len(extras) - len(few_extras),
-        epochs=_epoch_table(shown, [*table, *few_extras], summary.best_epoch) if rows else None,
+        epochs=_epoch_table(shown, [*table, *few_extras], history) if rows else None,
         epochs_shown=len(shown),
         epochs_total=len(rows),
         best_epoch=summary.best_epoch,
-        missing_epochs=_missing(rows),
+        missing_epochs=_missing(history),
+        rows_are=history.worded("epoch"),
+        numbers_are=history.axis_label.lower(),
         manifest=_manifest([*files, *samples[-_MAX_SAMPLES:]]),
         samples_left_out=max(0, len(samples) - _MAX_SAMPLES),
         run_id=history.run_id,
@@ -171,10 +176,11 @@ def _results(history: RunHistory, max_extras: int) -> list[Result]:
     summary, losses = history.summary, finite_points(history.rows, "loss_mean")
     results: list[Result] = []
     if summary.best_loss is not None and losses:
-        results.append(("loss", f"Training loss, lowest epoch mean (epoch {summary.best_epoch})", summary.best_loss))
-        results.append(("loss", f"Training loss, last epoch mean (epoch {losses[-1][0]})", losses[-1][1]))
+        lowest, last = f"lowest epoch mean (epoch {summary.best_epoch})", f"last epoch mean (epoch {losses[-1][0]})"
+        results.append(("loss", f"Training loss, {history.worded(lowest)}", summary.best_loss))
+        results.append(("loss", f"Training loss, {history.worded(last)}", losses[-1][1]))
     results.extend(
-        (result.name, f"{metric(result.name).label} (epoch {result.epoch})", result.value)
+        (result.name, f"{metric(result.name).label} ({history.axis_label.lower()} {result.epoch})", result.value)
         for result in extra_results(history)[:max_extras]
         if result.value is not None
     )
@@ -195,22 +201,24 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
 
 
 def _run_facts(history: RunHistory) -> dict[str, Any]:
-    facts = {key: value for key, value in history.run.items() if key not in _NOT_YET_KNOWN}
-    facts["resumed_at_epochs"] = format_epochs(history.resumed_at_epochs)
+    facts = {key: value for key, value in history.run.items() if key not in {*_NOT_YET_KNOWN, "resumed_at_epochs"}}
+    resumed = history.format_epochs(history.resumed_at_epochs)
+    facts[f"resumed_at_{history.axis_label.lower()}s"] = resumed
     start = facts.pop("start_time_ms", None)
     if isinstance(start, int) and 0 <= start < _YEAR_9999_MS:
         facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
     return facts
 
 
-def _legend(names: Sequence[str]) -> Table:
+def _legend(names: Sequence[str], history: RunHistory) -> Table:
     entries = [metric(name) for name in names]
-    rows = [(Code(m.name), m.label, m.unit, Prose(m.meaning)) for m in entries]
+    rows = [(Code(m.name), history.worded(m.label), m.unit, Prose(history.worded(m.meaning))) for m in entries]
     return Table(("Name", "Column", "Unit", "Meaning"), rows, "llll")
 
 
-def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], best_epoch: int | None) -> Table:
-    head = [axis_label(name).replace(" (", "\n(") for name in names]
+def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: RunHistory) -> Table:
+    head = [history.worded(axis_label(name)).replace(" (", "\n(") for name in names]
+    best_epoch = history.summary.best_epoch
     cells = []
     for row in rows:
         line = [format_number(value_of(row, name)) for name in names]
@@ -219,10 +227,11 @@ def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], best_epoch:
     return Table(head, cells, "r" * len(names))
 
 
-def _missing(rows: Sequence[EpochMetrics]) -> str:
-    """Return the epochs between the first and the last that have no row, as ranges."""
-    ranges = [range(a.epoch + 1, b.epoch) for a, b in pairwise(rows)]
-    return format_epochs(epoch for gap in ranges for epoch in gap)
+def _missing(history: RunHistory) -> str:
+    """Return the epochs between the first and the last that have no row, as ranges; or the ends of such windows."""
+    distance = int(history.spacing) if history.axis_label == "Step" else 1
+    ranges = [range(a.epoch + distance, b.epoch, distance) for a, b in pairwise(history.rows)]
+    return history.format_epochs(epoch for gap in ranges for epoch in gap)
 
 
 def _manifest(files: Sequence[OutputFile]) -> Table:

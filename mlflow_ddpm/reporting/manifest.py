@@ -19,8 +19,8 @@ from mlflow_ddpm.storage.layout import CSV_NAME, HTML_NAME, JSON_NAME, REPORT_NA
 __all__ = ["OutputFile", "find_plot_files", "output_files", "relative_link", "sample_files"]
 
 _DATA = {
-    CSV_NAME: "One row per epoch, every metric at full precision",
-    JSON_NAME: "The whole run: config, environment, summary and epochs",
+    CSV_NAME: "One row per epoch or window of steps, every metric at full precision",
+    JSON_NAME: "The whole run: config, environment, summary and rows",
     REPORT_NAME: "The report in Markdown, a HuggingFace model card",
     HTML_NAME: "The report as one page with its pictures inside, for a browser, MLflow's artifact viewer and mail",
 }

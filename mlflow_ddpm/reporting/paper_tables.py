@@ -39,7 +39,7 @@ def write_key_results(history: RunHistory, directory: Path) -> list[Path]:
     lines = [(r.label, r.text, "" if r.epoch is None else str(r.epoch)) for r in results if r.value is not None]
     table, tex = (directory / f"{SUMMARY_NAME}.{suffix}" for suffix in ("csv", "tex"))
     replace_file(table, csv_bytes(KeyResult._fields, results))
-    replace_file(tex, booktabs(Table(("Result", "Value", "Epoch"), lines, "llr")).encode())
+    replace_file(tex, booktabs(Table(("Result", "Value", history.worded("Epoch")), lines, "llr")).encode())
     return [table, tex]
 
 

@@ -210,7 +210,7 @@ class Mirror:
         """Log and save the superseded rows, so that a loop that began anew by mistake loses nothing."""
         path = self.directory / SUPERSEDED_NAME
         _log.warning(
-            "epoch %d is recorded already: rows up to epoch %d are replaced, and kept in %s",
+            "row %d is recorded already: rows up to %d are replaced, and kept in %s",
             rows[0].epoch,
             rows[-1].epoch,
             shown(path),

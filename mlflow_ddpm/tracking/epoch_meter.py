@@ -98,18 +98,19 @@ class EpochMeter:
             return epoch_statistics.mean_over_ranks(batches)
         return batches if batches.samples is None else batches._replace(samples=batches.samples * self._world_size)
 
-    def warn_of_nonfinite(self, row: EpochMetrics, batches: EpochBatches) -> None:
+    def warn_of_nonfinite(self, row: EpochMetrics, batches: EpochBatches, rows_are: str = "epoch") -> None:
         """Log the first row with batches that were not finite."""
         if not row.nonfinite_batches or self._has_warned:
             return
         self._has_warned = True
+        number = f"{rows_are} {row.epoch}"
         is_skipped = row.nonfinite_batches == row.skipped_steps
         _log.warning(
-            "the %s was not finite in %d batches of epoch %d, first in batch %d; they are counted in %s and excluded "
+            "the %s was not finite in %d batches of %s, first in batch %d; they are counted in %s and excluded "
             "from the statistics; further cases are not logged",
             "gradient norm (not the loss)" if is_skipped else "loss or gradient norm",
             row.nonfinite_batches,
-            row.epoch,
+            number,
             epoch_statistics.nonfinite_batches(batches)[0],
             "skipped_steps, as GradScaler skips such steps," if is_skipped else "nonfinite_batches",
         )

@@ -122,7 +122,7 @@ class RowMeasurement:
         )
         self.meter.drop()
         self.recorder.write(row)
-        self.meter.warn_of_nonfinite(row, measured.batches)
+        self.meter.warn_of_nonfinite(row, measured.batches, "the window up to step" if self.windows else "epoch")
         return row
 
     def close(self, *, has_finished: bool) -> None:

@@ -61,7 +61,7 @@ def test_rows_that_make_way_are_kept_aside_and_that_is_said(sqlite_uri: str, cap
 
     assert ["0", "1"] == _epochs(Path("out/training_metrics.csv"))
     assert ["1", "2"] == _epochs(Path("out/training_metrics.superseded.csv"))
-    assert "epoch 1 is recorded already: rows up to epoch 2 are replaced" in caplog.text
+    assert "row 1 is recorded already: rows up to 2 are replaced" in caplog.text
 
 
 def test_after_close_every_call_on_rank_0_says_so(sqlite_uri: str) -> None:

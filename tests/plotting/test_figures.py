@@ -161,7 +161,7 @@ def test_unmeasured_and_missing_epochs_are_not_taken_for_broken_ones() -> None:
     ("name", "columns", "reason"),
     [
         ("gpu_memory", ("gpu_allocated_mb", "gpu_reserved_mb", "gpu_peak_mb"), "not measured:\nno CUDA device"),
-        ("ema_divergence", ("ema_delta_norm",), "not measured:\nend_epoch got no ema_model"),
+        ("ema_divergence", ("ema_delta_norm",), "not measured:\nneither watch nor end_epoch\ngot an ema_model"),
         ("learning_rate", ("lr",), "not measured:\nlog_batch got no lr"),
         ("grad_norm", ("grad_norm",), "not measured:\nlog_batch got no grad_norm"),
         ("loss_linear", ("loss_mean",), "not measured:\nlog_batch was never called"),

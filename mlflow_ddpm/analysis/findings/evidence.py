@@ -29,6 +29,8 @@ class RunEvidence:
         self.rows: Sequence[EpochMetrics] = history.rows
         self.environment: Mapping[str, Any] = history.environment
         self.resumed = list(history.resumed_at_epochs)
+        # Rates are per row where rows are windows of steps, else per epoch.
+        self.row_length = history.spacing if history.axis_label == "Step" else 1.0
 
     def points(self, name: str) -> list[tuple[int, float]]:
         """Return epoch and value where the metric is finite."""

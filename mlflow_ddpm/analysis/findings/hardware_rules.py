@@ -61,7 +61,7 @@ def memory_creep(run: RunEvidence) -> RuleHit | None:
     is_steady = sum(step > 0 for step in steps) >= _CREEP_STEADY * len(steps) and max(steps) <= _CREEP_STEP * rise
     if rise < max(CREEP_MIB, CREEP * start) or not is_steady:
         return None
-    per_epoch = rise / (cut[-1].points[-1][0] - cut[0].points[0][0])
+    per_epoch = rise / (cut[-1].points[-1][0] - cut[0].points[0][0]) * run.row_length
     total = _card_mb(run)
     full = f", at which rate the card's {total} MiB are full {_full_after(end, total, per_epoch)}" if total else ""
     return RuleHit(

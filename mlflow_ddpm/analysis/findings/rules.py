@@ -14,7 +14,6 @@ from mlflow_ddpm.analysis.findings import loss_rules as loss
 from mlflow_ddpm.analysis.findings import schedule_rules as schedule
 from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.formatting import format_epochs
 
 __all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
 
@@ -40,16 +39,12 @@ class Finding(NamedTuple):
     sentence: str
     epochs: tuple[int, ...]
     threshold: str
+    where: str  # the epochs for readers: ``epoch 7``, ``epochs 3-5, 9``; or the steps
 
     @property
     def label(self) -> str:
         """The severity for readers."""
         return self.severity.capitalize()
-
-    @property
-    def where(self) -> str:
-        """The epochs: ``epoch 7``, ``epochs 3-5, 9``."""
-        return f"epoch{'s' * (len(self.epochs) != 1)} {format_epochs(self.epochs)}"
 
 
 RULES = (
@@ -172,9 +167,12 @@ def find_findings(history: RunHistory) -> list[Finding]:
     """
     evidence = RunEvidence(history)
     hits = [(rule, rule.find(evidence)) for rule in RULES]
-    findings = [
-        Finding(rule.name, rule.title, rule.severity, hit.sentence, tuple(hit.epochs), rule.threshold)
-        for rule, hit in hits
-        if hit is not None
-    ]
+    findings = [_finding(rule, hit, history) for rule, hit in hits if hit is not None]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _finding(rule: Rule, hit: RuleHit, history: RunHistory) -> Finding:
+    where = f"epoch{'s' * (len(hit.epochs) != 1)} {history.format_epochs(hit.epochs)}"
+    texts = [history.worded(text) for text in (rule.title, hit.sentence, rule.threshold, where)]
+    title, sentence, threshold, where = texts
+    return Finding(rule.name, title, rule.severity, sentence, tuple(hit.epochs), threshold, where)
