@@ -39,7 +39,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     Args:
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
-        every_n_steps: one row per so many steps.
+        every_n_steps: one row per this number of steps.
         tracker_options: further arguments of the tracker.
     """
 

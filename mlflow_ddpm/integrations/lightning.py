@@ -40,7 +40,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     Args:
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
-        every_n_steps: one row per so many optimizer steps; default: one row per epoch.
+        every_n_steps: one row per this number of optimizer steps; default: one row per epoch.
         tracker_options: further arguments of the tracker.
     """
 

@@ -20,7 +20,7 @@ class FrameworkMissingError(UsageError, ImportError):
 
 
 def batch_size_of(batch: Any) -> int | None:
-    """Return the first dimension of the first tensor in a batch, however it is nested; None if there is none."""
+    """Return the first dimension of the first tensor in a batch, however it is nested; None without a tensor."""
     if hasattr(batch, "ndim") and hasattr(batch, "shape"):
         return int(batch.shape[0]) if batch.ndim else None
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()

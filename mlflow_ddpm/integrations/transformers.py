@@ -36,7 +36,7 @@ def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None
     Args:
         trainer: a ``transformers.Trainer``.
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
-        every_n_steps: one row per so many optimizer steps; default: one row per epoch.
+        every_n_steps: one row per this number of optimizer steps; default: one row per epoch.
         tracker_options: further arguments of the tracker.
     """
     recording = _Recording(trainer, Path(output_dir), every_n_steps, tracker_options)
