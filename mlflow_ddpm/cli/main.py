@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 
 from mlflow_ddpm.cli import compare, download, export, history, publish, sample, status, sync, train
 from mlflow_ddpm.cli.parser import CommandParser
-from mlflow_ddpm.cli.terminal import accept_every_character, log_to_stderr, print_error
+from mlflow_ddpm.cli.terminal import discard_stdout, log_to_stderr, prepare_streams, print_error
 from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
 from mlflow_ddpm.core.version import __version__
 
@@ -31,7 +30,7 @@ options of a command, with units, defaults and an example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    accept_every_character()
+    prepare_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     args = argparse.Namespace()
     try:
@@ -42,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.parse_args(words, args)
             log_to_stderr()
             args.run(args)
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except MlflowDdpmError as error:
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _fail(f"interrupted{getattr(args, 'when_interrupted', '')}", 130)
     except BrokenPipeError:  # `mlflow-ddpm history ... | head` is no error
-        _close_stdout()
+        discard_stdout()
         return 0
     except ModuleNotFoundError as error:  # such as `mlflow run --env-manager=local` outside of the environment
         what = f"{sys.executable} has no module {error.name}"
@@ -75,17 +73,11 @@ def build_parser() -> CommandParser:
     return parser
 
 
-def _close_stdout() -> None:
-    """Have what is still buffered go nowhere: the interpreter would try to write it once more, and fail."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - nothing more can be written
-
-
 def _fail(message: str, status: int) -> int:
     try:
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
-        _close_stdout()
+        discard_stdout()
     with contextlib.suppress(OSError):
         print_error(message)
     return status

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["accept_every_character", "console_on", "log_to_stderr", "print_error", "width_of"]
+__all__ = ["console_on", "discard_stdout", "log_to_stderr", "prepare_streams", "print_error", "width_of"]
 
 # What we print ourselves and a console may not have; other characters become escapes, which name a file exactly.
 _IN_ASCII = {"\u2013": "-", "\u2212": "-", "\u00b7": "-", "\u00d7": "x", "\u00e9": "e"}  # dashes, minus, dot, times
@@ -49,12 +49,21 @@ def print_error(message: str) -> None:
     console_on(sys.stderr).print(_labelled("mlflow-ddpm: error", "ERROR", " ".join(message.split())))
 
 
-def accept_every_character() -> None:
-    """Let consoles that are not UTF-8 (``LANG=C`` in a container, Windows code pages) show what they can."""
+def prepare_streams() -> None:
+    """Let consoles that are not UTF-8 (``LANG=C`` in a container, Windows code pages) show what they can.
+
+    A stream that was closed (``>&-``) is replaced by one that discards everything.
+    """
     codecs.register_error("mlflow_ddpm.console", _encodable)
+    sys.stdout, sys.stderr = sys.stdout or _discarding(), sys.stderr or _discarding()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mlflow_ddpm.console")
+
+
+def discard_stdout() -> None:
+    """Have what is still buffered go nowhere: the interpreter would try to write it once more, and fail."""
+    sys.stdout = _discarding()
 
 
 def log_to_stderr() -> None:
@@ -81,6 +90,10 @@ class _ConsoleHandler(logging.Handler):
             console_on(self._stream).print(_labelled(record.levelname, record.levelname, record.getMessage()))
         except Exception:  # noqa: BLE001 - as every handler of the standard library
             self.handleError(record)
+
+
+def _discarding() -> IO[str]:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open for as long as the process lives
 
 
 def _labelled(label: str, level: str, message: str) -> object:

@@ -56,7 +56,8 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--options",
         action=_FurtherOptions,
         metavar="TEXT",
-        help=f'further options as one text, for `mlflow run`: --options="--blocks 2 --compile yes"; {NO_OPTIONS}: none',
+        help='further options in one text, for `mlflow run`: --options="--blocks 2 --compile yes" '
+        f"(default: {NO_OPTIONS})",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options():
