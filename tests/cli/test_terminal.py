@@ -56,6 +56,7 @@ def test_colours_are_for_terminals_and_not_under_no_color(directory: str) -> Non
         assert ESCAPE.encode() not in plain.stdout + plain.stderr
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_run_output_and_link_and_moves_a_bar(sqlite_uri: str) -> None:
     """The link stands on a line of its own, longer than the terminal is wide; lines of epochs fit."""
     shown = run_in_terminal("train", "--output-dir", "out", "--tracking-uri", sqlite_uri, *SMALL, columns=60)
@@ -75,6 +76,7 @@ def test_a_training_begins_with_run_output_and_link_and_moves_a_bar(sqlite_uri: 
     assert shown.text.rindex("\x1b[?25h") > shown.text.rindex("\x1b[?25l")  # the cursor is visible at the end
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_the_cursor_stays_visible(sqlite_uri: str) -> None:
     """The same command continues."""
     sent: list[int] = []
