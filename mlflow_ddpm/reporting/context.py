@@ -31,6 +31,8 @@ MAX_EPOCH_ROWS = 1000
 _MAX_EXTRAS = 60
 _MAX_EXTRAS_TEXT = 300_000  # characters of extras in the table of epochs
 _MAX_SAMPLES = 300  # in the list of files
+_PRINTED_COLUMNS = 24  # of the table of epochs on a landscape page; if there are more, the extras are not printed
+_PAGE_PT, _COLUMN_EM, _LARGEST_PT = 780, 4.9, 8.0  # width of that page, of a column; font size
 _CELL = 12  # characters of a number with its rules
 BEST_MARK = "★"
 _YEAR_9999_MS = 253_370_764_800_000
@@ -77,6 +79,8 @@ class ReportContext:
     never_measured: Sequence[Code]
     extras_left_out: int  # extras that only the CSV has
     epochs: Table | None
+    core_columns: int  # of that table, that are printed; 0: all of them fit a landscape page
+    print_font_pt: float  # at which the printed part of that table fits a landscape page
     epochs_shown: int
     epochs_total: int
     best_epoch: int | None
@@ -100,6 +104,8 @@ def build_context(
     shown = _thin(rows, summary.best_epoch)
     table, extras, never_measured = _split_measured(history)
     few_extras = _fitting(extras, len(shown))
+    columns = [*table, *few_extras]
+    core_columns = len(table) if len(columns) > _PRINTED_COLUMNS else 0
     run_name = one_line(str(run.get("run_name") or ""))
     results = _results(history, _MAX_EXTRAS)
     return ReportContext(
@@ -115,10 +121,12 @@ def build_context(
         config_json=dumps(config, indent=2),
         run=_pairs(_run_facts(history), "Run", _RUN_LABELS),
         environment=_pairs(history.environment, "Environment", {}),
-        legend=_legend([*table, *few_extras], history),
+        legend=_legend(columns, history),
         never_measured=[Code(name) for name in never_measured],
         extras_left_out=len(extras) - len(few_extras),
-        epochs=_epoch_table(shown, [*table, *few_extras], history) if rows else None,
+        epochs=_epoch_table(shown, columns, history) if rows else None,
+        core_columns=core_columns,
+        print_font_pt=_print_font_pt(core_columns or len(columns)),
         epochs_shown=len(shown),
         epochs_total=len(rows),
         best_epoch=summary.best_epoch,
@@ -225,6 +233,10 @@ def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: Ru
         line[0] = f"{BEST_MARK} {line[0]}" if row.epoch == best_epoch else line[0]
         cells.append(line)
     return Table(head, cells, "r" * len(names))
+
+
+def _print_font_pt(columns: int) -> float:
+    return round(min(_LARGEST_PT, _PAGE_PT / _COLUMN_EM / max(columns, 1)), 1)
 
 
 def _missing(history: RunHistory) -> str:

@@ -1,81 +1,88 @@
-"""What a person sees: the run page of a real ``mlflow server`` in a real browser, with a run that was really tracked.
+"""What a person sees: the pages of a real ``mlflow server`` in a real browser, with runs that were really tracked.
 
 Screenshots of every page are kept in ``$SCREENSHOTS_DIR``, else in pytest's directory of the test.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 from support.webdriver import Browser, browser, missing_program
 
 from mlflow_ddpm import MetricsTracker, publish_run
+from mlflow_ddpm.core.links import run_link
 from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.tracking.run_metadata import RunConfig
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(missing_program() is not None, reason=f"there is no {missing_program()} on this machine"),
 ]
 
-NAME = "seen in a browser"
-SETTINGS = {"optim": {"lr": 0.001}, "data": {"name": "toy"}}
 EPOCHS = 12
+LAST_SAMPLE = f"samples/samples_epoch_{EPOCHS - 1:06d}.png"
+WORKFLOW = "?workflowType=machine_learning"
 
 
 @pytest.fixture
 def window(tmp_path: Path) -> Iterator[Browser]:
     """A browser's window."""
-    with browser(tmp_path / "profile") as one:
-        yield one
+    with browser(tmp_path / "profile") as opened:
+        yield opened
 
 
-@pytest.fixture
-def run_id(server_uri: str) -> str:
-    """A tracked and published run, with pictures of samples."""
-    with MetricsTracker("out", tracking_uri=server_uri, run_name=NAME, config=SETTINGS) as tracker:
+def train(uri: str, name: str, lr: float, floor: float) -> str:
+    """Return the id of a tracked and published run, with pictures of samples."""
+    config = {"optim": {"lr": lr}, "data": {"name": "toy"}}
+    dataset = {"name": "toy", "digest": "0123abcd", "source": "made here", "images": "256"}
+    described = RunConfig(config, {"optim.lr": str(lr)}, dataset)
+    with MetricsTracker(name, tracking_uri=uri, run_name=name, config=described) as tracker:
         for epoch in range(EPOCHS):
             tracker.start_epoch(epoch)
             for batch in range(4):
-                loss = math.exp(-epoch / 3) + 0.02 * batch + 0.05
-                tracker.log_batch(loss, lr=0.001, grad_norm=2 * loss, batch_size=64)
-            tracker.end_epoch(extra={"sample/accuracy": epoch / EPOCHS})
+                loss = math.exp(-epoch / 3) + 0.02 * batch + floor
+                tracker.log_batch(loss, lr=lr, grad_norm=2 * loss, batch_size=64)
+            tracker.end_epoch(extra={"sample/accuracy": epoch / EPOCHS, "loss_t/q1": loss, "loss_t/q4": loss / 3})
             pixels = np.linspace(0, 20 * epoch, 84 * 84).astype(np.uint8).reshape(84, 84)
             tracker.log_image("samples", pixels, epoch=epoch)
-    publish_run(str(tracker.run_id), output_dir="out", tracking_uri=server_uri)
+        tracker.flush()
+    publish_run(str(tracker.run_id), output_dir=name, tracking_uri=uri)
     return str(tracker.run_id)
 
 
-def test_a_person_sees_run_page_charts_description_report_and_pictures(
-    server_uri: str, run_id: str, window: Browser, tmp_path: Path
+def test_a_person_finds_their_way_from_the_printed_link_to_the_comparison(
+    server_uri: str, window: Browser, tmp_path: Path
 ) -> None:
     """Page by page, as one would click through them."""
-    page = f"{server_uri}/#/experiments/0/runs/{run_id}"
+    worse, better = (train(server_uri, *run) for run in (("worse", 0.0003, 0.2), ("better", 0.001, 0.05)))
     pictures = Path(os.environ.get("SCREENSHOTS_DIR", tmp_path / "screenshots"))
-    tags = MlflowClient(server_uri).get_run(run_id).data.tags
+    link = run_link(server_uri, "0", better)
+    page = link.removesuffix(WORKFLOW)
 
     with _screenshot(window, pictures / "run_page.png"):
-        _check_overview(window, page, tags["mlflow.note.content"])
+        _check_run_page(window, link)
     with _screenshot(window, pictures / "metric_charts.png"):
-        _check_charts(window, f"{page}/model-metrics")
-    with _screenshot(window, pictures / "image_view.png"):
-        _check_image_view(window)
+        _check_charts(window, f"{page}/model-metrics{WORKFLOW}")
+    with _screenshot(window, pictures / "runs_table.png"):
+        _check_runs_table(window, f"{server_uri}/#/experiments/0/runs{WORKFLOW}")
+    with _screenshot(window, pictures / "compared_runs.png"):
+        _check_comparison(window, server_uri, [worse, better])
     with _screenshot(window, pictures / "report_html.png"):
-        _check_html_report(window, f"{page}/artifacts/metrics/training_report.html")
+        _check_html_report(window, f"{page}/artifacts/metrics/training_report.html{WORKFLOW}")
     with _screenshot(window, pictures / "report_markdown.png"):
-        _check_markdown_report(window, f"{page}/artifacts/metrics/training_report.md")
-    for name in ("training_dashboard.png", f"samples/samples_epoch_{EPOCHS - 1:06d}.png"):
+        _check_markdown_report(window, f"{page}/artifacts/metrics/training_report.md{WORKFLOW}")
+    for name in ("training_dashboard.png", LAST_SAMPLE):
         with _screenshot(window, pictures / f"artifact_{Path(name).name}"):
-            _check_picture(window, f"{page}/artifacts/metrics/{name}", Path("out") / name)
-
-    assert len(list(pictures.glob("*.png"))) >= 7
+            _check_picture(window, f"{page}/artifacts/metrics/{name}{WORKFLOW}", Path("better") / name)
 
 
 @contextmanager
@@ -87,51 +94,69 @@ def _screenshot(window: Browser, path: Path) -> Iterator[None]:
         window.screenshot(path)
 
 
-def _open(window: Browser, url: str) -> None:
-    """Open a page afresh: its address differs from the last one's after the # alone."""
-    window.open("about:blank")
-    window.open(url)
+def _check_run_page(window: Browser, link: str) -> None:
+    """Under "Model training": the description with its picture and links, few tags, the data set."""
+    window.open(link)
+    window.wait_for(
+        "better", "Finished", "Best loss", "summary/best_loss", "sample/accuracy", "optim.lr", "0.001", "toy"
+    )
+    text = window.text()
+
+    assert "Model registry" in text  # of this view: the GenAI view has another menu
+    assert "Prompts" not in text.split("Overview")[0]
+    assert not {"note_digest", "run_key", "<!--"} & set(text.replace(":", " ").split())
+    _close_assistant(window)
+    window.wait_until_true(
+        "[...document.images].some(i => i.src.includes('metrics/preview.png') && i.naturalWidth >= 300)"
+    )
+    window.click("Show more")
+    window.wait_until_true(_link_to("Report", "artifacts/metrics/training_report.html?workflowType=machine_learning"))
+    window.wait_until_true(_link_to("Dashboard", "metrics/training_dashboard.png?workflowType=machine_learning"))
 
 
-def _check_overview(window: Browser, url: str, description: str) -> None:
-    _open(window, url)
-    text = window.wait_for(NAME, "Finished", "loss_mean", "sample/accuracy", "optim.lr", "0.001", "RunMetadata")
-
-    assert "No description" not in text
-    assert _words(description) <= set(text.split())
+def _close_assistant(window: Browser) -> None:
+    """Newer servers open a panel at the side, which has nothing of the run."""
+    window.run("document.querySelector('[aria-label*=\"Close\" i]')?.click()")
 
 
-def _words(markdown: str) -> set[str]:
-    """Return the words of a text that its markup leaves as they are."""
-    return {word for word in markdown.split() if word.isalpha()}
+def _link_to(text: str, end: str) -> str:
+    return f"[...document.links].some(a => a.innerText == {json.dumps(text)} && a.href.endsWith({json.dumps(end)}))"
 
 
 def _check_charts(window: Browser, url: str) -> None:
-    """A chart each metric, with a line through all epochs."""
-    _open(window, url)
-    window.wait_for("loss_mean", "grad_norm", "loss_median")
+    """A section for each group of metrics, and a line through all epochs."""
+    window.open(url)
+    window.wait_for("loss_t", "sample", "summary", "best_loss", "Model metrics")
     window.wait_until_true(
         f"[...document.querySelectorAll('.js-plotly-plot')].some(chart => chart.data[0].x.length == {EPOCHS})"
     )
 
 
-def _check_image_view(window: Browser) -> None:
-    """Further down the same page: the samples of an epoch."""
-    window.run(
-        "document.querySelectorAll('*').forEach(e => { if (e.scrollHeight > e.clientHeight + 50) e.scrollTop = 1e6 })"
-    )
-    window.wait_for("samples_per_sec", "sample/accuracy", "samples")
-    window.wait_until_true(
-        "[...document.images].some(image => image.src.includes('images%2Fsamples') && image.naturalWidth > 0)"
-    )
+def _check_runs_table(window: Browser, url: str) -> None:
+    """Sorted by the best loss, lowest first, with the data set of each run."""
+    window.open(f"{url}&orderByKey={quote('metrics.`summary/best_loss`')}&orderByAsc=true")
+    window.wait_for("Sort: summary/best_loss", "better", "worse")
+    window.wait_until_true("document.body.innerText.split('toy (0123abcd)').length > 2")
+    text = window.text()
+
+    assert text.index("better") < text.index("worse")
+
+
+def _check_comparison(window: Browser, uri: str, run_ids: list[str]) -> None:
+    """Two runs beside each other: names, params and metrics of both."""
+    runs, experiments = quote(json.dumps(run_ids)), quote(json.dumps(["0"]))
+    window.open(f"{uri}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning")
+    text = window.wait_for("Comparing 2 Runs", "better", "worse", "optim.lr", "0.0003", "loss_mean")
+
+    assert "unknown" not in text
 
 
 def _check_html_report(window: Browser, url: str) -> None:
     """In the viewer's own frame, with all pictures, since none is a file beside it."""
-    _open(window, url)
+    window.open(url)
     window.wait_for("training_report.html", "training_dashboard.png")
     window.enter_frame("iframe[src^='blob:']")
-    text = window.wait_for(NAME, "Best loss", *(plot.title for plot in PLOTS))
+    text = window.wait_for("better", "Best loss", *(plot.title for plot in PLOTS))
     window.wait_until_true(f"document.images.length >= {len(PLOTS)}")
     window.wait_until_true("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     # Some frames later it is painted, too, and the screenshot shows it.
@@ -143,7 +168,7 @@ def _check_html_report(window: Browser, url: str) -> None:
 
 def _check_markdown_report(window: Browser, url: str) -> None:
     """As text with headings and tables; pictures beside a Markdown file are what the viewer does not resolve."""
-    _open(window, url)
+    window.open(url)
     window.wait_for("Hyperparameters", "Best loss")
     window.wait_until_true("[...document.querySelectorAll('h2')].some(head => head.innerText == 'Summary')")
     window.wait_until_true("document.querySelectorAll('table, [role=table]').length >= 3")
@@ -153,7 +178,7 @@ def _check_picture(window: Browser, url: str, file: Path) -> None:
     """Whole, in the size of the file."""
     with Image.open(file) as image:
         width, height = image.size
-    _open(window, url)
+    window.open(url)
     window.wait_until_true(
         f"[...document.images].some(image => image.naturalWidth == {width} && image.naturalHeight == {height})"
     )

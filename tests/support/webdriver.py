@@ -1,28 +1,21 @@
-"""A real browser without a library for it: Debian's chromium, driven by its chromedriver over the WebDriver protocol.
-
-The protocol is JSON over HTTP on loopback (https://www.w3.org/TR/webdriver2/); the handful of calls that the tests need
-are here. Whatever is waited for is asked for again until it is there or the time is up.
-"""
+"""A browser that the tests look through: Debian's chromium, driven by Selenium over its own chromedriver."""
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 __all__ = ["Browser", "browser", "missing_program"]
 
 _PATIENCE_SEC = 90.0  # MLflow's pages are heavy, and the machine may be busy
-_FRAME_KEY = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's own name of a reference to an element
 _ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     # Nothing but the page is asked for: no updates, no sync, no field trials.
@@ -39,76 +32,75 @@ def missing_program() -> str | None:
 class Browser:
     """One window."""
 
-    def __init__(self, session: str) -> None:
-        self._session = session
+    def __init__(self, driver: WebDriver) -> None:
+        self._driver = driver
 
     def open(self, url: str) -> None:
-        """Go to a page; return when its document is loaded."""
-        self._ask("POST", "/url", {"url": url})
+        """Load a page afresh, also where its address differs from the last one's after the # alone."""
+        self._driver.get("about:blank")
+        self._driver.get(url)
 
     def run(self, script: str) -> Any:
         """Return what the body of a JavaScript function returns in the page, or in the frame that is entered."""
-        return self._ask("POST", "/execute/sync", {"script": script, "args": []})
+        return self._driver.execute_script(script)
 
     def text(self) -> str:
         """Return the words that a person sees, as far as the page scrolls."""
         return str(self.run("return document.body ? document.body.innerText : ''"))
 
     def wait_for(self, *words: str) -> str:
-        """Wait until all words are to be read; return the page's text.
+        """Wait until all words are on the page; return the page's text.
 
         Raises:
-            TimeoutError: some never came; the message says which, and what was there.
+            TimeoutError: some never came; the message names them, and holds the text.
         """
-        wait_until(lambda: all(word in self.text() for word in words), lambda: self._missing(words))
+        _wait_until(lambda: all(word in self.text() for word in words), lambda: self._missing(words))
         return self.text()
 
     def wait_until_true(self, script: str) -> None:
         """Wait until a JavaScript expression is true."""
-        wait_until(lambda: bool(self.run(f"return Boolean({script})")), lambda: f"never true: {script}")
+        _wait_until(lambda: bool(self.run(f"return Boolean({script})")), lambda: f"never true: {script}")
+
+    def click(
+        self, text: str, *, selector: str = "a, button, [role=tab], [role=menuitem], [role=columnheader]"
+    ) -> None:
+        """Wait for the first element of this text, and click it as a person would."""
+        elements = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        chosen = f"{elements}.find(e => e.innerText.trim() == {json.dumps(text)})"
+        self.wait_until_true(chosen)
+        self.run(f"const chosen = {chosen}; chosen.scrollIntoView({{block: 'center'}}); chosen.click()")
 
     def enter_frame(self, selector: str) -> None:
         """Wait for a frame, and let :meth:`text` and :meth:`run` look into it until :meth:`leave_frame`."""
         self.wait_until_true(f"document.querySelector({json.dumps(selector)})")
-        frame = self._ask("POST", "/element", {"using": "css selector", "value": selector})
-        self._ask("POST", "/frame", {"id": {_FRAME_KEY: frame[_FRAME_KEY]}})
+        self._driver.switch_to.frame(self._driver.find_element("css selector", selector))
 
     def leave_frame(self) -> None:
         """Look at the page itself again."""
-        self._ask("POST", "/frame", {"id": None})
+        self._driver.switch_to.default_content()
 
     def screenshot(self, path: Path) -> None:
         """Keep what the window shows."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self._ask("GET", "/screenshot")))
-
-    def close(self) -> None:
-        """End the browser."""
-        self._ask("DELETE", "")
+        self._driver.save_screenshot(str(path))
 
     def _missing(self, words: tuple[str, ...]) -> str:
         text = self.text()
         return f"never seen: {[word for word in words if word not in text]}; there was: {text[:2000]!r}"
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return ask(method, self._session + path, body)
 
+def _wait_until(is_done: Callable[[], bool], why_not: Callable[[], str]) -> None:
+    """Ask again until it is so; a page that is just being replaced has no answer."""
+    from selenium.common.exceptions import WebDriverException
 
-def ask(method: str, url: str, body: Mapping[str, Any] | None = None) -> Any:
-    """Return the value of the driver's answer."""
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method=method)  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_SEC) as answer:  # noqa: S310 - loopback
-            return json.loads(answer.read())["value"]
-    except urllib.error.HTTPError as error:
-        raise RuntimeError(f"{method} {url}: {json.loads(error.read())['value']['message']}") from error
-
-
-def wait_until(done: Callable[[], bool], why_not: Callable[[], str]) -> None:
-    """Ask again until it is so."""
     deadline = time.monotonic() + _PATIENCE_SEC
-    while not done():
+    while True:
+        try:
+            if is_done():
+                return
+        except WebDriverException:
+            if time.monotonic() > deadline:
+                raise
         if time.monotonic() > deadline:
             raise TimeoutError(why_not())
         time.sleep(0.2)
@@ -117,28 +109,14 @@ def wait_until(done: Callable[[], bool], why_not: Callable[[], str]) -> None:
 @contextmanager
 def browser(profile: Path, width: int = 1500, height: int = 1400) -> Iterator[Browser]:
     """Start a browser with a profile of its own, and end it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for argument in [*_ARGUMENTS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
+        options.add_argument(argument)
+    driver = Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
     try:
-        wait_until(lambda: _is_ready(f"http://127.0.0.1:{port}/status"), lambda: "chromedriver did not come up")
-        arguments = [*_ARGUMENTS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
-        options = {"binary": shutil.which("chromium"), "args": arguments}
-        wanted = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        session = ask("POST", f"http://127.0.0.1:{port}/session", {"capabilities": wanted})["sessionId"]
-        window = Browser(f"http://127.0.0.1:{port}/session/{session}")
-        try:
-            yield window
-        finally:
-            window.close()
+        yield Browser(driver)
     finally:
-        driver.terminate()
-        driver.wait(timeout=30)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return bool(ask("GET", url)["ready"])
-    except OSError:
-        return False
+        driver.quit()
