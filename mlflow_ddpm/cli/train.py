@@ -18,7 +18,7 @@ from mlflow_ddpm.ddpm.config.config import Config, from_options, options
 from mlflow_ddpm.ddpm.config.params import run_params
 
 if TYPE_CHECKING:
-    from mlflow_ddpm.ddpm.data.emnist_download import Archive
+    from mlflow_ddpm.ddpm.data.emnist_files import Archive
     from mlflow_ddpm.tracker import MetricsTracker
 
 __all__ = ["add", "run"]
@@ -129,7 +129,7 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T | None:
 
 def _offer(download: str) -> Archive | None:
     """Return what ``--download`` means, None if nothing is to be fetched."""
-    from mlflow_ddpm.ddpm.data.emnist_download import EMNIST
+    from mlflow_ddpm.ddpm.data.emnist_files import EMNIST
 
     if download == NO:
         return None
@@ -143,7 +143,7 @@ def _fetch(config: Config, archive: Archive | None, *, loud: bool) -> None:
     from mlflow_ddpm.ddpm.data.loading import is_missing
 
     if archive and is_missing(config.data):
-        with download_on(sys.stderr) if loud else contextlib.nullcontext() as progress:
+        with download_on(sys.stderr) if loud else contextlib.nullcontext(min) as progress:  # min: shows nothing
             fetch_archive(Path(config.data.dir), archive, progress=progress)
 
 

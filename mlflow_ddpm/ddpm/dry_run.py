@@ -17,7 +17,8 @@ from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import MlflowDdpmError
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.data.emnist_download import Archive, check_offer
+from mlflow_ddpm.ddpm.data.emnist_download import check_offer
+from mlflow_ddpm.ddpm.data.emnist_files import Archive
 from mlflow_ddpm.ddpm.data.images import Dataset
 from mlflow_ddpm.ddpm.data.loading import is_missing, load_dataset
 from mlflow_ddpm.ddpm.output_dir import is_same_finished_run, nearest_existing, plan_output_dir

@@ -31,12 +31,12 @@ from mlflow_ddpm.storage.fault_rules import (
     Fault,
 )
 
-__all__ = ["classify_fault"]
+__all__ = ["classify_fault", "error_chain"]
 
 
 def classify_fault(error: BaseException) -> Fault:
     """Return what an exception of a call into MLflow means."""
-    chain = list(_chain(error))
+    chain = list(error_chain(error))
     text = "\n".join(str(link) for link in chain)
     return (
         _known_message(text)
@@ -51,7 +51,8 @@ def classify_fault(error: BaseException) -> Fault:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it, the first cause last."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:

@@ -1,218 +1,90 @@
-"""Fetches EMNIST's archive: goes on where a connection broke, and takes the name only when every byte is right.
+"""Fetches EMNIST's archive into ``gzip.zip.part``, resumes it after a break, renames it once its SHA-256 is right."""
 
-What has come lies in ``gzip.zip.part``; an interrupted command, run again, goes on from there. Several processes, or
-nodes that share a disk, take turns, and the later ones find the file.
-"""
-
-from __future__ import annotations
-
+import contextlib
 import hashlib
-import http.client
+import re
 import shutil
-import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
 
-from mlflow_ddpm.core.atomic_file import flush_directory
+import requests
+from filelock import FileLock
+
 from mlflow_ddpm.core.errors import DataError, UsageError
-from mlflow_ddpm.ddpm.data.emnist_files import ARCHIVE_NAME
+from mlflow_ddpm.ddpm.data.emnist_files import ARCHIVE_NAME, EMNIST, Archive
+from mlflow_ddpm.storage.mlflow_faults import error_chain
 
-__all__ = ["EMNIST", "Archive", "check_offer", "fetch_archive"]
-
-Progress = Callable[[int, int], None]  # bytes that are there, bytes in all
-
-
-class Archive(NamedTuple):
-    """A file on the web, and how to know that it is the right one."""
-
-    url: str
-    size: int  # bytes
-    sha256: str
+__all__ = ["check_offer", "fetch_archive"]
+_PAUSES_SEC = (0, 1, 1, 2, 2, 5, 5, 10, 10, 20)  # before each try
+_PARTIAL, _PASSING = 206, (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses; these may be others in a moment
+Hook = Callable[..., object]
 
 
-# The address is the one that NIST's page of the data set links to, https://www.nist.gov/itl/products-and-services/
-# emnist-dataset, and that torchvision uses since 0.18 (pytorch/vision pull request 8350). NIST publishes no checksum:
-# size and SHA-256 are those that tensorflow/datasets records in tensorflow_datasets/url_checksums/emnist.txt.
-EMNIST = Archive(
-    url="https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
-    size=561_753_746,
-    sha256="fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
-)
+def fetch_archive(folder: Path, archive: Archive = EMNIST, *, progress: Hook = min, sleep: Hook = time.sleep) -> Path:
+    """Return the archive's path, fetched if it is not in ``folder``; ``progress`` gets the bytes there and in all.
 
-_TIMEOUT_SEC = 30.0  # without a byte
-_PORTION = 2**18
-_PAUSES_SEC = (1.0, 2.0, 5.0, 10.0, 20.0)  # between tries that brought nothing; one that brought some starts anew
-_OK, _PARTIAL, _RANGE_REFUSED = 200, 206, 416
-_MAY_PASS = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a moment later
-
-
-def fetch_archive(
-    folder: Path,
-    archive: Archive = EMNIST,
-    *,
-    progress: Progress | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> Path:
-    """Return the archive's path below ``folder``, fetched if it is not there.
-
-    Raises:
-        UsageError: the address is none.
-        DataError: the server cannot be reached, refuses, or has another file; or there is no room. What has come is
-            kept, and the same call goes on from there, unless it is the wrong file.
+    Processes that share the disk take turns. Raises UsageError for a bad address, DataError if server or disk refuse.
     """
-    from filelock import FileLock
-
-    _check_address(archive)
+    target, part = folder / ARCHIVE_NAME, folder / f"{ARCHIVE_NAME}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{ARCHIVE_NAME}.lock"):
-            target = folder / ARCHIVE_NAME
             if not target.exists():
-                _fetch(target, archive, progress or (lambda *_: None), sleep)
-            return target
+                part.touch()
+                _fetch(part, archive, progress, sleep)
+                part.replace(target)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror or error}; check room and permissions") from None
+    return target
 
 
 def check_offer(folder: Path, archive: Archive = EMNIST) -> None:
-    """Check that the archive can be had from its address, and that there is room for it. Nothing is written.
-
-    Raises:
-        UsageError: the address is none.
-        DataError: the server cannot be reached, refuses, or has another file; or there is no room.
-    """
-    _check_address(archive)
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    _check_room(there, archive.size - _size(folder / f"{ARCHIVE_NAME}.part"))
+    """Check that the address has the archive and the disk has room, write nothing; raises as fetch_archive does."""
     try:
-        with _ask(archive) as answer:
-            _check_answer(answer, 0, archive)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise DataError(f"{archive.url} answers with HTTP status {error.code} ({error.reason})") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"{archive.url} cannot be reached ({getattr(error, 'reason', error)})") from None
+        with _open(folder / f"{ARCHIVE_NAME}.part", archive):  # the content stays unread
+            return
+    except requests.RequestException as error:
+        raise DataError(f"{archive.url} cannot be reached ({[*error_chain(error)][-1]}); try again later") from None
 
 
-def _ask(archive: Archive) -> http.client.HTTPResponse:
-    """Return the answer to HEAD, or, of a server that refuses it, to GET; closed unread it has fetched nothing."""
-    head, get = (urllib.request.Request(archive.url, method=method) for method in ("HEAD", "GET"))  # noqa: S310 - the user named it
-    try:
-        return urllib.request.urlopen(head, timeout=_TIMEOUT_SEC)  # type: ignore[no-any-return] # noqa: S310
-    except urllib.error.HTTPError as error:
-        error.close()
-        return urllib.request.urlopen(get, timeout=_TIMEOUT_SEC)  # type: ignore[no-any-return] # noqa: S310
-
-
-def _check_address(archive: Archive) -> None:
-    if not archive.url.startswith(("http://", "https://")):
-        raise UsageError(f"expected an address such as {EMNIST.url}, got {archive.url!r}")
-
-
-def _fetch(target: Path, archive: Archive, progress: Progress, sleep: Callable[[float], object]) -> None:
-    part = target.with_name(target.name + ".part")
-    _check_room(part.parent, archive.size - _size(part))
-    failures, most = 0, _size(part)
-    while _size(part) != archive.size:
-        trouble = _try_once(part, archive, progress)
-        failures, most = (failures + 1, most) if _size(part) <= most else (0, _size(part))
-        if trouble and failures > len(_PAUSES_SEC):
-            raise DataError(
-                f"{archive.url} cannot be fetched ({trouble}); {_size(part):,} of {archive.size:,} bytes are kept, and "
-                "the same command goes on from there. Offline, fetch it elsewhere and name it with --data-dir"
-            )
-        if trouble and failures:
-            sleep(_PAUSES_SEC[failures - 1])
-    _check_sum(part, archive)
-    part.replace(target)
-    flush_directory(target.parent)
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(f"{folder} has {free:,} bytes free, the archive needs {needed:,}; make room, or choose another")
-
-
-def _try_once(part: Path, archive: Archive, progress: Progress) -> str:
-    """Fetch what is missing, or some of it; return what went wrong if that may pass, else nothing.
-
-    Raises:
-        DataError: what went wrong will not pass.
-    """
-    have = _size(part)
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SEC) as answer:  # noqa: S310 - the user named it
-            at = _check_answer(answer, have, archive)
-            _receive(answer, part, at, archive, progress)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == _RANGE_REFUSED:
-            part.unlink()  # longer than what is there: not of this file
-            return "what had come was not of this file"
-        if error.code not in _MAY_PASS:
-            raise DataError(
-                f"{archive.url} was refused with HTTP status {error.code} ({error.reason}); check the address, or name "
-                "another with --download URL"
-            ) from None
-        return f"HTTP status {error.code}"
-    except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
-        return str(getattr(error, "reason", "") or error or type(error).__name__)
-    return "the connection broke" if _size(part) < archive.size else ""
-
-
-def _check_answer(answer: http.client.HTTPResponse, have: int, archive: Archive) -> int:
-    """Return the position of the answer's first byte.
-
-    Raises:
-        DataError: it is another file.
-    """
-    at, length = 0, answer.headers.get("Content-Length")
-    total = int(length) if length and length.isdigit() else None
-    if answer.status == _PARTIAL:
-        told = answer.headers.get("Content-Range", "").removeprefix("bytes ")  # "5-9/10"
-        at = have if told.startswith(f"{have}-") else 0
-        total = int(told.rpartition("/")[2]) if told.rpartition("/")[2].isdigit() else None
-        if not told.startswith(f"{have}-"):
-            raise DataError(
-                f"{archive.url} was asked for bytes from {have}, got {told!r}; name another with --download URL"
-            )
-    if total not in (None, archive.size):
-        kind = answer.headers.get_content_type()
-        raise DataError(
-            f"{archive.url} is not EMNIST's archive: expected {archive.size:,} bytes, got {total:,} ({kind}); name "
-            "another address with --download URL"
-        )
-    return at
-
-
-def _receive(answer: IO[bytes], part: Path, at: int, archive: Archive, progress: Progress) -> None:
-    with part.open("r+b" if at else "wb") as file:  # a server that ignores the range sends all of it again
-        file.seek(at)
-        while portion := answer.read(_PORTION):
-            if at + len(portion) > archive.size:
-                file.truncate(0)
-                raise DataError(f"{archive.url} sends more than {archive.size:,} bytes; it is not EMNIST's archive")
-            file.write(portion)
-            at += len(portion)
-            progress(at, archive.size)
-
-
-def _check_sum(part: Path, archive: Archive) -> None:
+def _fetch(part: Path, archive: Archive, progress: Hook, sleep: Hook) -> None:
+    cause, pauses = "", iter(_PAUSES_SEC)
+    while (have := part.stat().st_size) < archive.size:
+        if (pause := next(pauses, None)) is None:
+            raise DataError(f"{archive.url}: {cause}; {have:,} bytes are kept: run it again, or name a --data-dir")
+        sleep(pause)
+        cause = "the connection broke"
+        try:
+            with _open(part, archive) as answer, part.open("ab" if answer.status_code == _PARTIAL else "wb") as file:
+                for portion in answer.iter_content(2**16):
+                    progress(file.tell() + file.write(portion), archive.size)
+                    if file.tell() > archive.size:
+                        break  # the checksum refuses it
+        except requests.RequestException as error:
+            cause = str([*error_chain(error)][-1])
     with part.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != archive.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != archive.sha256:
         part.unlink()
-        raise DataError(
-            f"{archive.url} brought a damaged file: expected SHA-256 {archive.sha256}, got {got}; it was deleted, "
-            "fetch it again"
-        )
+        raise DataError(f"{archive.url}: expected SHA-256 {archive.sha256}, got {digest}; deleted, fetch it again")
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+@contextlib.contextmanager
+def _open(part: Path, archive: Archive) -> Iterator[requests.Response]:
+    have = part.stat().st_size if part.exists() else 0
+    free = shutil.disk_usage(next(place for place in part.absolute().parents if place.exists())).free
+    if not re.match("https?://[^/]", archive.url):
+        raise UsageError(f"expected an address such as {EMNIST.url}, got {archive.url!r}")
+    if free + have < archive.size:
+        raise DataError(f"{part.parent} has {free:,} bytes free, the archive needs {archive.size - have:,}; make room")
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(archive.url, headers=headers, stream=True, timeout=30) as answer:
+        if answer.status_code in _PASSING:
+            raise requests.HTTPError(f"HTTP status {answer.status_code}")
+        start = have if answer.status_code == _PARTIAL else 0
+        size = start + int(answer.headers.get("Content-Length", archive.size - start))
+        if not answer.ok or size != archive.size:
+            got = f"HTTP status {answer.status_code} ({answer.reason}) and {size:,} bytes; change --download URL"
+            raise DataError(f"expected EMNIST's archive of {archive.size:,} bytes at {archive.url}, got {got}")
+        yield answer

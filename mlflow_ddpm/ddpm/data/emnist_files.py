@@ -23,9 +23,28 @@ from mlflow_ddpm.core.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ARCHIVE_NAME", "OfficialFile", "SplitFiles", "find_split", "has_split", "read_idx"]
+__all__ = ["ARCHIVE_NAME", "EMNIST", "Archive", "OfficialFile", "SplitFiles", "find_split", "has_split", "read_idx"]
 
 ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
+
+
+class Archive(NamedTuple):
+    """A file on the web, and how to know that it is the right one."""
+
+    url: str
+    size: int  # bytes
+    sha256: str
+
+
+# The address is the one that NIST's page of the data set links to, https://www.nist.gov/itl/products-and-services/
+# emnist-dataset, and that torchvision uses since 0.18 (pytorch/vision pull request 8350). NIST publishes no checksum:
+# size and SHA-256 are those that tensorflow/datasets records in tensorflow_datasets/url_checksums/emnist.txt.
+EMNIST = Archive(
+    url="https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+    size=561_753_746,
+    sha256="fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
+)
+
 _MOST_SHRUNK = 1100  # deflate, of zip and of gzip, cannot shrink more than 1032-fold
 _REMEDY = "fetch it again"
 _UNSIGNED_BYTE = 0x08  # IDX's code of the type

@@ -22,7 +22,7 @@ _POLL_SEC, _GRACE_SEC, _DYING_SEC = 0.5, 5.0, 1.0  # between looks; for training
 @contextlib.contextmanager
 def detect_rank_failure(procs: Processes, end_run: Callable[[PeerLostError | None], object]) -> Iterator[None]:
     """Raise PeerLostError for what leaves the body if a peer died; if nothing leaves it, a thread calls ``end_run``."""
-    machine = (socket.gethostname(), str(Path("/proc/self/ns/pid").resolve()))  # containers may share the host's name
+    machine = (socket.gethostname(), Path("/proc/self/ns/pid").resolve().name)  # containers may share the host's name
     peers = enumerate(procs.gather((machine, os.getpid())))
     pids = {rank: pid for rank, (where, pid) in peers if where == machine and rank != procs.rank}
     is_watcher = procs.is_first and procs.world_size > 1 and threading.current_thread() is threading.main_thread()
