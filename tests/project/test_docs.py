@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from support.common import ROOT
 from support.doc_pages import PAGES, PLACEHOLDERS, STAND_INS, blocks_of, commands_of, setup_of
+from support.doc_tables import TABLES, with_tables
 from support.torchrun import torchrun
 
 from mlflow_ddpm.analysis.findings.rules import RULES
 from mlflow_ddpm.cli.main import build_parser
-from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS
-from mlflow_ddpm.core.metrics import METRICS
 
 QUESTIONS = (
     "architecture command-line costs emnist findings guarantees hub metrics mlflow paper-figures secrets your-loop"
@@ -109,14 +108,11 @@ def test_each_guarantee_names_its_test() -> None:
 
 def test_the_tables_are_those_of_the_code() -> None:
     """Metrics with unit and meaning, the pipeline's extras, and the rules with their thresholds."""
-    metrics = [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in METRICS]
-    extras = [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in PIPELINE_METRICS]
-    rules = [f"| `{rule.name}` | {rule.severity.capitalize()} | {rule.threshold} |" for rule in RULES]
-
-    assert "\n".join(["|---|---|---|", *metrics, ""]) in text_of(BY_NAME["metrics"])
-    assert "\n".join(["|---|---|---|", *extras, ""]) in text_of(BY_NAME["metrics"])
-    assert "\n".join(["|---|---|---|", *rules, ""]) in text_of(BY_NAME["findings"])
-    assert f"[{_IN_WORDS[len(rules)]} rules]" in text_of(BY_NAME["README"])
+    for (name, _), lines in TABLES.items():
+        text = text_of(BY_NAME[Path(name).stem])
+        assert "\n".join(["|---|---|---|", *lines, ""]) in text
+        assert with_tables(name, text) == text
+    assert f"[{_IN_WORDS[len(RULES)]} rules]" in text_of(BY_NAME["README"])
 
 
 _IN_WORDS = {14: "Fourteen", 15: "Fifteen", 16: "Sixteen", 17: "Seventeen", 18: "Eighteen"}

@@ -83,7 +83,7 @@ data = [{"x": torch.randn(4), "labels": 0} for _ in range(8)]
 hf_trainer = transformers.Trainer(model=Net(), args=options, train_dataset=data)
 """
 _NEEDS_FRAMEWORKS = {"your-loop.md"}
-PLACEHOLDERS = {"DIR": "my_metrics", "NAME": "laptop", "N": "40", "FILE": "x", "FOLDER": "hub_folder", "PARAM": "lr"}
+PLACEHOLDERS = {"DIR": "my_metrics", "NAME": "laptop", "N": "40", "FILE": "x", "FOLDER": "hub_folder", "RUN": "runs/digits", "COMMAND": "train", "PARAM": "lr"}
 
 
 class Block(NamedTuple):
@@ -119,4 +119,5 @@ def commands_of(page: Path, *, inline: bool = False) -> list[list[str]]:
     else:
         lines = [line for block in blocks_of(page, "sh") for line in block.code.replace("\\\n", " ").splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line[:1] == ["mlflow-ddpm"] and "..." not in line]
+    names_only = 2 if inline else 1  # `mlflow-ddpm export`, in a sentence
+    return [line[1:] for line in words if line[:1] == ["mlflow-ddpm"] and len(line) > names_only and "..." not in line]
