@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(*args.child, args.steps)
+        child(args.child[0], args.child[1], args.steps)
         return
     print(f"| tracker | whole steps of {args.steps} after SIGKILL, back to back / 10 ms apart", end="")
     print(" | rows for 20 steps, resumed at 10 after 15 | NaN, infinity | credential in the config |")

@@ -17,9 +17,10 @@ from support.torchrun import torchrun
 from mlflow_ddpm.analysis.findings.rules import RULES
 from mlflow_ddpm.cli.main import build_parser
 
-QUESTIONS = (
-    "architecture command-line costs emnist findings guarantees hub metrics mlflow paper-figures secrets your-loop"
-).split()
+QUESTIONS = [
+    *("architecture", "command-line", "costs", "emnist", "findings", "guarantees", "hub", "metrics", "mlflow"),
+    *("paper-figures", "secrets", "your-loop"),
+]
 BY_NAME = {page.stem: page for page in PAGES}
 NAMES = [page.name for page in PAGES]
 # Words of house/names.md that a reader stops at.

@@ -83,7 +83,15 @@ data = [{"x": torch.randn(4), "labels": 0} for _ in range(8)]
 hf_trainer = transformers.Trainer(model=Net(), args=options, train_dataset=data)
 """
 _NEEDS_FRAMEWORKS = {"your-loop.md"}
-PLACEHOLDERS = {"DIR": "my_metrics", "NAME": "laptop", "N": "40", "FILE": "x", "FOLDER": "hub_folder", "RUN": "runs/digits", "COMMAND": "train", "PARAM": "lr"}
+PLACEHOLDERS = {
+    "DIR": "my_metrics",
+    "NAME": "laptop",
+    "N": "40",
+    "RUN": "runs/digits",
+    "FOLDER": "hub_folder",
+    "PARAM": "lr",
+    "COMMAND": "train",
+}
 
 
 class Block(NamedTuple):
@@ -120,4 +128,8 @@ def commands_of(page: Path, *, inline: bool = False) -> list[list[str]]:
         lines = [line for block in blocks_of(page, "sh") for line in block.code.replace("\\\n", " ").splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     names_only = 2 if inline else 1  # `mlflow-ddpm export`, in a sentence
-    return [line[1:] for line in words if line[:1] == ["mlflow-ddpm"] and len(line) > names_only and "..." not in line]
+    return [
+        line[1:]
+        for line in words
+        if line[:1] == ["mlflow-ddpm"] and len(line) > names_only and not {"...", "--help"} & set(line)
+    ]

@@ -1,4 +1,4 @@
-"""The tables of the documentation that follow from the code; ``python tests/support/doc_tables.py`` writes them anew."""
+"""The documentation's tables that follow from the code; ``python tests/support/doc_tables.py`` writes them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ TABLES = {
 
 def with_tables(name: str, text: str) -> str:
     """Return a page's text with its tables as the code has them."""
-    for (page, heading), lines in TABLES.items():
+    for (page, heading), rows in TABLES.items():
         if page == name:
-            table = re.compile(rf"(^## {re.escape(heading)}\n(?:[^|\n][^\n]*\n|\n|\|(?!---)[^\n]*\n)*\|---[^\n]*\n)(?:\|[^\n]*\n)*", re.MULTILINE)
-            text = table.sub(lambda match, rows=lines: match[1] + "".join(f"{row}\n" for row in rows), text, count=1)
+            before, title, after = text.partition(f"## {heading}\n")
+            above, rule, below = re.split(r"(^\|---[|-]*\n)", after, maxsplit=1, flags=re.MULTILINE)
+            rest = below[below.index("\n\n") + 1 :] if "\n\n" in below else ""
+            text = before + title + above + rule + "".join(f"{row}\n" for row in rows) + rest
     return text
 
 

@@ -41,7 +41,8 @@ def main() -> None:
         for room in sorted(name for name, number in floors.items() if number == floor):
             lines = [count for name, count in files if name == room]
             print(f"{floor}  {room:<13}{len(lines):>4} files{sum(lines):>7} lines")
-    print(f"{max(floors.values()) + 1} floors, {sum(map(len, imports().values()))} arrows, {sum(n for _, n in files)} lines")
+    arrows = sum(map(len, imports().values()))
+    print(f"{max(floors.values()) + 1} floors, {arrows} arrows, {sum(count for _, count in files)} lines")
 
 
 if __name__ == "__main__":
