@@ -49,7 +49,7 @@ class MetricsTracker:
         tags: further tags of the run.
         device: the training's device, for memory and timing; default: the CUDA device in use, if any.
         resume: add epochs to a run that had finished.
-        every_n_steps: the loop counts steps, not epochs: :meth:`log_step` records one row per so many steps.
+        every_n_steps: the loop counts steps, not epochs: :meth:`log_step` records one row per this many steps.
         reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
             that every rank must enter. By default rank 0's own batches count, and its samples times the ranks.
         system_metrics: fill the run's system tab in MLflow; default: ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
-MAX_NAMED = 3  # so many epochs are named one by one; more are a range or a count
+MAX_NAMED = 3  # this many epochs are named one by one; more are a range or a count
 
 
 class EndLabel(NamedTuple):

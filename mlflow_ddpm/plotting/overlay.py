@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BANDS", "draw_overlay"]
 
-MOST_BANDS = 3  # so many runs at most show their spread as a band; more would be mud
+MOST_BANDS = 3  # this many runs at most show their spread as a band; more would be mud
 _NAME_SHARE = 0.6  # of the width of the axes in ems, how many letters a name may have
 
 

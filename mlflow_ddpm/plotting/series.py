@@ -29,7 +29,7 @@ class Series:
     epoch: Floats
     value: Floats  # NaN: nothing to draw, either not measured or not finite
     nonfinite_epochs: Floats  # whose value was measured and is not finite
-    nonfinite_kind: str  # "NaN", "inf" or "NaN or inf"; "" if there is none
+    nonfinite_kind: str  # "NaN", "inf" or "NaN or inf"; "" if all are finite
     measured: int  # rows with a value of any kind
     spacing: float  # the usual distance of two rows
     noun: str  # what the rows count: "epoch" or "step"

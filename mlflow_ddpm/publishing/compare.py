@@ -139,7 +139,7 @@ def _check_sources(sources: Sequence[HistorySource]) -> None:
 def _check_lines(count: int, what: str) -> None:
     if count > MOST_RUNS:
         raise UsageError(
-            f"a comparison takes {MOST_RUNS} {what} at most, got {count}: no more can be told apart in one picture"
+            f"a comparison takes {MOST_RUNS} {what} at most, got {count}: one picture has no room for more"
         )
 
 

@@ -99,7 +99,7 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
 
 
 def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Sequence[RunLine], int]:
-    """Return the runs with names so short, and so many columns, that a legend fits into the room (in ems)."""
+    """Return the runs with names short enough, and columns enough, that a legend fits into the room (in ems)."""
     from matplotlib import rcParams
 
     size = rcParams["legend.fontsize"]

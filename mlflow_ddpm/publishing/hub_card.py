@@ -60,7 +60,7 @@ class HubCard(NamedTuple):
 
 
 def license_fields(given: str) -> dict[str, str]:
-    """Return the card's licence: an identifier of the Hub, or ``other`` with a name; ``""`` is none."""
+    """Return the card's licence: an identifier of the Hub, or ``other`` with a name; ``""`` if none is given."""
     given = one_line(given)
     if given and given.lower() in _HUB_LICENSES.split():
         return {"license": given.lower()}
@@ -232,13 +232,13 @@ def _license_note(given: str) -> str:
     fields = license_fields(given)
     if fields == _NO_LICENSE:
         return (
-            "None was chosen, so the header has `other`. Without a license nobody but the author may use or pass on "
+            "None was chosen, so the header has `other`. Without a license only the author may use or pass on "
             "the model; whoever publishes it names one, as `license` in the header."
         )
     if fields["license"] != "other":
         return f"{code(fields['license'])}, for the files of this repository; the training data has its own."
     return (
-        f"{escape(one_line(given))}, which is none of those that the Hub knows by name. Put its text into this "
+        f"{escape(one_line(given))}, which the Hub does not know by name. Put its text into this "
         "repository, as `LICENSE`."
     )
 

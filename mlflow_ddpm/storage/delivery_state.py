@@ -1,6 +1,7 @@
 """What the store has acknowledged, on disk: all the state that an outage or a crash needs.
 
-Rows carry a strictly rising ``logged_at_ms``, so one number says which of the journal's rows are still to be sent.
+Rows carry a strictly rising ``logged_at_ms``, so one number separates the rows that are sent
+from those that are not.
 Losing the file loses no row: what the store holds is asked for before anything is sent a second time.
 """
 
@@ -44,7 +45,7 @@ class DeliveryState:
     artifacts: list[str] = field(default_factory=list)  # files that wait, relative to the directory
     set_aside: dict[str, str] = field(default_factory=dict)  # what the store does not take -> why
     resumed_at_epochs: list[int] = field(default_factory=list)  # first epoch of each life after the first
-    every_n_steps: int | None = None  # rows are windows of so many steps; None: rows are epochs
+    every_n_steps: int | None = None  # rows are windows of this many steps; None: rows are epochs
     status: str = "RUNNING"  # how the training ended
     ended_at_ms: int | None = None  # when
     final_tags: dict[str, str] = field(default_factory=dict)  # why

@@ -75,7 +75,7 @@ class DirectoryLock:
 
     @property
     def may_write(self) -> bool:
-        """Whether no other process can be writing: the lock is held, or there is none to hold."""
+        """Whether no other process can be writing: the lock is held, or there is no lock to hold."""
         return self._lock is None or self.is_held
 
     def renew(self) -> None:
@@ -101,7 +101,7 @@ class DirectoryLock:
         self._name_holder()
 
     def rename(self, target: Path) -> None:
-        """Give the directory another name while nobody else can write to it, and let it go.
+        """Give the directory another name while no other process can write to it, and let it go.
 
         Raises:
             OSError: the system refuses it.
@@ -229,7 +229,7 @@ def _read_holder(directory: Path) -> _Holder | None:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process of this host began, in the system's units; "" if there is none that can be seen."""
+    """Return when a process of this host began, in the system's units; "" if it cannot be seen."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

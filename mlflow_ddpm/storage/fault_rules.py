@@ -161,7 +161,7 @@ DATABASE_TEXTS = (
         "the database server has no database {detail}",
         "create it, or correct the tracking URI",
     ),
-    (r"permission denied", PERMANENT, "the database user lacks the right", "grant it, or use another user"),
+    (r"permission denied", PERMANENT, "the database user does not have the right", "grant it, or use another user"),
 )
 # What MLflow's own messages mean, whatever their code.
 KNOWN_TEXTS = (

@@ -16,7 +16,7 @@ _MAX_DEPTH = 50  # of nested JSON: Python's own code that walks it recurses
 
 
 def own_file(directory: Path, name: str) -> Path | None:
-    """Return a file of an output directory, None if there is none of that name.
+    """Return a file of an output directory, None if no file has that name.
 
     Raises:
         MirrorError: the name is a link, or no plain file. A link may point to any private file of the reader's.

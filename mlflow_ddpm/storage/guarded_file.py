@@ -2,7 +2,7 @@
 
 Editors, spreadsheets, rsync and ``sed -i`` save by renaming a new file over the old one, and a handle that is still
 open then writes to a file that has no name. So before each write the name is compared with what we left there, and a
-version of somebody else's that holds other data than ours is kept beside ours, never overwritten.
+version that another program wrote with other data than ours is kept beside ours, never overwritten.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``training_metrics.json``: the whole run in one strict JSON document (RFC 8259).
 
 ``schema_version``, ``run``, ``config``, ``environment``, ``summary``, ``epochs``. It is replaced as a whole, so it
-parses at any instant; while a run goes on it may lag behind the CSV by seconds, since rewriting a growing history at
+parses at any instant; during a run it may lag behind the CSV by seconds, since rewriting a growing history at
 every epoch would cost more with every epoch.
 """
 
@@ -144,7 +144,7 @@ class JsonWriter:
         self._thread: threading.Thread | None = None
 
     def recover(self) -> RunDocument | None:
-        """Return what an earlier process left in the file; None if there is none, or it is empty.
+        """Return what an earlier process left in the file; None if there is no such file, or it is empty.
 
         Raises:
             MirrorError: the file is not such a document. It is left untouched.

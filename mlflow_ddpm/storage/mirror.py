@@ -50,7 +50,7 @@ class Mirror:
         self.config: Mapping[str, Any] = {}
         self.environment: Mapping[str, Any] = {}
         self._writing = threading.Lock()  # of the CSV; taken before the other one
-        self._consistent = threading.Lock()  # held for microseconds: rows and what the JSON says change together
+        self._consistent = threading.Lock()  # held for microseconds: rows and the rest of the JSON change together
         self._revision = 0  # of all that the JSON holds
         self._encoded: list[str] = []  # of the first rows; whoever writes the JSON adds the rest
         self._warned: int | None = None  # error number of the fault that the user knows of
@@ -104,7 +104,7 @@ class Mirror:
             self._write_csv()
 
     def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Set what the JSON says beside the epochs, and have it written soon."""
+        """Set what the JSON holds beside the epochs, and have it written soon."""
         with self._consistent:
             self.run.update(run)
             self.config, self.environment = config, environment

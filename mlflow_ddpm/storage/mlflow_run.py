@@ -12,13 +12,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
-from mlflow_ddpm.storage.stored_rows import is_row_key, read_stored_rows
+from mlflow_ddpm.storage.stored_rows import is_row_key, read_pages, read_stored_rows
 
 __all__ = [
     "ARTIFACT_FOLDER",
@@ -34,11 +35,12 @@ __all__ = [
     "points_of",
 ]
 
-STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of so many steps, and their numbers are steps done
+STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
 _PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
 METRICS_PER_BATCH = 1000  # MLflow's limit of one request
+_PAGE = 25_000  # points, as MLflow's client asks for
 
 
 class Point(NamedTuple):
@@ -233,7 +235,8 @@ class MlflowRun:
         """Return every row that was ever logged, superseded ones included: see :mod:`storage.stored_rows`."""
         with translate_mlflow_errors(self.tracking_uri):
             keys = self._client.get_run(self.run_id).data.metrics
-            return read_stored_rows(keys, lambda key: self._client.get_metric_history(self.run_id, key))
+            pages = self._client._tracking_client.store.get_metric_history  # noqa: SLF001 - the public one has no bound
+            return read_stored_rows(keys, lambda key: read_pages(partial(pages, self.run_id, key, _PAGE), key))
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

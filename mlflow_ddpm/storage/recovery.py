@@ -88,7 +88,7 @@ def read_rows(directory: Path) -> list[EpochMetrics]:
 def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], path: Path) -> list[EpochMetrics]:
     """Return the rows of a run from its two files, of which either may have lost some.
 
-    Rows are told apart by their time, which rises strictly, so a row that a later one superseded stays superseded.
+    Rows are distinguished by their time, which rises strictly, so a row that a later one superseded stays superseded.
 
     Raises:
         MirrorError: the JSON has epochs that the CSV does not have, and they share none: two different runs.

@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 
-__all__ = ["is_row_key", "read_stored_rows"]
+__all__ = ["is_row_key", "read_pages", "read_stored_rows"]
 
 _log = logging.getLogger("mlflow_ddpm.progress")
 _TABLE = tuple(m.name for m in METRICS)
@@ -25,6 +26,8 @@ _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches"
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
 _FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double
 _PROGRESS_SEC = 2.0
+# What a server can make us read: more than any run of ours has.
+_MOST_METRICS, _MOST_PAGES, _MOST_POINTS = 10_000, 200, 10_000_000
 
 Place = tuple[int, int]  # step, timestamp in ms
 Points = Sequence[tuple[Place, float]]
@@ -35,16 +38,38 @@ def is_row_key(key: str) -> bool:
     return not key.startswith(_NO_ROWS)
 
 
+def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
+    """Return all points of a metric; ``fetch`` returns the page of a token, as MLflow's stores do.
+
+    Raises:
+        HistoryError: the pages have no end.
+    """
+    page = fetch(None)
+    points, token = list(page), page.token
+    for _ in range(_MOST_PAGES):
+        if not token:
+            return points
+        page = fetch(token)
+        points += page
+        token = page.token
+    raise HistoryError(f"MLflow sends more than {_MOST_PAGES} pages of the metric {key!r}; no run has that many")
+
+
 def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[Any]]) -> list[EpochMetrics]:
     """Return every row that was ever logged, superseded ones included, in order of time.
 
     Args:
         keys: the names of the run's metrics.
         points_of: returns all points of a metric, each with ``step``, ``timestamp`` and ``value``.
+
+    Raises:
+        HistoryError: there are more metrics or points than any run of this package has.
     """
     wanted = sorted(filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in _TABLE, key))
     if not set(wanted).intersection(_TABLE):
         return []
+    if len(wanted) > _MOST_METRICS:
+        raise HistoryError(f"the run has {len(wanted):,} metrics in MLflow; at most {_MOST_METRICS:,} are read")
     progress = _Progress(len(wanted))
     markers = [key for key in wanted if key in _ALWAYS_MEASURED]
     marking = {key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(_TABLE)}
@@ -82,14 +107,18 @@ def _unclipped(value: float) -> float:
 
 
 class _Progress:
-    """Logs how many metrics have been read, from two seconds on."""
+    """Counts what has been read: logs the metrics from two seconds on, and stops at too many points."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._next = total, 0, time.monotonic() + _PROGRESS_SEC
+        self._points = 0
 
     def step(self, points: Points) -> Points:
         """Count one more metric."""
         self._done += 1
+        self._points += len(points)
+        if self._points > _MOST_POINTS:
+            raise HistoryError(f"the run has more than {_MOST_POINTS:,} points in MLflow, which are not read")
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SEC
             _log.info("reading the run from MLflow: %d of %d metrics", self._done, self._total)

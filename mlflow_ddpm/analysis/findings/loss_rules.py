@@ -99,7 +99,7 @@ def loss_spike(run: RunEvidence) -> RuleHit | None:
     means, largest = run.points("loss_mean"), run.points("loss_max")
     found = {
         **_spikes(largest, BATCH_SPIKE, "a batch loss of"),
-        **_spikes(means, SPIKE, "a mean loss of"),  # says more
+        **_spikes(means, SPIKE, "a mean loss of"),  # the more telling of the two
     }
     epochs = sorted(set(found) - up)
     if not epochs:

@@ -1,0 +1,121 @@
+"""A server whose answers have no end costs a bounded time and memory, and ends in one line.
+
+The server is a real HTTP server that speaks as much of MLflow's API as reading a run needs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from mlflow_ddpm import publish_run, read_history
+from mlflow_ddpm.core.errors import HistoryError, MirrorError
+from mlflow_ddpm.publishing.download import download_run
+
+RUN_ID = "0123456789abcdef0123456789abcdef"
+POINT = {"key": "loss_mean", "value": 1.0, "timestamp": 1, "step": 0}
+
+
+class Server:
+    """Answers as a test wants it to."""
+
+    def __init__(self) -> None:
+        self.metrics = ["loss_mean", "epoch_time_sec"]
+        self.page: Callable[[], dict[str, Any]] = lambda: {"metrics": [POINT]}
+        self.files: list[dict[str, Any]] = []
+        self.requests = 0
+
+    def answer(self, path: str) -> dict[str, Any]:
+        """Return the JSON of an answer."""
+        self.requests += 1
+        if "get-history" in path:
+            return self.page()
+        if "mlflow-artifacts" in path:
+            return {"files": self.files}
+        if "experiments/get" in path:
+            return {"experiment": {"experiment_id": "0", "name": "Default", "lifecycle_stage": "active"}}
+        info: dict[str, object] = {
+            "run_id": RUN_ID,
+            "experiment_id": "0",
+            "status": "FINISHED",
+            "lifecycle_stage": "active",
+        }
+        info |= {"artifact_uri": f"mlflow-artifacts:/0/{RUN_ID}/artifacts", "run_name": "endless", "start_time": 1}
+        return {"run": {"info": info, "data": {"metrics": [{**POINT, "key": key} for key in self.metrics]}}}
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, str]]:
+    """A server and its address."""
+    answers = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            content = json.dumps(answers.answer(self.path)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_args: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield answers, f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("points", [[], [POINT], [POINT] * 100], ids=["empty", "one", "many"])
+def test_pages_without_end_are_refused(server: tuple[Server, str], points: list[dict[str, Any]]) -> None:
+    """Whatever the pages hold, a token that leads on for ever is followed a few hundred times."""
+    answers, uri = server
+    answers.page = lambda: {"metrics": points, "next_page_token": f"page {answers.requests}"}
+
+    with pytest.raises(HistoryError, match=r"more than 200 pages of the metric '\w+'"):
+        read_history(RUN_ID, tracking_uri=uri)
+    assert answers.requests < 300
+
+
+@pytest.mark.parametrize("read", [read_history, publish_run])
+def test_metrics_without_number_are_refused_before_their_points_are_read(
+    server: tuple[Server, str], read: Callable[..., object]
+) -> None:
+    """Each would be a request of its own."""
+    answers, uri = server
+    answers.metrics = ["loss_mean", *(f"extra_{i}" for i in range(10_001))]
+
+    with pytest.raises(HistoryError, match="10,002 metrics in MLflow; at most 10,000 are read"):
+        read(RUN_ID, tracking_uri=uri)
+    assert answers.requests < 20
+
+
+@pytest.mark.parametrize(("is_dir", "count"), [(True, 201), (False, 20_001)], ids=["folders", "files"])
+def test_artifacts_without_end_are_refused(server: tuple[Server, str], is_dir: object, count: int) -> None:
+    """Folders that hold folders, and a folder of more files than a run has."""
+    answers, uri = server
+    answers.files = [{"path": f"a{i}", "is_dir": is_dir, "file_size": 1} for i in range(count)]
+
+    with pytest.raises(MirrorError, match="no run of mlflow_ddpm has so much"):
+        download_run(RUN_ID, "copy", tracking_uri=uri)
+    assert answers.requests < 20
+
+
+def test_folders_within_folders_without_end_are_refused(server: tuple[Server, str]) -> None:
+    """Each answer has one more."""
+    answers, uri = server
+    answers.files = [{"path": "deeper", "is_dir": True}]
+
+    with pytest.raises(MirrorError, match="no run of mlflow_ddpm has so much"):
+        download_run(RUN_ID, "copy", tracking_uri=uri)
+    assert answers.requests < 300
