@@ -6,14 +6,17 @@ runs below a parent is logged to the parent, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import HistorySource, load_stored_run
 from mlflow_ddpm.analysis.run_description import write_description
 from mlflow_ddpm.core.atomic_file import replace_file, shown
 from mlflow_ddpm.core.errors import HistoryError, UsageError
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.plots import FigureSet
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
@@ -28,7 +31,7 @@ __all__ = ["PAGE_NAME", "Comparison", "compare_runs"]
 
 PAGE_NAME = "comparison.md"
 _FEWEST_RUNS = 2
-_MOST_CHILDREN = 100
+_MOST_CHILDREN = 500
 _ARTIFACT_FOLDER = "comparison"  # of the parent's artifacts
 
 
@@ -63,8 +66,10 @@ def compare_runs(
         sources: two or more of what :func:`mlflow_ddpm.read_history` takes. Runs bear the names that MLflow has of
             them, else those of their files or folders; two of one name get the first letters of their ids, too.
         save_dir: made if it is not there; it must not hold a run.
-        parent: a run id, instead of ``sources``: all runs below it are compared. Everything is logged among its
-            artifacts under ``comparison/`` as well, and its description shows the results.
+        parent: a run id, instead of ``sources``: all runs below it are compared, and the parent too if it has epochs
+            of its own. If they are more than there are looks for, the pictures show those of the lowest loss, and the
+            tables have all. Everything is logged among the parent's artifacts under ``comparison/`` as well, and its
+            description shows the results.
         group_by: a hyperparameter by its dotted name. Runs that share its value are repeats of one setting: they are
             drawn as their mean and range, and ``comparison_groups`` has their results.
         theme: ``dark`` or ``paper``.
@@ -86,18 +91,19 @@ def compare_runs(
     if store is not None:
         sources = _children(store, sources)
     _check_sources(sources)
-    if group_by is None:
+    if group_by is None and store is None:
         _check_lines(len(sources), "runs")
     runs = read_runs(sources, tracking_uri)
-    groups = group_runs(runs, group_by) if group_by is not None else {run.name: [run] for run in runs}
-    _check_lines(len(groups), "settings")
+    groups = group_runs(runs, group_by) if group_by is not None else {}
+    if store is None:
+        _check_lines(len(groups), "settings")
     if not any(run.history.rows for run in runs):
         raise HistoryError("none of the runs has an epoch yet; there is nothing to compare")
-    files = _write(runs, groups if group_by is not None else {}, directory, wanted)
+    files = _write(runs, groups, directory, wanted)
     if store is not None:
         for path in files:
             store.log_file(path, _ARTIFACT_FOLDER)
-        write_description(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}"))
+        write_description(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}", store.run_id))
     return Comparison(runs, directory, files)
 
 
@@ -106,28 +112,42 @@ def _write(
 ) -> list[Path]:
     """Write all files of a comparison and return their paths, the page first."""
     directory.mkdir(parents=True, exist_ok=True)
-    lines = [(name, [run.history for run in repeats]) for name, repeats in groups.items()]
-    single = [(run.name, run.history) for run in runs]
-    plots = draw_comparisons(lines or single, directory, wanted)
+    lines = _lowest(groups or {run.name: [run] for run in runs})
+    drawn = [(name, [run.history for run in repeats] if groups else repeats[0].history) for name, repeats in lines]
+    plots = draw_comparisons(drawn, directory, wanted)
     tables = {"comparison_summary": results_table(runs), "comparison_hyperparameters": hyperparameters_table(runs)}
     if groups:
         tables["comparison_groups"] = groups_table(groups)
     page = directory / PAGE_NAME
-    replace_file(page, render_page(runs, tables, plots).encode())
+    replace_file(page, render_page(runs, tables, plots, len(lines)).encode())
     return [page, *_write_tables(tables, directory), *(path for paths in plots.values() for path in paths)]
 
 
+def _lowest(lines: Mapping[str, Sequence[ComparedRun]]) -> list[tuple[str, Sequence[ComparedRun]]]:
+    """Return as many lines as there are looks for, those of the lowest loss, in the order given."""
+
+    def loss(name: str) -> float:
+        losses = [run.history.summary.best_loss for run in lines[name]]
+        finite = [value for value in losses if value is not None]
+        return fmean(finite) if finite else math.inf
+
+    chosen = sorted(lines, key=loss)[:MOST_RUNS]
+    return [(name, runs) for name, runs in lines.items() if name in chosen]
+
+
 def _children(parent: MlflowRun, sources: Sequence[HistorySource]) -> list[HistorySource]:
-    """Return the histories of the runs below a parent."""
+    """Return the histories of the runs below a parent, after its own if it has one, as one of two networks has."""
     if sources:
         raise UsageError("a comparison takes either runs or the parent of runs, got both")
     children = child_runs(parent, at_most=_MOST_CHILDREN)
-    if len(children) < _FEWEST_RUNS:
+    own = load_stored_run(parent)
+    histories = [*([own] if own.rows else []), *(load_stored_run(child) for child in children)]
+    if len(histories) < _FEWEST_RUNS:
         raise UsageError(
-            f"run {parent.run_id} has {len(children)} runs below it (mlflow.parentRunId); a comparison takes "
-            f"{_FEWEST_RUNS} or more"
+            f"run {parent.run_id} has {count_of(len(children), 'run')} below it (mlflow.parentRunId); a comparison "
+            f"takes {_FEWEST_RUNS} runs or more"
         )
-    return [load_stored_run(child) for child in children]
+    return list(histories)
 
 
 def _check_sources(sources: Sequence[HistorySource]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.analysis.run_description import DESCRIPTION_MAX
-from mlflow_ddpm.core.formatting import format_number
+from mlflow_ddpm.core.formatting import count_of, format_number
 from mlflow_ddpm.core.markdown import Markdown, escape, image_link, table
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
@@ -21,15 +21,17 @@ def render_page(
     runs: Sequence[ComparedRun],
     tables: Mapping[str, ComparedTable],
     plots: Mapping[str, Sequence[Path]],
+    drawn: int,
 ) -> str:
-    """Return the page; pictures are linked by the names of their files, which lie beside it."""
-    return "\n\n".join(_parts(runs, tables, plots)) + "\n"
+    """Return the page; pictures, which show ``drawn`` lines, are linked by the names of their files beside it."""
+    return "\n\n".join(_parts(runs, tables, plots, drawn)) + "\n"
 
 
 def _parts(
     runs: Sequence[ComparedRun],
     tables: Mapping[str, ComparedTable],
     plots: Mapping[str, Sequence[Path]],
+    drawn: int,
 ) -> Iterator[str]:
     yield f"# Comparison of {len(runs)} runs"
     yield _lead(runs)
@@ -42,6 +44,11 @@ def _parts(
         yield "## Repeats of one setting"
         yield table(tables["comparison_groups"].words)
     yield "## Plots"
+    is_grouped = "comparison_groups" in tables
+    lines = len(tables["comparison_groups"].words.rows) if is_grouped else len(runs)
+    if drawn < lines:
+        what = "settings" if is_grouped else "runs"
+        yield f"The pictures show the {drawn} {what} of the lowest loss; the tables have all {lines}."
     dashboard_first = sorted(PLOTS, key=lambda plot: len(plot.panels) == 1)
     for plot in dashboard_first:
         title, caption = (runs[0].history.worded(text) for text in (plot.title, plot.comparison_caption))
@@ -53,10 +60,13 @@ def _parts(
     yield f"The tables for further use: {csv} (full precision), {tex} (LaTeX with booktabs)."
 
 
-def describe_comparison(runs: Sequence[ComparedRun], page: str) -> str:
-    """Return the comparison in short, for the description of the runs' parent in MLflow."""
-    head = f"**{len(runs)} runs below this one.** {_lead(runs)} Pictures and tables are among the artifacts: `{page}`."
-    results = results_table(runs).words
+def describe_comparison(runs: Sequence[ComparedRun], page: str, parent_id: str) -> str:
+    """Return the comparison in short, the lowest loss first, for the description of the runs' parent in MLflow."""
+    below = sum(run.run_id != parent_id for run in runs)
+    family = f"{count_of(below, 'run')} below this one" + (", and itself" if below < len(runs) else "")
+    head = f"**{family}.** {_lead(runs)} Pictures and tables are among the artifacts: `{page}`."
+    losses = {run.name: run.history.summary.best_loss for run in runs}
+    results = results_table(sorted(runs, key=lambda run: (losses[run.name] is None, losses[run.name] or 0))).words
     for count in (len(results.rows), 40, 20, 10):
         text = f"{head}\n\n{table(results._replace(rows=results.rows[:count]))}"
         if len(text) <= DESCRIPTION_MAX:

@@ -30,9 +30,8 @@ _SHORT = {  # head cells of the results that every run has
     "gpu_peak_mb": "GPU peak\n(MiB)",
     "nonfinite_batches": "Non-finite\nbatches",
 }
-
-
 _GROUPED = ("best_loss", "final_loss")
+_MOST_COLUMNS = 14  # of runs
 
 
 class ComparedTable(NamedTuple):
@@ -85,16 +84,23 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
 
 
 def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
-    """Return one row a hyperparameter that is not the same in all runs whose hyperparameters are known."""
+    """Return one row a hyperparameter that is not the same in all runs whose hyperparameters are known.
+
+    Of many runs the table has a row each, and a column for each such hyperparameter.
+    """
     known = [run.config for run in runs if run.config]
     keys = list(dict.fromkeys(key for config in known for key in config))
     differing = [key for key in keys if len({config.get(key) for config in known}) > 1]
-    cells = [[run.config.get(key, NOT_MEASURED) for run in runs] for key in differing]
+    rows = [[key, *(run.config.get(key, NOT_MEASURED) for run in runs)] for key in differing]
     data = [[key, *(run.config.get(key, "") for run in runs)] for key in differing]
-    head = [run.name for run in runs]
-    words = [[Code(key), *row] for key, row in zip(differing, cells, strict=True)]
+    names = [run.name for run in runs]
+    if len(runs) > _MOST_COLUMNS and differing:
+        turned = [list(row) for row in zip(["Run", *names], *rows, strict=True)]
+        turned_data = [list(row) for row in zip(["run", *names], *data, strict=True)]
+        return ComparedTable(Table(turned[0], turned[1:], "l" + "r" * len(differing)), turned_data)
+    words = [[Code(key), *cells] for key, *cells in rows]
     return ComparedTable(
-        Table(["Hyperparameter", *head], words, "l" + "r" * len(head)), [["hyperparameter", *head], *data]
+        Table(["Hyperparameter", *names], words, "l" + "r" * len(names)), [["hyperparameter", *names], *data]
     )
 
 

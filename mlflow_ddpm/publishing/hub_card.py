@@ -188,7 +188,7 @@ def _limits(card: HubCard) -> Iterator[str]:
     classes = count_of(len(card.model["class_names"]), "class", "classes")
     purpose = (
         "For teaching, and for experiments with diffusion models and samplers. It is not made to recognise writing, "
-        "and not to be the basis of a decision about anybody."
+        "and not to be the basis of decisions about people."
     )
     limits = (
         purpose,
