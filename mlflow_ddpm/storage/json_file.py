@@ -173,11 +173,15 @@ class JsonWriter:
                 self._writing.release()
 
     def holds(self, revision: int) -> bool:
-        """Return whether the file of that name is the one that we wrote, at this revision."""
+        """Return whether the file of that name is the one that we wrote, at this revision or a later one."""
+        has_lock = self._writing.acquire(timeout=1.0)  # a file that is just being replaced is neither old nor new
         try:
-            return self._revision == revision and self._file.is_ours()
+            return self._revision >= revision and self._file.is_ours()
         except OSError:
             return False
+        finally:
+            if has_lock:
+                self._writing.release()
 
     def _write(self) -> None:
         if not self._may_write():

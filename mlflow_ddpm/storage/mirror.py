@@ -122,12 +122,18 @@ class Mirror:
         self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)
 
-    def current_files(self) -> list[Path]:
-        """Return those of CSV and JSON whose file of that name holds everything at this moment."""
+    @property
+    def revision(self) -> int:
+        """A number that rises whenever there is something new to write."""
+        return self._revision
+
+    def current_files(self, since: int | None = None) -> list[Path]:
+        """Return those of CSV and JSON whose file of that name holds everything, or what there was at a revision."""
         current = []
-        if self.rows and self._journal.is_current(self.rows):
-            current.append(self.directory / CSV_NAME)
-        if self._json.holds(self._revision):
+        with self._writing:
+            if self.rows and self._journal.is_current(self.rows):
+                current.append(self.directory / CSV_NAME)
+        if self._json.holds(self._revision if since is None else since):
             current.append(self.directory / JSON_NAME)
         return current
 

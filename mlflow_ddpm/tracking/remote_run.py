@@ -178,8 +178,9 @@ class RemoteRun:
     def _check_current(self, path: Path) -> None:
         """Check that a file of the run's history holds what is known now: a stale one would mislead."""
         if path in (self._mirror.directory / CSV_NAME, self._mirror.directory / JSON_NAME):
+            revision = self._mirror.revision  # the training may write the next row meanwhile
             self._mirror.flush()
-            if path not in self._mirror.current_files():
+            if path not in self._mirror.current_files(revision):
                 raise ItemRefusedError("the disk did not take its newest content")
 
     def _opened(self) -> MlflowRun:

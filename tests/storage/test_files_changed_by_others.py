@@ -380,3 +380,16 @@ def test_a_forked_child_changes_nothing(tmp_path: Path) -> None:
     mirror.write(_row(1))
     assert mirror.close(KILLED)
     assert _epochs(tmp_path) == _json_epochs(tmp_path) == [0, 1]
+
+
+def test_files_stay_current_as_of_a_revision_when_a_row_is_written_meanwhile(tmp_path: Path) -> None:
+    """The training writes its next row between the flush and the look at the files: no disk refused anything."""
+    mirror = Mirror(tmp_path)
+    mirror.write(_row(0))
+    for epoch in range(1, 30):
+        revision = mirror.revision
+        mirror.flush()
+        mirror.write(_row(epoch))
+
+        assert mirror.current_files(revision) == [tmp_path / CSV_NAME, tmp_path / JSON_NAME]
+    mirror.close(KILLED)
