@@ -73,5 +73,6 @@ def run(args: argparse.Namespace) -> None:
         summary = compared.history.summary
         best = f"best loss {format_number(summary.best_loss)} at epoch {summary.best_epoch}"
         has_best = summary.best_loss is not None
-        print(f"{compared.name}: {count_of(summary.epochs, 'epoch')}, {best if has_best else 'no finite loss'}")
-    print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables beside it")
+        result = f"{count_of(summary.epochs, 'epoch')}, {best if has_best else 'no finite loss'}"
+        print(f"{compared.name}: {compared.history.worded(result)}")
+    print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables in the same folder")

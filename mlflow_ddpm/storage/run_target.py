@@ -252,6 +252,8 @@ def _is_database(path: Path) -> bool:
     Raises:
         StoreRefusedError: it can be neither made nor written.
     """
+    if path.parent.exists() and not path.parent.is_dir():
+        raise StoreRefusedError(f"{path.parent} is a file, no directory; name another store with --tracking-uri")
     for needed in (path.parent, *([path] if path.exists() else [])):
         if not os.access(needed, os.W_OK):
             raise StoreRefusedError(

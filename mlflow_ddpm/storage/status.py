@@ -44,7 +44,10 @@ def status_of(directory: Path) -> str:
         ("run", f"{state.run_id or 'not created in MLflow yet'}{f' ({state.run_name})' if state.run_name else ''}"),
         ("store", state.tracking_uri or "not known"),
         ("status", _status(state, held=held)),
-        ("epochs", f"{len(rows)} on disk, {len(rows) - waiting} in MLflow, {waiting} waiting"),
+        (
+            "windows" if state.every_n_steps else "epochs",
+            f"{len(rows)} on disk, {len(rows) - waiting} in MLflow, {waiting} waiting",
+        ),
         ("pictures", f"{len(images)} on disk, {len(images) - unsent} in MLflow, {new} waiting"),
         *([("files", f"{files} waiting")] if files else []),
         *_set_aside(state),

@@ -50,12 +50,56 @@ def in_proc(_: Path) -> list[str]:
     return ["--output-dir", "/proc/nope"]
 
 
-@pytest.mark.parametrize("problem", [a_file, below_a_file, no_data, torn_data, odd_settings, in_proc])
+def a_dangling_link(place: Path) -> list[str]:
+    """Name a link to a directory that is gone."""
+    (place / "link").symlink_to("gone")
+    return ["--output-dir", "link"]
+
+
+def a_name_that_is_too_long(_: Path) -> list[str]:
+    """Name a directory that no file system takes."""
+    return ["--output-dir", "a" * 300]
+
+
+def files_of_others(place: Path) -> list[str]:
+    """Name a directory with another program's file of that name."""
+    (place / "other").mkdir()
+    (place / "other" / "training_metrics.csv").write_text("a,b\n1,2\n")
+    return ["--output-dir", "other"]
+
+
+def no_database(place: Path) -> list[str]:
+    """Name a store that is no database; the last ``--tracking-uri`` counts."""
+    (place / "text.db").write_text("no database")
+    return ["--output-dir", "out", "--tracking-uri", f"sqlite:///{place / 'text.db'}"]
+
+
+def a_store_below_a_file(place: Path) -> list[str]:
+    """Name a store that cannot be made."""
+    (place / "taken").write_text("")
+    return ["--output-dir", "out", "--tracking-uri", f"sqlite:///{place / 'taken' / 'mlflow.db'}"]
+
+
+def a_model_name_that_mlflow_refuses(_: Path) -> list[str]:
+    """Name a registered model that could only be refused after the training."""
+    return ["--output-dir", "out", "--register-model", "team:model"]
+
+
+PROBLEMS = [
+    *(a_file, below_a_file, in_proc, a_dangling_link, a_name_that_is_too_long, files_of_others),
+    *(no_data, torn_data, odd_settings, no_database, a_store_below_a_file, a_model_name_that_mlflow_refuses),
+]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_what_is_certain_to_fail_ends_in_one_line_and_leaves_no_run(
     problem: Callable[[Path], list[str]], tmp_path: Path, sqlite_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a run in the store nor files of one."""
-    status = main(["train", "--epochs", "1", "--tracking-uri", sqlite_uri, *problem(tmp_path)])
+    try:
+        status = main(["train", "--epochs", "1", "--tracking-uri", sqlite_uri, *problem(tmp_path)])
+    except SystemExit as end:
+        status = int(end.code or 0)
 
     assert status in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
