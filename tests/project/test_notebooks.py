@@ -39,11 +39,11 @@ def _kinds(output: dict[str, Any]) -> tuple[str, ...]:
     return (output["output_type"], output.get("name", ""), *sorted(output.get("data", {})))
 
 
-def test_the_two_notebooks_are_there_and_the_readme_leads_to_them() -> None:
-    """The tracker in one's own loop, and the way to a paper."""
+def test_the_three_notebooks_are_there_and_the_readme_leads_to_them() -> None:
+    """The tracker in one's own loop, in a framework's loop, and the way to a paper."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    assert ["paper_figures.ipynb", "quickstart.ipynb"] == [path.name for path in NOTEBOOKS]
+    assert ["paper_figures.ipynb", "quickstart.ipynb", "your_framework.ipynb"] == [path.name for path in NOTEBOOKS]
     assert all(f"(notebooks/{path.name})" in readme for path in NOTEBOOKS)
 
 
