@@ -43,7 +43,7 @@ _RUNS = """
 import os
 from pathlib import Path
 from mlflow_ddpm import MetricsTracker
-for place in ("my_metrics", "runs/a", "runs/b"):
+for place in ("my_metrics", "runs/a", "runs/b", "runs/digits"):
     with MetricsTracker(place, config={"lr": 0.1}) as tracker:
         for epoch in range(3):
             tracker.start_epoch(epoch)
@@ -83,6 +83,7 @@ data = [{"x": torch.randn(4), "labels": 0} for _ in range(8)]
 hf_trainer = transformers.Trainer(model=Net(), args=options, train_dataset=data)
 """
 _NEEDS_FRAMEWORKS = {"your-loop.md"}
+_NAMES_OF_RUNS = ('my_metrics"', " my_metrics", "RUN", "runs/")
 PLACEHOLDERS = {
     "DIR": "my_metrics",
     "NAME": "laptop",
@@ -116,7 +117,10 @@ def blocks_of(page: Path, language: str) -> list[Block]:
 
 def setup_of(page: Path) -> str:
     """Return the code that stands before a page's own."""
-    return STAND_INS + _RUNS + _MODEL + (_FRAMEWORKS if page.name in _NEEDS_FRAMEWORKS else "")
+    text = page.read_text(encoding="utf-8")
+    needs_model, needs_runs = "runs/digits" in text, any(name in text for name in _NAMES_OF_RUNS)
+    parts = [_RUNS] * (needs_model or needs_runs) + [_MODEL] * needs_model
+    return STAND_INS + "".join(parts) + (_FRAMEWORKS if page.name in _NEEDS_FRAMEWORKS else "")
 
 
 def commands_of(page: Path, *, inline: bool = False) -> list[list[str]]:
@@ -128,8 +132,5 @@ def commands_of(page: Path, *, inline: bool = False) -> list[list[str]]:
         lines = [line for block in blocks_of(page, "sh") for line in block.code.replace("\\\n", " ").splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     names_only = 2 if inline else 1  # `mlflow-ddpm export`, in a sentence
-    return [
-        line[1:]
-        for line in words
-        if line[:1] == ["mlflow-ddpm"] and len(line) > names_only and not {"...", "--help"} & set(line)
-    ]
+    calls = [line[1:] for line in words if line[:1] == ["mlflow-ddpm"] and len(line) > names_only]
+    return [call for call in calls if not {"...", "--help"}.intersection(call) and "[" not in "".join(call)]
