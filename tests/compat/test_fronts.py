@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from support.common import mlflow_server
+from support.postgres import postgres_server
 
 from mlflow_ddpm import MetricsTracker
 
@@ -57,9 +60,11 @@ def nginx(upstream: str, here: Path, limit: str) -> Iterator[str]:
         server.wait(timeout=30)
 
 
-def train(uri: str, pixels: int = 8, epochs: int = 3) -> MetricsTracker:
+def train(uri: str, pixels: int = 8, epochs: int = 3, experiment: str = "fronts") -> MetricsTracker:
     """Record some epochs and a picture of noise, which does not get smaller as PNG."""
-    tracker = MetricsTracker("out", tracking_uri=uri, experiment_name="fronts")  # made by the server: so are artifacts
+    tracker = MetricsTracker(
+        "out", tracking_uri=uri, experiment_name=experiment
+    )  # made by the server: so are artifacts
     noise = np.random.default_rng(0).integers(0, 256, (pixels, pixels), dtype=np.uint8)
     for epoch in range(epochs):
         tracker.start_epoch(epoch)
@@ -69,6 +74,21 @@ def train(uri: str, pixels: int = 8, epochs: int = 3) -> MetricsTracker:
         tracker.end_epoch()
     tracker.close(timeout=40)
     return tracker
+
+
+def ended(uri: str, run_id: str) -> tuple[str, int]:
+    """Return the run's status and the number of its rows."""
+    client = MlflowClient(uri)
+    return client.get_run(run_id).info.status, len(client.get_metric_history(run_id, "loss_mean"))
+
+
+def causes(caplog: pytest.LogCaptureFixture, *words: str) -> int:
+    """Return how many warnings there are that hold one of these words; every one is one line, and holds all of them."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    named = [line for line in lines if any(word in line for word in words)]
+    assert all("\n" not in line and "Traceback" not in line for line in lines)
+    assert all(word in line for line in named for word in words), lines
+    return len(named)
 
 
 def test_a_body_limit_of_nginx_costs_the_picture_and_nothing_else(
@@ -97,3 +117,144 @@ def test_without_its_prefix_an_address_is_refused_with_the_remedy(
 
     assert "--static-prefix" in caplog.text
     assert "<html" not in caplog.text.lower()
+
+
+ADMIN, READER = ("admin", "of-a-test-1234"), ("reader", "reader12345678")
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        (("", ""), ("401", "MLFLOW_TRACKING_USERNAME")),
+        (("admin", "wrong"), ("401", "MLFLOW_TRACKING_USERNAME")),
+        (READER, ("403", "EDIT permission")),
+    ],
+    ids=["none", "wrong", "reader"],
+)
+def test_basic_auth_that_refuses_is_one_line_and_the_rows_stay_on_disk(
+    user: tuple[str, str],
+    words: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No password, a wrong one, and a user who may only read; the administrator's run ends FINISHED."""
+    pytest.importorskip("flask_wtf", reason="needs Flask-WTF: pip install -e '.[servers]'")
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "of a test")
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", ADMIN[1])
+
+    def sign_in(name: str, password: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+    with mlflow_server(tmp_path, options=("--app-name", "basic-auth")) as uri:
+        sign_in(*ADMIN)
+        from mlflow.server import get_app_client
+
+        get_app_client("basic-auth", uri).create_user(*READER)
+        finished = str(train(uri).run_id)
+        assert ended(uri, finished) == ("FINISHED", 3)
+        shutil.rmtree("out")
+        caplog.clear()
+        sign_in(*user)
+        train(uri)
+        sign_in(*ADMIN)
+        runs = MlflowClient(uri).search_runs([MlflowClient(uri).get_run(finished).info.experiment_id])
+
+    assert [run.info.run_id for run in runs] == [finished]
+    assert causes(caplog, *words) == 1
+    assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on loopback (moto), and the settings of a client that may use it."""
+    pytest.importorskip("boto3", reason="needs boto3: pip install -e '.[servers]'")
+    moto = pytest.importorskip("moto.server", reason="needs moto: pip install -e '.[servers]'")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "nowhere")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-a-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-a-test")
+    import boto3
+
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="runs")
+    yield "s3://runs/mlflow"
+    server.stop()
+
+
+def sign_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the client without credentials of S3."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+
+@pytest.mark.parametrize("bucket", ["runs", "nowhere"])
+def test_s3_behind_the_server_needs_nothing_here(
+    bucket: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither boto3 nor credentials; a bucket that is not there costs the files, and is named."""
+    destination = s3.replace("runs", bucket)
+    with mlflow_server(tmp_path, options=("--artifacts-destination", destination)) as uri:
+        sign_off(monkeypatch)
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        run_id = str(train(uri).run_id)
+        assert ended(uri, run_id) == ("FINISHED", 3)
+        if bucket == "runs":
+            assert MlflowClient(uri).list_artifacts(run_id, "metrics/samples")
+
+    assert caplog.text.count("WARNING") == (bucket != "runs"), caplog.text
+
+
+@pytest.mark.parametrize("what", ["all", "boto3", "credentials", "bucket"])
+def test_s3_without_a_server_between_takes_the_files_or_says_what_is_missing(  # noqa: PLR0917 - fixtures
+    what: str,
+    s3: str,
+    tmp_path: Path,
+    server_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Rows and the run's end arrive in any case; boto3, credentials or the bucket are named in one line."""
+    client = MlflowClient(server_uri)
+    location = s3.replace("runs", "nowhere") if what == "bucket" else s3
+    client.create_experiment(f"s3 {what}", artifact_location=location)
+    if what == "boto3":
+        monkeypatch.setitem(sys.modules, "boto3", None)
+    if what == "credentials":
+        sign_off(monkeypatch)
+    run_id = str(train(server_uri, experiment=f"s3 {what}").run_id)
+
+    assert ended(server_uri, run_id) == ("FINISHED", 3)
+    remedies = {"boto3": "pip install boto3", "credentials": "credentials", "bucket": "artifact location"}
+    if what == "all":
+        assert client.list_artifacts(run_id, "metrics/samples")
+        assert "WARNING" not in caplog.text
+    else:
+        assert causes(caplog, remedies[what]) == 1
+
+
+@pytest.mark.parametrize("what", ["server", "direct", "driver"])
+def test_postgresql_behind_a_server_or_without_one(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is well; without the driver, one line names it, and the rows stay on disk."""
+    with postgres_server() as postgres:
+        if what == "server":
+            with mlflow_server(tmp_path, store=postgres.uri) as uri:
+                assert ended(uri, str(train(uri).run_id)) == ("FINISHED", 3)
+        elif what == "direct":
+            assert ended(postgres.uri, str(train(postgres.uri).run_id)) == ("FINISHED", 3)
+        else:
+            monkeypatch.setitem(sys.modules, "psycopg", None)
+            monkeypatch.setitem(sys.modules, "psycopg2", None)
+            train(postgres.uri)
+
+    assert caplog.text.count("WARNING") == (what == "driver"), caplog.text
+    assert ("psycopg" in caplog.text) == (what == "driver")
+    assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4
