@@ -90,6 +90,10 @@ def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
         return None
     if status == 404 and "/logged-models" in text:  # noqa: PLR2004
         return Fault(PERMANENT, "the server is older than MLflow 3.0, and keeps no logged models")
+    if status == 404 and "/mlflow-artifacts/" in text:  # noqa: PLR2004 - the server is there, its artifact store is not
+        remedy = "check the bucket or folder of the server's --artifacts-destination"
+        kind = OF_ITEM if "PUT" in _methods(chain) else PERMANENT
+        return Fault(kind, "the server's artifact store refused (404)", remedy)
     server = _server_message(text)
     cause, remedy = HTTP_STATUS.get(status, (f"the server answered with HTTP status {status}", ""))
     if server and status not in (404, 413):
@@ -108,6 +112,11 @@ def _http_status(chain: list[BaseException], text: str) -> int | None:
             return status
     found = re.search(r"failed with error code (\d{3}) != |too many (\d{3}) error responses", text)
     return int(found[1] or found[2]) if found else None
+
+
+def _methods(chain: list[BaseException]) -> set[str]:
+    requests = [getattr(getattr(link, "response", None), "request", None) for link in chain]
+    return {str(getattr(request, "method", "")) for request in requests}
 
 
 def _server_message(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -106,19 +107,23 @@ def test_constraints_name_every_dependency_that_pyproject_asks_for() -> None:
     assert names <= pinned
 
 
+def mlflow_run(project: str, *options: str, store: str, **parameters: str) -> subprocess.CompletedProcess[str]:
+    """Run a small training by ``mlflow run``, from the current folder, with this interpreter's environment active."""
+    command = [sys.executable, "-m", "mlflow", "run", project, *options]
+    for name, value in {"epochs": "2", "batch_size": "512", "options": SMALL, **parameters}.items():
+        command += ["-P", f"{name}={value}"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store}
+    return subprocess.run(command, check=False, timeout=300, env=env, text=True, capture_output=True)
+
+
 @pytest.mark.slow
 def test_mlflow_run_leaves_every_measured_field_once_in_the_store_and_the_tree_among_the_artifacts(
     sqlite_uri: str, tmp_path: Path
 ) -> None:
     """The store equals the CSV to the last bit; params are mlflow's and ours, side by side."""
-    small = {"epochs": "2", "batch_size": "512", "output_dir": str(tmp_path / "out"), "options": SMALL}
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager=local"]
-    for name, value in small.items():
-        command += ["-P", f"{name}={value}"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        command, check=True, timeout=300, env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": sqlite_uri}
-    )
+    done = mlflow_run(str(ROOT), "--env-manager=local", store=sqlite_uri, output_dir=str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-2000:]
 
     client = MlflowClient(sqlite_uri)
     (run,) = client.search_runs(["0"])
@@ -132,4 +137,56 @@ def test_mlflow_run_leaves_every_measured_field_once_in_the_store_and_the_tree_a
     assert "sample/accuracy" in measured
     assert (run.info.status, run.data.params["epochs"], run.data.params["train.epochs"]) == ("FINISHED", "2", "2")
     tree = {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "metrics") if not f.is_dir}
-    assert len(tree) == 15  # CSV, JSON, the report twice, eleven plots
+    assert {"training_metrics.csv", "training_metrics.json", "training_report.md", "training_report.html"} <= tree
+    assert len([name for name in tree if name.endswith(".png")]) == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "git"])
+def test_mlflow_run_leaves_its_output_where_the_caller_stands(source: str, tmp_path: Path, sqlite_uri: str) -> None:
+    """From another folder, and of a clone that MLflow makes; a relative store is the caller's, paths are absolute."""
+    (tmp_path / "project").mkdir()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    for name in tracked.decode().split("\0")[:-1]:
+        if name.startswith(("mlflow_ddpm/", "MLproject", "python_env")):
+            (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "project" / name)
+    options, project = ["--env-manager=local"], str(tmp_path / "project")
+    if source == "git":
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        for words in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "all"]):
+            subprocess.run(["git", *words], cwd=project, check=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, check=True, capture_output=True, text=True)
+        project, options = f"file://{project}", [*options, "--version", commit.stdout.strip()]
+    done = mlflow_run(project, *options, store="sqlite:///mlflow.db", epochs="1", output_dir="made")
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"report  {tmp_path}/made/training_report.md" in done.stdout
+    assert Path("made/training_metrics.csv").is_file()
+    assert [run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])] == ["FINISHED"]
+
+
+@pytest.mark.slow
+def test_without_its_environment_active_the_command_is_one_line(tmp_path: Path) -> None:
+    """As ``mlflow run --env-manager=local`` starts it, with whatever Python comes first in PATH."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    command = [str(tmp_path / "bare/bin/python"), "-m", "mlflow_ddpm", "train"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, env={"PYTHONPATH": ""})
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "activate the environment that mlflow_ddpm is installed in" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manager", ["virtualenv", "uv"])
+def test_mlflow_run_makes_an_environment_of_its_own(manager: str, tmp_path: Path, sqlite_uri: str) -> None:
+    """Of python_env.yaml. It installs everything anew, so it runs where MLFLOW_DDPM_ENVIRONMENTS is set."""
+    if "MLFLOW_DDPM_ENVIRONMENTS" not in os.environ:
+        pytest.skip("takes minutes and a package index: set MLFLOW_DDPM_ENVIRONMENTS=1")
+    needed = {"virtualenv": ["pyenv", "virtualenv"], "uv": ["uv"]}[manager]
+    if missing := [program for program in needed if not shutil.which(program)]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    done = mlflow_run(str(ROOT), f"--env-manager={manager}", store=sqlite_uri, output_dir=str(tmp_path / "out"))
+
+    assert done.returncode == 0, done.stderr[-2000:]
