@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:  # such as `mlflow run --env-manager=local` outside of the environment
         what = f"{sys.executable} has no module {error.name}"
-        return _fail(f"{what}; activate the environment that mlflow_ddpm is installed in", 1)
+        remedy = "activate the environment that mlflow_ddpm is installed in"
+        print(f"mlflow-ddpm: error: {what}; {remedy}", file=sys.stderr)  # not by rich, which may be missing as well
+        return 1
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     return 0
