@@ -17,7 +17,7 @@ from mlflow_ddpm.core.formatting import count_of, format_duration
 from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
-from mlflow_ddpm.storage.layout import MODEL_FOLDER, REPORT_NAME, model_files
+from mlflow_ddpm.storage.layout import DASHBOARD_NAME, MODEL_FOLDER, REPORT_NAME, model_files
 
 __all__ = ["Line", "aligned", "run_lines", "run_overview"]
 
@@ -31,7 +31,7 @@ def run_overview(published: Published, tracking_uri: str | None) -> str:
     lines: list[Line] = [("result", _result(history))] if history.rows else []
     lines += [(finding.severity, f"{finding.title}, {finding.where}") for finding in find_findings(history)]
     lines.append(("report", shown(published.output_dir / REPORT_NAME)))
-    lines.append(("plots", shown(published.output_dir / "training_dashboard.png") + " and ten more in the same folder"))
+    lines.append(("plots", shown(published.output_dir / DASHBOARD_NAME) + " and ten more in the same folder"))
     for beside in sorted({file.parent for file in published.files} - {published.output_dir}):
         count = sum(file.parent == beside for file in published.files)
         lines.append((beside.name, f"{shown(beside)}: {count} files, figures with their data"))

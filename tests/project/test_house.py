@@ -136,10 +136,10 @@ def test_a_built_wheel_carries_styles_templates_and_types(tmp_path: Path) -> Non
 
     for needed in (
         "py.typed",
-        "styles/dark.mplstyle",
-        "styles/paper.mplstyle",
-        "templates/report.md.j2",
-        "templates/report.html.j2",
+        "plotting/styles/dark.mplstyle",
+        "plotting/styles/paper.mplstyle",
+        "reporting/templates/report.md.j2",
+        "reporting/templates/report.html.j2",
         "ddpm/train.py",
     ):
         assert f"mlflow_ddpm/{needed}" in names
