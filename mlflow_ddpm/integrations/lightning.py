@@ -12,19 +12,24 @@ of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogge
 
 from __future__ import annotations
 
-import logging
+import time
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError, StepLogger, batch_size_of, unfinished_run
+from mlflow_ddpm.integrations.lightning_logger import LoggerRun
+from mlflow_ddpm.integrations.micro_batches import (
+    FrameworkMissingError,
+    StepLogger,
+    batch_size_of,
+    run_status,
+    unfinished_run,
+)
 from mlflow_ddpm.tracker import MetricsTracker, compute_grad_norm
 
 __all__ = ["MetricsCallback"]
-
-_log = logging.getLogger("mlflow_ddpm")
 
 
 def _callback_classes() -> tuple[type[Any], ...]:
@@ -50,6 +55,8 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._options = tracker_options
         self._pairs: list[tuple[Any, Any]] = []
         self._has_ended = False
+        self._made_at_ms = time.time_ns() // 1_000_000
+        self._logger_run: LoggerRun | None = None
         self.tracker: MetricsTracker | None = None
         self._steps: StepLogger | None = None
         self._paused = ExitStack()
@@ -61,33 +68,24 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         if self.tracker:
             self.tracker.watch(model, ema_model)
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
+        logger_run, unfinished = LoggerRun.find(trainer.loggers), unfinished_run(self._directory)
+        if stage == "fit" and trainer.global_rank == 0 and logger_run and unfinished and "run_id" not in self._options:
+            logger_run.continue_run(unfinished, self._directory, self._made_at_ms)
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the tracker."""
-        options = {"resume": self._has_ended, **self._run_of_logger(trainer), **self._options}
+        options = {"resume": self._has_ended, **self._options}
+        if trainer.global_rank == 0 and "run_id" not in options:
+            self._logger_run = LoggerRun.find(trainer.loggers)
+            options |= self._logger_run.target() if self._logger_run else {}
         self.tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
         self._steps = StepLogger(self.tracker, by_steps=self._every is not None)
         averages = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
         pairs = [*((pl_module, average) for average in averages if average is not None), *self._pairs]
         for model, ema_model in pairs:
             self.tracker.watch(model, ema_model)
-
-    def _run_of_logger(self, trainer: Any) -> dict[str, Any]:
-        """Return the run of an MLFlowLogger, which rank 0 joins."""
-        logger = next((one for one in trainer.loggers if type(one).__name__ == "MLFlowLogger"), None)
-        if logger is None or trainer.global_rank != 0 or "run_id" in self._options:
-            return {}
-        unfinished = unfinished_run(self._directory)
-        if unfinished and unfinished != logger.run_id:
-            _log.warning(
-                "%s holds run %s, which is continued; MLFlowLogger writes to run %s. For one run pass "
-                "MLFlowLogger(run_id=%r)",
-                self._directory,
-                unfinished,
-                logger.run_id,
-                unfinished,
-            )
-            return {"run_id": unfinished, "tracking_uri": logger._tracking_uri}  # noqa: SLF001 - it has no public name
-        return {"run_id": logger.run_id, "tracking_uri": logger._tracking_uri}  # noqa: SLF001 - as above
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
@@ -143,3 +141,5 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         if tracker:
             self._has_ended = True
             tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            if self._logger_run:
+                self._logger_run.will_end_as(run_status(self._directory))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.tracker import MetricsTracker
 
-__all__ = ["FrameworkMissingError", "StepLogger", "batch_size_of", "unfinished_run"]
+__all__ = ["FrameworkMissingError", "StepLogger", "batch_size_of", "run_status", "unfinished_run"]
 
 
 class FrameworkMissingError(UsageError, ImportError):
@@ -27,11 +28,15 @@ def batch_size_of(batch: Any) -> int | None:
     return next((size for item in items if (size := batch_size_of(item)) is not None), None)
 
 
-def unfinished_run(output_dir: Any) -> str | None:
-    """Return the id of the run that a directory holds and that has not finished."""
-    from pathlib import Path
+def run_status(output_dir: Path) -> str | None:
+    """Return the status of the run that a directory holds."""
+    state = DeliveryState.load(output_dir)
+    return state.status if state is not None else None
 
-    state = DeliveryState.load(Path(output_dir))
+
+def unfinished_run(output_dir: Path) -> str | None:
+    """Return the id of the run that a directory holds and that has not finished."""
+    state = DeliveryState.load(output_dir)
     return state.run_id if state is not None and state.status != "FINISHED" else None
 
 
