@@ -24,6 +24,7 @@ from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError
 from mlflow_ddpm.tracker import MetricsTracker
 
 try:
+    from accelerate.state import GradientState
     from accelerate.tracking import GeneralTracker
 except ImportError as error:
     raise FrameworkMissingError("Accelerate", "accelerate") from error
@@ -77,6 +78,8 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         if values.get("loss") is None:
             return
         steps_done = step if step is not None else (self._steps_done or 0) + 1
+        if self._steps_done is None and not GradientState().sync_gradients:
+            self._steps_done = steps_done  # a resume inside a step begins with a micro-batch of the next one
         has_risen = steps_done > (self._steps_done or 0)
         batch = {name: values.get(name) for name in _OWN}
         scalars, self._pending = self._pending, {}

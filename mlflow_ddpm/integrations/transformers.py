@@ -19,7 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError, StepLogger, batch_size_of, unfinished_run
+from mlflow_ddpm.integrations.micro_batches import (
+    FrameworkMissingError,
+    StepLogger,
+    batch_size_of,
+    run_status,
+    unfinished_run,
+)
 from mlflow_ddpm.tracker import MetricsTracker
 
 try:
@@ -61,34 +67,19 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
     def wrap_train(self, train: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(train)
         def tracked(*args: Any, **kwargs: Any) -> Any:
-            owned = self._activate_unfinished_run()
+            run = _CallbackRun(self._trainer)
+            run.activate(unfinished_run(self._directory))
             try:
                 result = train(*args, **kwargs)
             except BaseException as error:
                 self._end(error)
+                run.end(run_status(self._directory) or "FAILED")
                 raise
-            finally:
-                if owned:
-                    import mlflow
-
-                    mlflow.end_run()
             self._end(None)
+            run.end("FINISHED")
             return result
 
         return tracked
-
-    def _activate_unfinished_run(self) -> bool:
-        """Let MLflowCallback write to the run that the directory holds; it takes the active one."""
-        callbacks = self._trainer.callback_handler.callbacks
-        run_id = unfinished_run(self._directory)
-        if run_id is None or not any(type(callback).__name__ == "MLflowCallback" for callback in callbacks):
-            return False
-        import mlflow
-
-        if mlflow.active_run() is not None:
-            return False
-        mlflow.start_run(run_id=run_id)
-        return True
 
     def wrap_training_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)
@@ -171,3 +162,32 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         if tracker:
             self._has_ended = True
             tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+class _CallbackRun:
+    """The run of transformers' own MLflowCallback, which writes to the active one, on the main process alone."""
+
+    def __init__(self, trainer: Any) -> None:
+        callbacks = trainer.callback_handler.callbacks
+        is_there = any(type(callback).__name__ == "MLflowCallback" for callback in callbacks)
+        self._is_ours = is_there and trainer.is_world_process_zero() and not self._is_active()  # else it is the user's
+
+    @staticmethod
+    def _is_active() -> bool:
+        import mlflow
+
+        return mlflow.active_run() is not None
+
+    def activate(self, run_id: str | None) -> None:
+        """Let the callback write to the run that the directory holds."""
+        if self._is_ours and run_id:
+            import mlflow
+
+            mlflow.start_run(run_id=run_id)
+
+    def end(self, status: str) -> None:
+        """End the run as the training ended; MLflow itself ends it as FINISHED whatever happened."""
+        if self._is_ours and self._is_active():
+            import mlflow
+
+            mlflow.end_run(status)

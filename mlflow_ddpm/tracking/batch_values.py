@@ -108,6 +108,9 @@ class BatchValues:
         self._lr: Any = None
         self._samples = 0
         self._sized = True  # every batch had a size
+        self._newest: Any = None  # the last loss that is a tensor, and its count of changes in place
+        self._version = 0
+        self.is_changed_in_place = False  # some loss is not what it was when it was logged
         self.batches = 0
 
     def add(
@@ -124,7 +127,7 @@ class BatchValues:
             UsageError: a value is not a number or a tensor of one element.
         """
         if type(loss) is not float:
-            loss = scalar("loss", loss)
+            loss = self._watched(scalar("loss", loss))
         if grad_norm is not None and type(grad_norm) is not float:
             grad_norm = scalar("grad_norm", grad_norm)
         if lr is not None and type(lr) is not float:
@@ -152,8 +155,22 @@ class BatchValues:
             self._loss.fold()
             self._grad_norm.fold()
 
+    def _watched(self, loss: Any) -> Any:
+        """Note how often a loss was changed in place until now, and return it."""
+        self._look_for_changes()
+        if type(loss) is not float and not loss.is_inference():  # tensors of inference mode count no changes
+            self._newest, self._version = loss, loss._version  # noqa: SLF001 - torch documents it under this name
+        return loss
+
+    def _look_for_changes(self) -> None:
+        """Note whether the newest loss was changed in place since it was logged; its value now is what counts."""
+        if self._newest is not None and self._newest._version != self._version:  # noqa: SLF001 - as above
+            self.is_changed_in_place = True
+        self._newest = None
+
     def read(self) -> EpochBatches:
         """Fetch all values. This is the epoch's one wait for the device."""
+        self._look_for_changes()
         lr = _Series()
         if self._lr is not None:
             lr.add(self._lr)

@@ -47,7 +47,7 @@ class EpochMeter:
         self.timer = EpochTimer(clock, device)
         self.batches: BatchValues | None = None  # None while nothing is open
         self._device, self._world_size = device, world_size
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_changes = False
         self._untimed: tuple[int, int] = (0, 0)  # batches and samples that came before the clock started
 
     def open(self) -> None:
@@ -79,6 +79,7 @@ class EpochMeter:
         elapsed = self.timer.stop()
         memory = probes.read_cuda_memory(self._device)
         batches = self._over_all_ranks(values.read())
+        self._warn_of_changes(values)
         batch_count, samples = values.batches - self._untimed[0], batches.samples
         if samples is not None:
             samples -= self._untimed[1] * self._world_size
@@ -97,6 +98,14 @@ class EpochMeter:
         if self.reduce_over_ranks:
             return epoch_statistics.mean_over_ranks(batches)
         return batches if batches.samples is None else batches._replace(samples=batches.samples * self._world_size)
+
+    def _warn_of_changes(self, values: BatchValues) -> None:
+        if values.is_changed_in_place and not self._has_warned_of_changes:
+            self._has_warned_of_changes = True
+            _log.warning(
+                "a loss was changed in place after it was logged, so a later value was recorded; log loss.clone(), or "
+                "change a copy"
+            )
 
     def warn_of_nonfinite(self, row: EpochMetrics, batches: EpochBatches, rows_are: str = "epoch") -> None:
         """Log the first row with batches that were not finite."""

@@ -129,7 +129,8 @@ class RowMeasurement:
         """Keep the open window, marked as partial; drop the open epoch, which a resume does again, with a warning."""
         count = self.meter.batches.batches if self.meter.batches else 0
         if count and self.windows:
-            self._keep_window(self.windows, has_finished=has_finished)
+            if self.windows.has_steps:  # else it holds micro-batches of a step that was not done
+                self._keep_window(self.windows, has_finished=has_finished)
         elif count and self._rank == 0:
             batches = f"{count} batch{'es were' if count != 1 else ' was'}"
             _log.warning("epoch %d was still open when the run ended: its %s dropped", self.number, batches)

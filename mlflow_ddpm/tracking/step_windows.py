@@ -39,7 +39,7 @@ class StepWindows:
 
     def __init__(self, every: int) -> None:
         self.every, self.steps_done = every, 0
-        self._started = False  # a window is open, and a step was noted in it
+        self.has_steps = False  # a window is open, and a step was done in it
         self._is_resumed_inside = False
         self._extras: set[str] = set()
 
@@ -71,17 +71,17 @@ class StepWindows:
     def overdue(self, done: int) -> int | None:
         """Return the number of the open window if it ended before this step, which skipped its last ones."""
         end = -(-self.steps_done // self.every) * self.every
-        return end if self._started and self.steps_done < end < done else None
+        return end if self.has_steps and self.steps_done < end < done else None
 
     def note(self, done: int) -> bool:
         """Note a step; return whether the window ends at it."""
         if not self.steps_done:  # the process' first step: after a resume it may lie inside a window
             self._is_resumed_inside = (done - 1) % self.every != 0
-        self.steps_done, self._started = done, True
+        self.steps_done, self.has_steps = done, True
         return done % self.every == 0
 
     def end(self, number: int) -> bool:
         """End the open window at this number of steps; return whether it is partial."""
         is_partial = self._is_resumed_inside or number % self.every != 0
-        self._started = self._is_resumed_inside = False
+        self.has_steps = self._is_resumed_inside = False
         return is_partial

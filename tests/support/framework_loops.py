@@ -28,18 +28,17 @@ _OPTIONS.add_argument("--resume", action="store_true")
 _OPTIONS.add_argument("--mlflow", action="store_true", help="beside the framework's own MLflow logger")
 _OPTIONS.add_argument("--devices", type=int, default=1)
 ARGS = _OPTIONS.parse_args()
-_seen = 0
+_seen: list[float] = []
 
 
 def note(loss: torch.Tensor) -> None:
     """Note a micro-batch's loss, and end the process there if that is wanted."""
-    global _seen
-    _seen += 1
+    _seen.append(float(loss.detach()))
     with Path(f"seen{os.environ.get('LOCAL_RANK', '')}.txt").open("a") as file:
-        file.write(f"{float(loss.detach())!r}\n")
-    if _seen == ARGS.at and ARGS.end == "error":
+        file.write(f"{_seen[-1]!r}\n")
+    if len(_seen) == ARGS.at and ARGS.end == "error":
         raise RuntimeError("broken")
-    if _seen == ARGS.at and ARGS.end:
+    if len(_seen) == ARGS.at and ARGS.end:
         os.kill(os.getpid(), signal.Signals[ARGS.end])
 
 
@@ -115,7 +114,7 @@ def transformers_loop() -> None:
         train_sampling_strategy="sequential",
         disable_tqdm=True,
     )
-    rows = [{"x": x} for (x,) in dataset()]
+    rows = [{"x": x} for x in dataset().tensors[0]]
     trainer = transformers.Trainer(model, arguments, train_dataset=rows, optimizers=_optimizer(model))
     track(trainer, "out", every_n_steps=ARGS.every)
     trainer.train(resume_from_checkpoint=ARGS.resume or None)

@@ -55,6 +55,6 @@ def train(epochs: int, *, divisor: int | None = ACCUMULATE, accumulate: int = AC
             lr = LR * DECAY ** len(steps)
             with torch.no_grad():
                 for p, g in zip(parameters, gradients, strict=True):
-                    p -= lr * g * min(1.0, CLIP / float(norm))
+                    p.sub_(lr * g * min(1.0, CLIP / float(norm)))
             steps.append(Step([float(loss.detach()) for loss in losses], float(norm), lr))
     return steps

@@ -316,3 +316,38 @@ def test_a_finite_loss_with_an_infinite_norm_is_a_skipped_step() -> None:
     stats = statistics(values.read())
 
     assert (stats.nonfinite_batches, stats.skipped_steps, stats.loss_mean) == (3, 2, 2.5)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_loss_changed_in_place_after_it_was_logged_is_noticed(*, requires_grad: bool) -> None:
+    """By the count of changes that torch keeps, without a read; a division that makes a new tensor is none."""
+    values = BatchValues()
+    for number in range(3):
+        loss = torch.ones((), requires_grad=requires_grad) * 2
+        values.add(loss, None, None, None)
+        _ = loss / 2
+
+        assert values.is_changed_in_place == (number == 2)
+
+        if number == 1:
+            loss.detach().add_(1.0)
+
+
+def test_a_running_sum_logged_at_each_batch_is_noticed_when_the_epoch_is_read() -> None:
+    """The last loss has no successor that would find it out."""
+    values, total = BatchValues(), torch.zeros(())
+    values.add(total, None, None, None)
+    total += 1
+    values.read()
+
+    assert values.is_changed_in_place
+
+
+def test_tensors_of_inference_mode_are_taken() -> None:
+    """They count no changes."""
+    values = BatchValues()
+    with torch.inference_mode():
+        values.add(torch.ones(()) * 3, None, None, None)
+        values.add(torch.ones(()) * 5, None, None, None)
+
+    assert list(values.read().losses) == [3.0, 5.0]

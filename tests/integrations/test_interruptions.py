@@ -1,0 +1,106 @@
+"""Trainings in Lightning, transformers and Accelerate that are killed, fail and continue: one run, and its status."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from support.common import ROOT
+
+pytestmark = pytest.mark.slow
+_SCRIPT = ROOT / "tests" / "support" / "framework_loops.py"
+
+
+def _run(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, *launcher, str(_SCRIPT), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def _seen(rank: str = "") -> list[float]:
+    return [float(line) for line in Path(f"seen{rank}.txt").read_text(encoding="utf-8").split()]
+
+
+def _rows() -> list[dict[str, str]]:
+    with Path("out/training_metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _statuses(uri: str) -> list[str]:
+    return [run.info.status for run in MlflowClient(uri).search_runs(["0"])]
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "error"])
+@pytest.mark.parametrize("arguments", [("lightning",), ("lightning", "--mlflow"), ("transformers", "--mlflow")])
+def test_a_training_ended_inside_an_epoch_is_continued_in_one_run(
+    sqlite_uri: str, arguments: tuple[str, ...], end: str
+) -> None:
+    """Killed or failed in epoch 1's second step: the status is so; resumed, its row is marked as partial."""
+    ended = _run(*arguments, "--end", end, "--at", "12")
+
+    assert ended.returncode != 0
+    assert _statuses(sqlite_uri) == ["FAILED" if end == "error" else "KILLED"]
+    assert [row["epoch"] for row in _rows()] == ["0"]
+    assert float(_rows()[0]["loss_mean"]) == pytest.approx(_mean(_seen()[:7]), rel=1e-5)
+
+    resumed = _run(*arguments, "--resume")
+    rows, count = _rows(), len(_seen()) - 12  # Lightning does not skip the batches that were done, transformers does
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert [(row["epoch"], row["partial"], row["batches"]) for row in rows] == [("0", "0", "7"), ("1", "1", str(count))]
+    assert float(rows[1]["loss_mean"]) == pytest.approx(_mean(_seen()[12:]), rel=1e-5)
+    assert float(rows[1]["lr"]) == pytest.approx(0.1 * 0.9**5)
+    assert _statuses(sqlite_uri) == ["FINISHED"]
+
+
+@pytest.mark.parametrize("framework", ["lightning", "transformers", "accelerate"])
+def test_a_training_ended_inside_a_window_is_continued_in_one_run(sqlite_uri: str, framework: str) -> None:
+    """Killed in step 5, after the window of steps 3 and 4; the next window is whole, the step is done again."""
+    _run(framework, "--every", "2", "--end", "SIGTERM", "--at", "12")
+
+    assert _statuses(sqlite_uri) == ["KILLED"]
+    assert [row["epoch"] for row in _rows()] == ["2", "4"]
+
+    _run(framework, "--every", "2", "--resume")
+    rows = _rows()
+
+    assert [(row["epoch"], row["partial"]) for row in rows] == [("2", "0"), ("4", "0"), ("6", "0")]
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.1 * 0.9**n for n in (1, 3, 5)])
+    assert _statuses(sqlite_uri) == ["FINISHED"]
+
+
+def test_a_training_in_accelerate_that_fails(sqlite_uri: str) -> None:
+    """The exception is not Accelerate's to see: the interpreter ends with it, and the run as FAILED."""
+    _run("accelerate", "--end", "error", "--at", "12")
+
+    assert _statuses(sqlite_uri) == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "arguments"),
+    [
+        (("-m", "torch.distributed.run", "--nproc-per-node", "2"), ("accelerate",)),
+        (("-m", "torch.distributed.run", "--nproc-per-node", "2"), ("transformers", "--mlflow")),
+        ((), ("lightning", "--devices", "2", "--mlflow")),
+    ],
+)
+def test_two_processes_make_one_run(sqlite_uri: str, launcher: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    """Rank 0 records its own losses; samples count those of both."""
+    done = _run(*arguments, launcher=launcher)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert _statuses(sqlite_uri) == ["FINISHED"]
+    assert sum(int(row["batches"]) for row in _rows()) == len(_seen("0"))
+    means = [float(row["loss_mean"]) * int(row["batches"]) for row in _rows()]
+    assert sum(means) == pytest.approx(sum(_seen("0")), rel=1e-5)
+    assert len(_seen("1")) == len(_seen("0"))

@@ -1,0 +1,88 @@
+"""Rows are opened, filled and written, or refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.null_recorder import NullRecorder
+from mlflow_ddpm.tracking.row_measurement import RowMeasurement
+from mlflow_ddpm.tracking.step_windows import StepWindows
+
+if TYPE_CHECKING:
+    from support.common import HandClock
+
+
+class _Recorder(NullRecorder):
+    """Keeps the rows that it is given."""
+
+    def __init__(self) -> None:
+        self.written: list[EpochMetrics] = []
+
+    def write(self, row: EpochMetrics) -> None:
+        """Keep the row."""
+        self.written.append(row)
+
+
+def _rows(clock: HandClock, every: int | None, rank: int = 0) -> tuple[RowMeasurement, list[EpochMetrics]]:
+    meter = EpochMeter("cpu", clock, 1, reduce_over_ranks=False)
+    rows, recorder = RowMeasurement(meter, StepWindows(every) if every else None, rank), _Recorder()
+    rows.recorder = recorder
+    return rows, recorder.written
+
+
+def _values(loss: float) -> dict[str, Any]:
+    return {"loss": loss, "lr": 0.1, "grad_norm": None, "batch_size": None}
+
+
+def test_windows_end_by_themselves_and_the_last_is_kept(clock: HandClock) -> None:
+    """Seven steps in windows of three."""
+    rows, written = _rows(clock, 3)
+    for step in range(7):
+        rows.add_step(step, _values(float(step)), {})
+    rows.close(has_finished=True)
+
+    assert [(row.epoch, row.partial, row.loss_mean) for row in written] == [(3, 0, 1.0), (6, 0, 4.0), (7, 1, 6.0)]
+
+
+def test_micro_batches_of_a_step_that_was_not_done_make_no_row(clock: HandClock) -> None:
+    """They would replace the row of the window before, which bears the same number."""
+    rows, written = _rows(clock, 2)
+    for step in (0, 1):
+        rows.add_step(step, _values(1.0), {})
+    rows.add_step(None, _values(9.0), {})
+    rows.close(has_finished=False)
+
+    assert [(row.epoch, row.loss_mean) for row in written] == [(2, 1.0)]
+
+
+def test_an_epoch_still_open_is_dropped_with_a_warning(clock: HandClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A resume does it again."""
+    rows, written = _rows(clock, None)
+    rows.open_epoch(4, partial=False)
+    rows.meter.add(_values(1.0), {}, is_untimed=False)
+    rows.close(has_finished=True)
+
+    assert written == []
+    assert "epoch 4 was still open when the run ended: its 1 batch was dropped" in caplog.text
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, True, "0", 2**53])
+def test_an_epoch_is_a_whole_number(clock: HandClock, epoch: object) -> None:
+    """Of those that JSON readers still tell apart."""
+    with pytest.raises(UsageError, match="epoch must be a whole number >= 0"):
+        _rows(clock, None)[0].open_epoch(epoch, partial=False)
+
+
+def test_another_rank_measures_nothing(clock: HandClock) -> None:
+    """Its calls return at once."""
+    rows, written = _rows(clock, 2, rank=1)
+    for step in range(4):
+        rows.add_step(step, _values(1.0), {})
+
+    assert written == []
+    assert rows.meter.batches is None
