@@ -8,6 +8,7 @@ from functools import reduce
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.ema_shadow import live_parameters, match_shadow
 
@@ -44,6 +45,11 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
     parameters = live_parameters(model)
     live = {name: parameters[name] for name in shadow}
     tensors = [*live.values(), *shadow.values()]
+    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor: arithmetic on it is a collective
+        raise UsageError(
+            "the parameters are sharded over the ranks (FSDP2), and rank 0 measures alone; compute the distance on "
+            "every rank and pass it as an extra"
+        )
     dtypes = set(map(_DTYPE, tensors))
     wide = reduce(torch.promote_types, dtypes, torch.float32)
     # Asked once for all: asking each pair would cost a third of its distance.
@@ -73,7 +79,9 @@ class EmaProbe:
         Raises:
             UsageError: they do not fit.
         """
-        match_shadow(model, ema_model)
+        shadow = match_shadow(model, ema_model)
+        if ranks.rank() == 0 and any(hasattr(tensor, "full_tensor") for tensor in shadow.values()):
+            self.measure(model, ema_model)  # warns now, not after the first row
         self._watched = (model, ema_model)
 
     def measure(self, model: torch.nn.Module | None = None, ema_model: Any = None) -> float | None:

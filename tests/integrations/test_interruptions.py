@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,18 +14,22 @@ from mlflow import MlflowClient
 from support.common import ROOT
 
 pytestmark = pytest.mark.slow
-_SCRIPT = ROOT / "tests" / "support" / "framework_loops.py"
+_SUPPORT = ROOT / "tests" / "support"
 
 
-def _run(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def _run(
+    *arguments: str, launcher: tuple[str, ...] = (), script: str = "framework_loops.py"
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *launcher, str(_SCRIPT), *arguments]
+    command = [sys.executable, *launcher, str(_SUPPORT / script), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def _seen(rank: str = "") -> list[float]:
-    return [float(line) for line in Path(f"seen{rank}.txt").read_text(encoding="utf-8").split()]
+    paths = [Path(f"seen{rank}.txt"), Path("seen.txt")]  # Lightning's main process has no LOCAL_RANK
+    path = next(path for path in paths if path.exists())
+    return [float(line) for line in path.read_text(encoding="utf-8").split()]
 
 
 def _rows() -> list[dict[str, str]]:
@@ -104,3 +109,16 @@ def test_two_processes_make_one_run(sqlite_uri: str, launcher: tuple[str, ...], 
     means = [float(row["loss_mean"]) * int(row["batches"]) for row in _rows()]
     assert sum(means) == pytest.approx(sum(_seen("0")), rel=1e-5)
     assert len(_seen("1")) == len(_seen("0"))
+
+
+def test_sharded_parameters_end_in_one_warning_and_the_norm_is_right(sqlite_uri: str) -> None:
+    """FSDP2 on two ranks: a distance measured on rank 0 alone would be a collective that the other never enters."""
+    done = _run(launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"), script="sharded_ranks.py")
+    expected = json.loads(Path("expected.json").read_text(encoding="utf-8"))
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("sharded over the ranks") == 1
+    assert [row["ema_delta_norm"] for row in _rows()] == ["", ""]
+    norms = [_mean(expected["norms"][:3]), _mean(expected["norms"][3:])]
+    assert [float(row["grad_norm"]) for row in _rows()] == pytest.approx(norms, rel=1e-5)
+    assert _statuses(sqlite_uri) == ["FINISHED"]

@@ -49,6 +49,7 @@ def _optimizer(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, Any]:
 
 def lightning_loop() -> None:
     """Lightning with automatic optimisation, clipping, accumulation and a checkpoint after each step."""
+    import mlflow
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import MLFlowLogger
@@ -75,7 +76,7 @@ def lightning_loop() -> None:
         accumulate_grad_batches=ACCUMULATE,
         gradient_clip_val=CLIP,
         callbacks=[MetricsCallback("out", every_n_steps=ARGS.every), saving],
-        logger=MLFlowLogger("Default", tracking_uri=os.environ["MLFLOW_TRACKING_URI"]) if ARGS.mlflow else False,
+        logger=MLFlowLogger("Default", tracking_uri=mlflow.get_tracking_uri()) if ARGS.mlflow else False,
         accelerator="cpu",
         devices=ARGS.devices,
         strategy="ddp" if ARGS.devices > 1 else "auto",
