@@ -203,3 +203,54 @@ except ImportError as error:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
 
     assert f"install it with: pip install 'mlflow_ddpm[{name}]'" in done.stdout
+
+
+def test_pytorch_lightning_with_optimisation_by_hand_dict_batches_and_validation(sqlite_uri: str) -> None:
+    """The other namespace; the loss as it was returned, the norm of each step, and no validation in the time."""
+    import time
+
+    import pytorch_lightning
+
+    from mlflow_ddpm.integrations.lightning import MetricsCallback
+
+    losses, norms = list[float](), list[float]()
+
+    class Model(pytorch_lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.net = nn.Linear(4, 1)
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:  # noqa: ARG002
+            loss: torch.Tensor = self.net(batch["x"]).square().mean()
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            losses.append(float(loss.detach()))
+            norms.append(
+                float(sum((p.grad.double() ** 2).sum() for p in self.parameters() if p.grad is not None)) ** 0.5
+            )
+            optimizer.step()
+            return loss
+
+        def validation_step(self, batch: Any, number: int) -> None:  # noqa: ARG002
+            time.sleep(0.3)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    rows = [{"x": torch.randn(4)} for _ in range(ROWS)]
+    trainer = pytorch_lightning.Trainer(
+        max_epochs=2,
+        callbacks=[MetricsCallback("out")],
+        logger=False,
+        accelerator="cpu",
+        **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(Model(), DataLoader(rows, SIZE), DataLoader(rows, SIZE))  # type: ignore[arg-type]
+
+    assert _column("loss_mean") == pytest.approx(_means(losses, 7, 7), rel=1e-5)
+    assert _column("grad_norm") == pytest.approx(_means(norms, 7, 7), rel=1e-5)
+    assert _column("samples_per_sec") == pytest.approx([ROWS / seconds for seconds in _column("epoch_time_sec")])
+    assert max(_column("epoch_time_sec")) < 7 * 0.3  # validation alone takes longer
+    assert _statuses(sqlite_uri) == ["FINISHED"]

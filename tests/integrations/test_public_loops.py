@@ -1,6 +1,6 @@
 """The loops that people already have: how many lines the tracker adds, and whether its numbers are those of the loop.
 
-``pytest -s -m slow tests/integrations/test_public_loops.py`` prints the table.
+``pytest -n0 -s -m slow tests/integrations/test_public_loops.py`` prints the table.
 """
 
 from __future__ import annotations
