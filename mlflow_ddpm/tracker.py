@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mlflow_ddpm.core import ranks
@@ -18,19 +17,23 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
 from mlflow_ddpm.tracking.environment import describe_environment
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.probes import compute_grad_norm
 from mlflow_ddpm.tracking.rank_sync import NextEpoch, warn_if_nothing_is_recorded
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
-from mlflow_ddpm.tracking.run_recorder import RunRecorder, unix_ms
+from mlflow_ddpm.tracking.run_recorder import RunRecorder
 from mlflow_ddpm.tracking.scalars import Scalar, extra_values, join_collectives
-from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
-from mlflow_ddpm.tracking.step_windows import StepWindows, check_every_n_steps
+from mlflow_ddpm.tracking.shutdown import classify_exit
+from mlflow_ddpm.tracking.step_windows import StepWindows
+from mlflow_ddpm.tracking.timing import unix_ms
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from mlflow_ddpm.analysis.findings.rules import Finding
 
 __all__ = ["EpochMetrics", "MetricsTracker", "compute_grad_norm"]
 
@@ -47,12 +50,13 @@ class MetricsTracker:
         tracking_uri: the tracking store; default: MLflow's own settings.
         run_id: an existing run to log to; default: the active run, else ``MLFLOW_RUN_ID``, else a new run.
         tags: further tags of the run.
-        device: the training's device, for memory and timing; default: the CUDA device in use, if any.
+        device: of the training, for memory and timing; default: the CUDA device in use, if any.
         resume: add epochs to a run that had finished.
         every_n_steps: the loop counts steps, not epochs: :meth:`log_step` records one row per this many steps.
         reduce_over_ranks: let losses be means, and samples sums, over all ranks. ``end_epoch`` then is a collective
             that every rank must enter. By default rank 0's own batches count, and its samples times the ranks.
         system_metrics: fill the run's system tab in MLflow; default: ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING``.
+        live_every_sec: seconds between points ``live/loss`` and the like in MLflow, while an epoch runs; 0: none.
         clock: seconds from any origin, never going back.
         now_ms: Unix time in milliseconds.
 
@@ -78,17 +82,17 @@ class MetricsTracker:
         every_n_steps: int | None = None,
         reduce_over_ranks: bool = False,
         system_metrics: bool | None = None,
+        live_every_sec: float = 30.0,
         clock: Callable[[], float] = time.perf_counter,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
-        world_size, every = ranks.world_size(), check_every_n_steps(every_n_steps)
+        world_size, windows = ranks.world_size(), StepWindows.create(every_n_steps)
         meter = EpochMeter(device, clock, world_size, reduce_over_ranks=reduce_over_ranks)
-        self._rows = RowMeasurement(meter, StepWindows(every) if every else None, self.rank)
+        self._rows = RowMeasurement(meter, windows, LiveMeter(live_every_sec, world_size), self.rank)
         self._next = NextEpoch(self.output_dir)
         self._recorder: Recorder = NullRecorder()
-        self._shutdown: ShutdownHandler | None = None
         if self.rank == 0:
             self._recorder = RunRecorder(
                 self.output_dir,
@@ -97,19 +101,18 @@ class MetricsTracker:
                 tags=tags or {},
                 environment=describe_environment(device),
                 resume=resume,
-                every_n_steps=every,
+                every_n_steps=windows.every if windows else None,
                 now_ms=now_ms,
                 system_metrics=system_metrics,
             )
-            try:
-                self._rows.recorder = self._recorder
-                self._rows.shutdown = self._shutdown = ShutdownHandler(self._end)
-                self._next.publish(self._recorder.next_epoch)
-            except BaseException as error:
-                self._recorder.close(classify_exit(error), 1.0)
-                raise
+            self._rows.record_to(self._recorder, self._next)
         else:
             warn_if_nothing_is_recorded(self.rank, world_size)
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether MLflow has every row, whatever files still wait or were set aside."""
+        return self._recorder.has_all_rows
 
     @property
     def run_id(self) -> str | None:
@@ -128,18 +131,17 @@ class MetricsTracker:
         Raises:
             UsageError: on a rank other than 0 that cannot ask rank 0, for it has no ``torch.distributed`` group.
         """
-        if self.rank != 0:
-            return self._next.fetch()
-        self._next.publish(self._recorder.next_epoch)
-        return self._recorder.next_epoch
+        if self.rank == 0:
+            self._next.publish(self._recorder.next_epoch)
+        return self._recorder.next_epoch if self.rank == 0 else self._next.fetch()
 
     def watch(self, model: torch.nn.Module, ema_model: object) -> None:
         """Measure the distance between a model and its EMA in every row, unless ``end_epoch`` names another pair.
 
         Args:
             model: the live model, plain or wrapped.
-            ema_model: its EMA: a module, a mapping or list of tensors, or an object that holds one: ``AveragedModel``,
-                diffusers' ``EMAModel``, ``ema_pytorch.EMA``, torch_ema's, timm's; or the ``state_dict()`` of one.
+            ema_model: its EMA: a module, a mapping or list of tensors, their ``state_dict()``, or an object that holds
+                one: ``AveragedModel``, diffusers' ``EMAModel``, ``ema_pytorch.EMA``, torch_ema's, timm's.
 
         Raises:
             UsageError: they do not fit. Later on that is one warning.
@@ -181,6 +183,8 @@ class MetricsTracker:
             join_collectives(loss, grad_norm)
             return
         batches.add(loss, lr, grad_norm, batch_size)
+        if time.monotonic() >= self._rows.live.due:
+            self._rows.write_live()
 
     def log_step(
         self,
@@ -200,8 +204,7 @@ class MetricsTracker:
         Raises:
             UsageError: the loop counts epochs, the step does not rise, or a value or an extra's name cannot be taken.
         """
-        values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "batch_size": batch_size}
-        self._rows.add_step(step, values, extra)
+        self._rows.add_step(step, {"loss": loss, "lr": lr, "grad_norm": grad_norm, "batch_size": batch_size}, extra)
 
     def paused(self) -> AbstractContextManager[None]:
         """Keep what happens inside (sampling, evaluation) out of the epoch's time. Waits for the device twice."""
@@ -219,9 +222,8 @@ class MetricsTracker:
 
         Args:
             model: the live model; with ``ema_model``, their distance is measured.
-            ema_model: its EMA, in any form that :meth:`watch` takes; default: what is watched. One that cannot be used
-                is a warning.
-            extra: further scalars of this epoch, recorded everywhere the others go. None means not measured.
+            ema_model: its EMA, as :meth:`watch` takes it; default: what is watched. An unusable one is a warning.
+            extra: further scalars of this epoch, recorded as the others are. None means not measured.
             partial: the epoch ends before its last batch; its row is marked so.
 
         Returns:
@@ -241,8 +243,7 @@ class MetricsTracker:
         values = extra_values(extra or {})
         if ema_model is not None and model is None:
             raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
-        is_partial = partial or rows.is_partial
-        return rows.write_row(rows.number, values, partial=is_partial, model=model, ema_model=ema_model)
+        return rows.write_row(rows.number, values, partial=partial, model=model, ema_model=ema_model)
 
     def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
         """Keep a picture of an epoch, such as a grid of samples, on disk and in MLflow's image view.
@@ -260,6 +261,14 @@ class MetricsTracker:
     def log_artifact(self, path: str | Path) -> None:
         """Log a file among the run's artifacts, under ``metrics/``; plots and reports of a tracker come this way."""
         self._recorder.write_artifact(Path(path))
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Have ``callback(finding)`` called for each new finding of severity error or warning, once for each rule.
+
+        It runs on a thread of the tracker's soon after the row was written, so it sets what the loop looks at, such as
+        a ``threading.Event``. What it raises is a warning in the log.
+        """
+        self._recorder.on_finding(callback)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Bring JSON and MLflow up to this moment; return whether MLflow has everything, within ``timeout`` seconds."""
@@ -281,20 +290,11 @@ class MetricsTracker:
         if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
         outcome = classify_exit(error)
-        return self._end(outcome._replace(status=status or outcome.status), timeout)
+        return self._rows.end(outcome._replace(status=status or outcome.status), timeout)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end(self._shutdown.outcome_of(error) if self._shutdown else classify_exit(error))
-
-    def _end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
-        try:
-            self._rows.close(has_finished=outcome.status == "FINISHED")
-            return self._recorder.close(outcome, timeout)
-        finally:
-            if self._shutdown:
-                self._shutdown.stop()  # whatever came in between: the handlers are as they were before
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        shutdown = self._rows.shutdown
+        self._rows.end(shutdown.outcome_of(error) if shutdown else classify_exit(error))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 __all__ = ["DeliveryState", "StateFile"]
 
 _log = logging.getLogger("mlflow_ddpm")
+_SAVE_SEC = 1.0  # between two saves of a thread that changes much at once
 
 
 @dataclass(slots=True)
@@ -87,6 +90,12 @@ class DeliveryState:
             ended_at_ms=run.get("end_time_ms"),
         )
 
+    def as_run(self) -> dict[str, Any]:
+        """Return what the JSON's ``run`` holds of the state; :meth:`of_run` reads it."""
+        steps = {"every_n_steps": self.every_n_steps} if self.every_n_steps else {}
+        times = {"status": self.status, "start_time_ms": self.started_at_ms, "end_time_ms": self.ended_at_ms}
+        return {**times, "resumed_at_epochs": self.resumed_at_epochs, "owned": self.owned, **steps}
+
     def begin_anew(self) -> None:
         """Forget the run in MLflow, so that the next upload creates one and sends everything."""
         self.run_id, self.owned, self.ended = None, True, False
@@ -115,24 +124,48 @@ class StateFile:
     def __init__(self, directory: Path, state: DeliveryState) -> None:
         self.directory, self.state = directory, state
         self._lock = threading.RLock()
-        self._is_closed = False
+        self._is_closed = self._is_owed = False
+        self._saved_at = -math.inf
+        self._gathering: set[int] = set()  # threads that change much at once
 
     @contextmanager
     def change(self) -> Iterator[DeliveryState]:
         """Change the state while no other thread does, then put it on disk, unless closed."""
         with self._lock:
             yield self.state
-            if self._is_closed:
-                return
-            try:
-                self.state.save(self.directory)
-            except OSError as error:  # the mirror warns of the same disk
-                _log.debug("the delivery state was not saved: %s", error)
+            self._is_owed = True
+            is_soon = time.monotonic() < self._saved_at + _SAVE_SEC
+            if not (is_soon and threading.get_ident() in self._gathering):
+                self._save()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Put this thread's changes on disk once a second, and at the end: each save waits for the disk.
+
+        What a kill then loses is asked of the store by the next process, before it sends anything twice.
+        """
+        self._gathering.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._gathering.discard(threading.get_ident())
+            with self._lock:
+                self._save()
 
     def close(self) -> None:
         """Leave the file to the directory's next writer."""
         with self._lock:
+            self._save()
             self._is_closed = True
+
+    def _save(self) -> None:
+        if self._is_closed or not self._is_owed:
+            return
+        try:
+            self.state.save(self.directory)
+            self._is_owed, self._saved_at = False, time.monotonic()
+        except OSError as error:  # the mirror warns of the same disk
+            _log.debug("the delivery state was not saved: %s", error)
 
 
 _OPTIONAL: dict[str, type] = {

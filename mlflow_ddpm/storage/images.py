@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Container
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.layout import SAMPLE_PATTERN, SAMPLES_FOLDER, sample_name
 
@@ -16,7 +18,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["PAGE_WIDTH", "LoggedImage", "encode_png", "image_from_path", "image_path", "images_on_disk", "load_encoder"]
+__all__ = [
+    "PAGE_WIDTH",
+    "LoggedImage",
+    "encode_png",
+    "image_from_path",
+    "image_path",
+    "images_on_disk",
+    "load_encoder",
+    "save_image",
+]
 
 PAGE_WIDTH = 700  # pixels of a description on MLflow's page
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
@@ -30,6 +41,7 @@ class LoggedImage(NamedTuple):
     epoch: int
     timestamp_ms: int
     content: bytes | None = None  # the PNG, of a picture that the disk refused
+    error: OSError | None = None  # why it did
 
     def fits_page(self) -> bool:
         """Return whether MLflow's page can show the picture in a description, where nothing makes it smaller."""
@@ -63,6 +75,21 @@ def image_from_path(path: Path) -> LoggedImage:
     if parts is None:
         raise UsageError(f"a picture's file must be named NAME_epoch_NUMBER.png, got {path.name}")
     return LoggedImage(parts["name"], path, int(parts["epoch"]), path.stat().st_mtime_ns // 1_000_000)
+
+
+def save_image(directory: Path, name: str, image: NDArray[np.uint8], epoch: int) -> LoggedImage:
+    """Keep a picture as PNG under ``samples/``; one that the disk refuses is returned with its content.
+
+    Raises:
+        UsageError: the name is no plain file name, or the image is not (H, W), (H, W, 3) or (H, W, 4) of uint8.
+    """
+    path, content = image_path(directory, name, epoch), encode_png(image)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+        return image_from_path(path)
+    except OSError as error:
+        return LoggedImage(name, path, int(epoch), time.time_ns() // 1_000_000, content, error)
 
 
 def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedImage]:

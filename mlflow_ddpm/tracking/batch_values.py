@@ -9,13 +9,14 @@ one tensor on their own device. Tensors of two dtypes are never joined, so each 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.tracking.scalars import Scalar, measured_extras, sample_count, scalar
 
-__all__ = ["BatchValues", "EpochBatches"]
+__all__ = ["BatchValues", "EpochBatches", "NewValues"]
 
 _FOLD_AT = 1024  # a tail of this many objects is folded into one array or tensor
 
@@ -38,15 +39,43 @@ class _Chunk(NamedTuple):
     values: Any  # array('d') or tensor (n,)
 
 
+class NewValues(NamedTuple):
+    """The newest values of a series, unread: references alone, taken in microseconds whatever their number."""
+
+    chunks: Sequence[_Chunk]  # the first may begin with older values
+    tail: Sequence[Any]
+    tail_start: int  # place in the series of the tail's first value
+    start: int  # place of the first value that is new
+
+    @property
+    def newest(self) -> Any:
+        """The last value, or a tensor that holds it; None if nothing is new."""
+        return self.tail[-1] if self.tail else self.chunks[-1].values if self.chunks else None
+
+    def parts(self) -> list[Any]:
+        """Return the values as arrays of float64 and tensors (n,), each of one kind; tensors are joined, not read."""
+        parts = [values[bisect_left(batches, self.start) :] for batches, values in self.chunks]
+        kinds: dict[Any, list[Any]] = {}
+        for value in self.tail[max(0, self.start - self.tail_start) :]:
+            kinds.setdefault(_kind(value), []).append(value)
+        return [*parts, *(_join(values) for values in kinds.values())]
+
+
 class _Series:
     """One scalar a batch, floats and tensors mixed, in order."""
 
-    __slots__ = ("_chunks", "_folded", "tail")
+    __slots__ = ("_chunks", "_folded", "_taken", "_taken_chunks", "tail")
 
     def __init__(self) -> None:
         self._chunks: list[_Chunk] = []
-        self._folded = 0
+        self._folded = self._taken = self._taken_chunks = 0
         self.tail: list[Any] = []
+
+    def take_new(self) -> NewValues:
+        """Return the values since the last call."""
+        new = NewValues(self._chunks[self._taken_chunks :], self.tail[:], self._folded, self._taken)
+        self._taken_chunks, self._taken = len(self._chunks), self._folded + len(self.tail)
+        return new
 
     def add(self, value: Any) -> None:
         self.tail.append(value)
@@ -167,6 +196,13 @@ class BatchValues:
         if self._newest is not None and self._newest._version != self._version:  # noqa: SLF001 - as above
             self.is_changed_in_place = True
         self._newest = None
+
+    def take_new(self) -> tuple[NewValues, NewValues, Any, int | None]:
+        """Return losses and gradient norms since the last call, the last lr, and all samples so far; nothing is read.
+
+        The learning rate may be a tensor; samples are None unless every batch had a size.
+        """
+        return self._loss.take_new(), self._grad_norm.take_new(), self._lr, self._samples if self._sized else None
 
     def read(self) -> EpochBatches:
         """Fetch all values. This is the epoch's one wait for the device."""

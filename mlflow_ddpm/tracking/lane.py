@@ -37,10 +37,23 @@ class Activity:
 
 
 class Lane:
-    """One queue's thread. ``work`` sends what waits and raises a :class:`StoreError` if the store does not take it."""
+    """One queue's thread. ``work`` sends what waits and raises a :class:`StoreError` if the store does not take it.
 
-    def __init__(self, name: str, work: Callable[[], None], outage: OutageLog, activity: Activity) -> None:
+    ``share`` and ``rest_sec_max`` bound the share of the time in which it works, and the rests that follow from it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], None],
+        outage: OutageLog,
+        activity: Activity,
+        *,
+        share: float = _SHARE,
+        rest_sec_max: float = _REST_SEC_MAX,
+    ) -> None:
         self._work, self._outage, self._activity = work, outage, activity
+        self._share, self._rest_sec_max = share, rest_sec_max
         self.last_error: StoreError | None = None
         self.attempts = self._failures = 0
         self.stopped = False
@@ -68,6 +81,11 @@ class Lane:
         """Begin nothing more; a call to the store that is under way ends by itself."""
         self.stopped = True
         self.hurry()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return self._thread.ident is not None
 
     @property
     def busy_sec(self) -> float:
@@ -129,7 +147,7 @@ class Lane:
             self.attempts += 1
             self.changed()
         if not self._failures and self.attempts > 1:  # the first opens the run; the first epoch is to be seen soon
-            self._hurry.wait(min((time.monotonic() - began) / _SHARE, _REST_SEC_MAX))
+            self._hurry.wait(min((time.monotonic() - began) / self._share, self._rest_sec_max))
 
     def _wait_for_quiet(self) -> None:
         """Wait until nothing was written for a moment, at most for the longest rest."""

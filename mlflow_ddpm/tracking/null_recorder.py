@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from mlflow_ddpm.analysis.findings.rules import Finding
     from mlflow_ddpm.core.metrics import EpochMetrics
-    from mlflow_ddpm.storage.mlflow_run import Point
+    from mlflow_ddpm.tracking.live_points import LiveReading
     from mlflow_ddpm.tracking.shutdown import RunOutcome
 
 __all__ = ["NullRecorder", "Recorder"]
@@ -46,8 +47,15 @@ class Recorder(Protocol):
     def write(self, row: EpochMetrics) -> None:
         """Record a row."""
 
-    def write_live(self, points: Sequence[Point]) -> None:
-        """Record points within an epoch."""
+    def write_live(self, reading: LiveReading) -> None:
+        """Record values within an epoch."""
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Call back for each new finding."""
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether MLflow has every row."""
 
     def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
         """Record a picture."""
@@ -74,6 +82,7 @@ class NullRecorder:
     run_id: str | None = None
     tracking_uri: str | None = None
     next_epoch = 0
+    has_all_rows = True
     rows: Sequence[EpochMetrics] = ()
 
     def require_open(self, method: str) -> None:
@@ -82,8 +91,11 @@ class NullRecorder:
     def write(self, row: EpochMetrics) -> None:
         """Record nothing."""
 
-    def write_live(self, points: Sequence[Point]) -> None:
+    def write_live(self, reading: LiveReading) -> None:
         """Record nothing."""
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Find nothing."""
 
     def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
         """Record nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -21,19 +22,20 @@ from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailab
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point, points_of
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
-from mlflow_ddpm.tracking.upload_items import Artifact
+from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 
-__all__ = ["RemoteRun", "folder_of", "metric_name"]
+__all__ = ["RemoteRun"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _T = TypeVar("_T")
 _DESCRIPTION = "the run's description"
+_DESCRIBE_SEC = 300.0  # between two refreshes of the description while the run runs
 
 
 class RemoteRun:
@@ -54,6 +56,7 @@ class RemoteRun:
         self._created = False
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._logged_images: tuple[str, ...] | None = None
+        self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
         self._causes: set[str] = set()  # of set-aside items, that were logged
         self._sent_files: list[str] = []  # that the run's description may show or link to
 
@@ -170,6 +173,13 @@ class RemoteRun:
         with self._file.change() as state:
             state.ended = True
 
+    def refresh_description(self) -> None:
+        """Bring the run's description up to date, if it has new rows and five minutes are over."""
+        if time.monotonic() >= self._describe_at and self._state.delivered_through_ms > self._described_ms:
+            self._describe_at = time.monotonic() + _DESCRIBE_SEC
+            self._described_ms = self._state.delivered_through_ms
+            self._summarise(self._opened())
+
     def name_of(self, path: Path) -> str:
         """Return a file's name in the delivery state: relative to the output directory where it lies below it."""
         here = self._mirror.directory
@@ -276,11 +286,6 @@ class RemoteRun:
             self._set_aside(_DESCRIPTION, error)
 
 
-def metric_name(point: Point) -> str:
-    """Return the name of a point in the delivery state."""
-    return f"metric {point.key}, epoch {point.step}"
-
-
 @contextlib.contextmanager
 def _file_of(image: LoggedImage) -> Iterator[Path]:
     """Give the picture's file; one that the disk refused gets one in the system's temporary directory."""
@@ -291,10 +296,3 @@ def _file_of(image: LoggedImage) -> Iterator[Path]:
         path = Path(folder) / image.path.name
         path.write_bytes(image.content)
         yield path
-
-
-def folder_of(path: Path, directory: Path) -> str:
-    """Return where a file is logged: one in a folder of the output directory keeps that folder."""
-    here, parent = directory.absolute(), path.absolute().parent
-    below = parent.relative_to(here) if parent.is_relative_to(here) else Path()
-    return (Path(ARTIFACT_FOLDER) / below).as_posix()

@@ -18,8 +18,7 @@ from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import STEPS_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
 from mlflow_ddpm.storage.store_address import store_of
-from mlflow_ddpm.tracking.remote_run import folder_of
-from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem
+from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem, folder_of
 
 __all__ = [
     "axis_tags",

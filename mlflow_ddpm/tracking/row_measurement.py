@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,11 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
+from mlflow_ddpm.tracking.rank_sync import NextEpoch
 from mlflow_ddpm.tracking.scalars import join_collectives
-from mlflow_ddpm.tracking.shutdown import ShutdownHandler
+from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
 from mlflow_ddpm.tracking.step_windows import StepWindows
 
 __all__ = ["RowMeasurement"]
@@ -27,24 +30,36 @@ class RowMeasurement:
     Args:
         meter: measures it.
         windows: the windows of a loop that counts steps; None where it counts epochs.
+        live: decides when a point within an epoch or window is due.
         rank: this process's rank; on others than 0 nothing is written.
 
     Attributes:
         number: of the epoch that is open.
     """
 
-    def __init__(self, meter: EpochMeter, windows: StepWindows | None, rank: int) -> None:
-        self.meter, self.windows, self.ema = meter, windows, EmaProbe()
+    def __init__(self, meter: EpochMeter, windows: StepWindows | None, live: LiveMeter, rank: int) -> None:
+        self.meter, self.windows, self.live, self.ema = meter, windows, live, EmaProbe()
         self.recorder: Recorder = NullRecorder()
         self.shutdown: ShutdownHandler | None = None
         self.number, self.is_partial = -1, False
         self.has_measures = rank == 0 or meter.reduce_over_ranks
         self._rank = rank
+        self._batches_before = 0  # in the whole run, before the epoch that is open
 
     @property
     def is_epoch_open(self) -> bool:
         """Whether batches of an epoch are taken."""
         return self.meter.batches is not None and self.windows is None
+
+    def record_to(self, recorder: Recorder, next_epoch: NextEpoch) -> None:
+        """Write rows to a recorder, and end its run when the process ends; the other ranks get to know where it is."""
+        self.recorder = recorder
+        try:
+            self.shutdown = ShutdownHandler(self.end)
+            next_epoch.publish(recorder.next_epoch)
+        except BaseException as error:  # an interrupt: nobody else can close it
+            recorder.close(classify_exit(error), 1.0)
+            raise
 
     def open_epoch(self, epoch: Any, *, partial: bool) -> None:
         """Begin an epoch. Raises as :meth:`mlflow_ddpm.MetricsTracker.start_epoch`."""
@@ -54,6 +69,8 @@ class RowMeasurement:
             raise UsageError("start_epoch is for loops that count epochs; with every_n_steps call log_step alone")
         if self.is_epoch_open:
             raise UsageError(f"epoch {self.number} is still open; call end_epoch before start_epoch({epoch})")
+        if epoch <= self.number or self.number < 0:  # else :meth:`write_row` has added them up
+            self._batches_before = sum(row.batches or 0 for row in self.recorder.rows if row.epoch < epoch)
         self.number, self.is_partial = int(epoch), partial
         self.open("start_epoch")
 
@@ -65,9 +82,20 @@ class RowMeasurement:
         """
         self.recorder.require_open(method)
         if self.has_measures:
-            if self.shutdown:
-                self.shutdown.epoch_begins()
-            self.meter.open()
+            self._begin()
+
+    def _begin(self) -> None:
+        if self.shutdown:
+            self.shutdown.epoch_begins()
+        self.meter.open()
+        if self._rank == 0:
+            self.live.open()
+
+    def write_live(self, steps_done: int | None = None) -> None:
+        """Have what was logged since the last live point uploaded, at the number of steps, or batches, done so far."""
+        if batches := self.meter.batches:
+            step = self._batches_before + batches.batches if steps_done is None else steps_done
+            self.recorder.write_live(self.live.take(batches, step, self.meter.timer.paused_sec))
 
     def refuse(self, method: str) -> None:
         """Raise for a call without an open epoch; on a rank that measures nothing there is none to open."""
@@ -98,34 +126,47 @@ class RowMeasurement:
         self.meter.add(values, extra, is_untimed=is_first)
         if done is not None and windows.note(done):
             self._end_window(windows, done)
+        elif time.monotonic() >= self.live.due:
+            self.write_live(windows.steps_done)
 
     def _end_window(self, windows: StepWindows, number: int) -> None:
         self.write_row(number, {}, partial=windows.end(number))
-        self.meter.open()
+        self._begin()
 
     def write_row(
         self, number: int, extra: Mapping[str, float], *, partial: bool, model: Any = None, ema_model: Any = None
     ) -> EpochMetrics | None:
         """Write the row of what was measured, and close it; return the row, or None on ranks other than 0."""
         measured = self.meter.read()
+        is_partial = partial or (self.is_partial and self.windows is None)
         if self._rank != 0:
             self.meter.drop()
             return None
         row = EpochMetrics(
             epoch=number,
             **measured.fields,
-            partial=int(partial),
+            partial=int(is_partial),
             ema_delta_norm=self.ema.measure(model, ema_model),
             cumulative_time_sec=self.recorder.seconds_before(number) + measured.fields["epoch_time_sec"],
             extra={**measured.extras, **extra},
             logged_at_ms=self.recorder.next_timestamp(),
         )
         self.meter.drop()
+        self._batches_before += row.batches or 0
         self.recorder.write(row)
         self.meter.warn_of_nonfinite(row, measured.batches, "the window up to step" if self.windows else "epoch")
         return row
 
-    def close(self, *, has_finished: bool) -> None:
+    def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
+        """Close what is open and end the run; return whether MLflow has everything."""
+        try:
+            self._close(has_finished=outcome.status == "FINISHED")
+            return self.recorder.close(outcome, timeout)
+        finally:
+            if self.shutdown:
+                self.shutdown.stop()  # whatever came in between: the handlers are as they were before
+
+    def _close(self, *, has_finished: bool) -> None:
         """Keep the open window, marked as partial; drop the open epoch, which a resume does again, with a warning."""
         count = self.meter.batches.batches if self.meter.batches else 0
         if count and self.windows:

@@ -9,29 +9,32 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import RunMissingError, StoreError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
-from mlflow_ddpm.storage.images import LoggedImage, encode_png, image_from_path, image_path
+from mlflow_ddpm.storage.images import save_image
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
-from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG, Point
+from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG
 from mlflow_ddpm.storage.run_target import RunTarget
+from mlflow_ddpm.tracking.findings_watch import FindingsWatch
+from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
-from mlflow_ddpm.tracking.remote_run import RemoteRun, folder_of
+from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, final_files, open_mirror, set_axis, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
-from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags
+from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags, folder_of
 from mlflow_ddpm.tracking.uploader import Uploader
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["RunRecorder", "unix_ms"]
+    from mlflow_ddpm.analysis.findings.rules import Finding
+
+__all__ = ["RunRecorder"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _OPEN_WAIT_SEC = 10.0  # for the store, when the run's id is asked for
@@ -81,9 +84,11 @@ class RunRecorder:
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
         self._update_run_info({key: value for key, value in wanted.items() if value})
         self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
-        self._uploader = Uploader(
-            self._remote, self._file, advice=self._advice, items=undelivered(self._mirror, self._state)
-        )
+        waiting = undelivered(self._mirror, self._state)
+        uploader = Uploader(self._remote, self._file, advice=self._advice, items=waiting)
+        about = (self._mirror, self._metadata.environment, every_n_steps)
+        self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
+        self._uploader = uploader
         with self._file.change():
             pass  # on disk from here on: a kill leaves enough behind for a resume or a sync
         self._mirror.flush()
@@ -137,14 +142,24 @@ class RunRecorder:
         if self._resuming:
             self._mark_resume(row.epoch)
         self._upload_row(row)
+        self._findings.notify()
         if row.faulty_batches and not self._has_nonfinite:
             self._has_nonfinite = True
             self._sink.write(Tags({NONFINITE_TAG: f"first in epoch {row.epoch}"}))
 
-    def write_live(self, points: Sequence[Point]) -> None:
-        """Have points within the epoch uploaded. They are no rows, and lost if the store is away."""
+    def write_live(self, reading: LiveReading) -> None:
+        """Have values within the epoch uploaded. They are no rows, and lost if the store is away."""
         if not self._is_forked():
-            self._sink.write(LivePoints(points))
+            self._sink.write(LivePoints(reading, self._now_ms()))
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> None:
+        """Call back for each new finding, on a thread of its own."""
+        self._findings.callbacks.append(callback)
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether MLflow has every row."""
+        return self._sink.is_open and not self._sink.waiting_rows
 
     def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
         """Keep a picture under ``samples/`` as PNG, then have it uploaded; one that the disk refuses, from memory.
@@ -154,20 +169,15 @@ class RunRecorder:
                 or the tracker was closed.
         """
         self.require_open("log_image")
-        path, content = image_path(self._mirror.directory, name, epoch), encode_png(image)
         if self._is_forked():
             return None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, content)
-            written = image_from_path(path)
-        except OSError as error:
-            self._mirror.warn(error)
-            written = LoggedImage(name, path, int(epoch), self._now_ms(), content)
+        image_file = save_image(self._mirror.directory, name, image, epoch)
+        if image_file.error:
+            self._mirror.warn(image_file.error)
         with self._file.change() as state:
-            state.pictures = {k: v for k, v in state.pictures.items() if k != path.name}  # drawn anew
-        self._sink.write(written)
-        return path
+            state.pictures = {k: v for k, v in state.pictures.items() if k != image_file.path.name}  # drawn anew
+        self._sink.write(image_file)
+        return image_file.path
 
     def write_artifact(self, path: Path) -> None:
         """Have a file logged among the run's artifacts.
@@ -216,9 +226,11 @@ class RunRecorder:
                     self._upload_row(row)
             self._update_run_info({"status": outcome.status, "end_time_ms": outcome.at_ms})
             self._mirror.flush()  # now: SIGKILL may follow SIGTERM
+            self._findings.close(timeout)
             self._upload_files(final_files(self._mirror.directory))
             done = self._sink.close(outcome, timeout)
         finally:
+            self._findings.stop()
             self._sink.stop()
             is_on_disk = self._mirror.close(outcome)
         if not done:
@@ -276,24 +288,13 @@ class RunRecorder:
 
     def _update_run_info(self, known: Mapping[str, Any]) -> None:
         """Update the JSON's run section; what MLflow knows of the run is added when the run is opened."""
-        state = self._state
-        ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
-        ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
-        ours |= {"every_n_steps": state.every_n_steps} if state.every_n_steps else {}
-        self._mirror.describe(
-            run=redacted({**ours, **known}).value, config=self._metadata.config, environment=self._metadata.environment
-        )
+        run = redacted({**self._state.as_run(), **known}).value
+        self._mirror.describe(run=run, config=self._metadata.config, environment=self._metadata.environment)
 
     def _advice(self, error: StoreError) -> str:
         return advice(error, self._mirror.directory, self._target.tracking_uri)
 
     def _warn_unsent(self, *, is_on_disk: bool) -> None:
-        sink, state = self._sink, self._state
-        unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(state.set_aside), state.ended)
-        directory, uri = self._mirror.directory, self._target.tracking_uri
-        warn_unsent(unsent, self._sink.last_error, directory, uri, is_on_disk=is_on_disk)
-
-
-def unix_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
+        sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri
+        unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(self._state.set_aside), self._state.ended)
+        warn_unsent(unsent, sink.last_error, directory, uri, is_on_disk=is_on_disk)

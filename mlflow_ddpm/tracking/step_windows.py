@@ -7,27 +7,14 @@ window of a process may begin in the middle, after a resume, and the last one ma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
-__all__ = ["StepWindows", "check_every_n_steps"]
+__all__ = ["StepWindows"]
 
 STEP_MAX = 2**53 - 2  # JSON readers and plots, which count in float64, still tell apart the steps done
-
-
-def check_every_n_steps(every_n_steps: Any) -> int | None:
-    """Return the length of a window; None where the loop counts epochs.
-
-    Raises:
-        UsageError: it is not a whole number above 0.
-    """
-    if every_n_steps is None:
-        return None
-    if isinstance(every_n_steps, bool) or not hasattr(every_n_steps, "__index__") or every_n_steps < 1:
-        raise UsageError(f"every_n_steps must be a whole number >= 1, got {every_n_steps!r}")
-    return int(every_n_steps)
 
 
 class StepWindows:
@@ -42,6 +29,19 @@ class StepWindows:
         self.has_steps = False  # a window is open, and a step was done in it
         self._is_resumed_inside = False
         self._extras: set[str] = set()
+
+    @classmethod
+    def create(cls, every_n_steps: Any) -> Self | None:
+        """Return windows of so many steps; None where the loop counts epochs.
+
+        Raises:
+            UsageError: ``every_n_steps`` is not a whole number above 0.
+        """
+        if every_n_steps is None:
+            return None
+        if isinstance(every_n_steps, bool) or not hasattr(every_n_steps, "__index__") or every_n_steps < 1:
+            raise UsageError(f"every_n_steps must be a whole number >= 1, got {every_n_steps!r}")
+        return cls(int(every_n_steps))
 
     def check(self, step: Any) -> int:
         """Return the steps done after a step.

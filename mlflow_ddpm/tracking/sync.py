@@ -108,10 +108,8 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
     """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
     file = StateFile(mirror.directory, state)
     metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), {}, document.environment)
-    ours = {"status": state.status, "start_time_ms": state.started_at_ms, "end_time_ms": state.ended_at_ms}
-    ours |= {"resumed_at_epochs": state.resumed_at_epochs, "owned": state.owned}
-    ours |= {"every_n_steps": state.every_n_steps} if state.every_n_steps else {}
-    mirror.describe(run={**document.run, **ours}, config=metadata.config, environment=metadata.environment)
+    run = {**document.run, **state.as_run()}
+    mirror.describe(run=run, config=metadata.config, environment=metadata.environment)
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
     uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])
     with file.change():

@@ -9,7 +9,12 @@ from typing import Any
 
 from mlflow_ddpm.tracking import probes
 
-__all__ = ["AccumulatingTimer", "EpochTimer", "rate"]
+__all__ = ["AccumulatingTimer", "EpochTimer", "rate", "unix_ms"]
+
+
+def unix_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def rate(count: int | None, seconds: float) -> float | None:
@@ -23,6 +28,11 @@ class EpochTimer:
     def __init__(self, clock: Callable[[], float], device: Any) -> None:
         self._clock, self._device = clock, device
         self._began = self._paused_sec = 0.0
+
+    @property
+    def paused_sec(self) -> float:
+        """The seconds that were left out so far."""
+        return self._paused_sec
 
     def start(self) -> None:
         """Begin anew."""

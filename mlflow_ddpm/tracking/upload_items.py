@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.images import LoggedImage
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_run import Point
+from mlflow_ddpm.tracking.live_points import LiveReading
 
-__all__ = ["Artifact", "LivePoints", "Tags", "UploadItem"]
+__all__ = ["Artifact", "LivePoints", "Tags", "UploadItem", "folder_of", "metric_name"]
 
 
 class Tags(NamedTuple):
@@ -20,9 +22,10 @@ class Tags(NamedTuple):
 
 
 class LivePoints(NamedTuple):
-    """Points within an epoch: sent when no row waits, dropped when the store is away. They are no rows."""
+    """Values within an epoch: sent when no row waits, dropped when the store is away. They are no rows."""
 
-    points: Sequence[Point]
+    reading: LiveReading
+    timestamp_ms: int
 
 
 class Artifact(NamedTuple):
@@ -33,3 +36,15 @@ class Artifact(NamedTuple):
 
 
 UploadItem = EpochMetrics | Tags | LivePoints | LoggedImage | Artifact
+
+
+def folder_of(path: Path, directory: Path) -> str:
+    """Return where a file is logged: one in a folder of the output directory keeps that folder."""
+    here, parent = directory.absolute(), path.absolute().parent
+    below = parent.relative_to(here) if parent.is_relative_to(here) else Path()
+    return (Path(ARTIFACT_FOLDER) / below).as_posix()
+
+
+def metric_name(point: Point) -> str:
+    """Return the name of a point in the delivery state."""
+    return f"metric {point.key}, epoch {point.step}"

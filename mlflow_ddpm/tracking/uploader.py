@@ -7,11 +7,10 @@ what the delivery state does not count as acknowledged is sent the next time, wi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from mlflow_ddpm.core.errors import StoreError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -19,7 +18,7 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.mlflow_call import is_first_use
-from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH, Point
+from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH
 from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.outage import Advice, OutageLog
 from mlflow_ddpm.tracking.remote_run import RemoteRun
@@ -30,7 +29,7 @@ __all__ = ["Uploader"]
 _log = logging.getLogger("mlflow_ddpm")
 _SILENT_SEC = 60.0  # report an outage after this long without a response: some servers keep a call open for ever
 _FAILURES_MAX = 3  # of files, one after the other or not, before a pause
-_LIVE_MAX = 2000  # points within epochs that wait, at most; older ones are dropped
+_LIVE_MAX = 8  # readings within epochs that wait, at most; older ones are dropped
 
 
 class Uploader:
@@ -41,7 +40,6 @@ class Uploader:
         state_file: what the store has acknowledged, and how the run ended.
         advice: what the log adds to the cause of an outage; None: outages are not logged, see :attr:`last_error`.
         items: what an earlier process left.
-        after_rows: called on the uploader's thread after rows were written, whether or not the store took them.
     """
 
     def __init__(
@@ -51,20 +49,17 @@ class Uploader:
         *,
         advice: Advice | None,
         items: Iterable[UploadItem] = (),
-        after_rows: Callable[[], None] | None = None,
     ) -> None:
         self._remote, self._file, self._state = remote, state_file, state_file.state
-        self._after_rows, self._rows_seen = after_rows, 0
         self._rows: deque[EpochMetrics | Tags] = deque()
-        self._live: deque[Point] = deque(maxlen=_LIVE_MAX)
+        self._live: deque[LivePoints] = deque(maxlen=_LIVE_MAX)
         self._files: deque[LoggedImage | Artifact] = deque()
-        self._rows_written = 0
         self._training_ended = False
-        self._activity = Activity()
+        self.activity = Activity()
         self._outage = OutageLog("rows", advice)
-        self._row_lane = Lane("rows", self._work_on_rows, self._outage, self._activity)
+        self._row_lane = Lane("rows", self._work_on_rows, self._outage, self.activity)
         files = OutageLog("files", advice, is_covered=lambda failures: self._row_lane.is_failing or failures < 2)  # noqa: PLR2004
-        self._file_lane = Lane("files", self._work_on_files, files, self._activity)
+        self._file_lane = Lane("files", self._work_on_files, files, self.activity)
         for item in items:
             self._put(item)
 
@@ -75,7 +70,7 @@ class Uploader:
 
     def write(self, item: UploadItem) -> None:
         """Have it sent; return at once."""
-        self._activity.written_at = time.monotonic()
+        self.activity.written_at = time.monotonic()
         self._put(item)
         lane = self._file_lane if isinstance(item, LoggedImage | Artifact) else self._row_lane
         lane.notify()
@@ -86,10 +81,9 @@ class Uploader:
         if isinstance(item, LoggedImage | Artifact):
             self._files.append(item)
         elif isinstance(item, LivePoints):
-            self._live.extend(item.points)
+            self._live.append(item)
         else:
             self._rows.append(item)
-            self._rows_written += isinstance(item, EpochMetrics)
 
     def wait_open(self, timeout: float) -> bool:
         """Open the run now; return whether it was open within ``timeout`` seconds, or cannot be."""
@@ -159,18 +153,27 @@ class Uploader:
 
     def _work_on_rows(self) -> None:
         try:
-            self._run_hook()
-            if not self._remote.is_open:
-                self._open()
-            while self._rows and not self._row_lane.stopped:
-                self._send_next_rows()
-            if self._live and not self._row_lane.stopped:
-                self._remote.send_points([self._live.popleft() for _ in range(len(self._live))])
-            if self._training_ended and not (self._rows or self._row_lane.stopped or self._state.ended):
-                self._remote.finish()
+            with self._file.gathered():
+                self._send_rows()
         except Exception:
             self._live.clear()  # they show how the present epoch goes; later nobody needs them
             raise
+
+    def _send_rows(self) -> None:
+        """Send rows and tags, then what may wait for them."""
+        if not self._remote.is_open:
+            self._open()
+        while self._rows and not self._row_lane.stopped:
+            self._send_next_rows()
+        while self._live and not (self._rows or self._row_lane.stopped):
+            live = self._live.popleft()
+            self._remote.send_points(live.reading.points(live.timestamp_ms))
+        if self._row_lane.stopped or self._rows:
+            return
+        if not self._training_ended:
+            self._remote.refresh_description()
+        elif not self._state.ended:
+            self._remote.finish()
 
     def _open(self) -> None:
         self._remote.open()
@@ -178,12 +181,6 @@ class Uploader:
             self._remote.end_if_orphaned()
         self._row_lane.changed()
         self._file_lane.hurry()
-
-    def _run_hook(self) -> None:
-        if self._after_rows and self._rows_seen < self._rows_written:
-            self._rows_seen = self._rows_written
-            with contextlib.suppress(Exception):  # a finding that breaks holds no row up
-                self._after_rows()
 
     def _send_next_rows(self) -> None:
         """Send what stands first: a tag, or as many rows as fit into one request."""
@@ -204,6 +201,10 @@ class Uploader:
             self._rows.popleft()
 
     def _work_on_files(self) -> None:
+        with self._file.gathered():
+            self._send_files()
+
+    def _send_files(self) -> None:
         """Send files; one whose fault may pass makes way for the others and is tried again after them."""
         failures: list[StoreError] = []
         for _ in range(len(self._files)):

@@ -154,7 +154,7 @@ def test_an_error_from_before_the_tracker_is_not_its_runs(sqlite_uri: str, monke
     monkeypatch.setattr(sys, "last_value", ValueError("an earlier cell"), raising=False)
     tracker = MetricsTracker("out")
     _record(tracker, 0)
-    tracker._shutdown._on_exit()  # type: ignore[union-attr]
+    tracker._rows.shutdown._on_exit()  # type: ignore[union-attr]
 
     assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == "FINISHED"
 

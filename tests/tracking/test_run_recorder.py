@@ -182,7 +182,7 @@ def test_an_interrupt_inside_close_leaves_the_handlers_as_they_were(
         "mlflow_ddpm.tracking.run_recorder.begin_or_resume",
         "mlflow_ddpm.tracking.run_recorder.undelivered",
         "mlflow_ddpm.tracking.uploader.Uploader.start",
-        "mlflow_ddpm.tracker.ShutdownHandler.__init__",
+        "mlflow_ddpm.tracking.row_measurement.ShutdownHandler.__init__",
     ],
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])

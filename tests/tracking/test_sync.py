@@ -49,7 +49,7 @@ def test_a_run_that_failed_far_from_any_store_is_delivered_as_it_was(store_uri: 
     tracker.log_batch(1.0)
     tracker.end_epoch()
     tracker.log_image("grid", GREY, 0)
-    tracker._end(RunOutcome("FAILED", "StopError", "luck"), timeout=0.1)
+    tracker._rows.end(RunOutcome("FAILED", "StopError", "luck"), timeout=0.1)
     document = json.loads(Path("out/training_metrics.json").read_bytes())
 
     for _ in range(3):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from support.store_faults import front_of, points_in_store, points_on_disk
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.mlflow_run import Point
 from mlflow_ddpm.storage.status import status_of
+from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.sync import sync_directory
 
 GREY = np.full((4, 4), 127, np.uint8)
@@ -243,7 +242,7 @@ def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str) -> None:
 
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
-    tracker._recorder.write_live([Point("live/loss", 0.5, int(time.time() * 1000), 7)])
+    tracker._recorder.write_live(LiveReading(7, {"loss": 0.5}))
     _epoch(tracker, 1)
     tracker.close(timeout=30)
 

@@ -1,0 +1,120 @@
+"""Findings while a run runs: after a row the rules look at the run so far, on a thread of their own.
+
+What a rule of severity error or warning finds for the first time is one log line, a tag, and a call of each callback.
+It waits neither for the store nor for the training thread. The rules take time in proportion to the run's length, so
+they rest a hundred times as long after each look: a long run is looked at less often, not at more cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from mlflow_ddpm.analysis.findings.rules import Finding, find_findings
+from mlflow_ddpm.analysis.run_history import RunHistory
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.tracking.lane import Activity, Lane
+from mlflow_ddpm.tracking.outage import OutageLog
+from mlflow_ddpm.tracking.upload_items import Tags
+
+__all__ = ["FINDINGS_TAG", "FindingsWatch"]
+
+FINDINGS_TAG = "mlflow_ddpm.findings"
+_ANNOUNCED = {"error": logging.ERROR, "warning": logging.WARNING}  # severities, and the log's levels
+_SHARE, _REST_SEC_MAX = 0.01, 300.0
+_CLOSE_SEC = 2.0  # for a last look, at most
+
+_log = logging.getLogger("mlflow_ddpm")
+
+
+class _HasRows(Protocol):
+    """The part of a mirror that is used here."""
+
+    @property
+    def rows(self) -> Sequence[EpochMetrics]:
+        """The rows so far, one an epoch."""
+
+
+class FindingsWatch:
+    """Announces each finding once. What the rows from before a resume show is no news.
+
+    Args:
+        mirror: has the rows.
+        environment: of the run; rules on memory need it.
+        every_n_steps: rows are windows of so many steps; None: epochs.
+        send: has a tag uploaded.
+        activity: when the training thread last wrote something; the rules run when it is quiet.
+
+    Attributes:
+        callbacks: called with each new finding.
+    """
+
+    def __init__(
+        self,
+        mirror: _HasRows,
+        environment: Mapping[str, Any],
+        every_n_steps: int | None,
+        send: Callable[[Tags], None],
+        activity: Activity,
+    ) -> None:
+        self._mirror, self._environment, self._send = mirror, environment, send
+        self._run = {"every_n_steps": every_n_steps} if every_n_steps else {}
+        self.callbacks: list[Callable[[Finding], object]] = []
+        self._old = {(row.epoch, row.logged_at_ms) for row in mirror.rows}  # from before a resume
+        self._known: set[str] | None = None  # rules whose findings are no news
+        self._seen_ms = mirror.rows[-1].logged_at_ms if mirror.rows else 0
+        timing = {"share": _SHARE, "rest_sec_max": _REST_SEC_MAX}
+        self._lane = Lane("findings", self._look, OutageLog("findings", advice=None), activity, **timing)
+
+    def notify(self) -> None:
+        """Have the rules look at a new row; return at once."""
+        if not self._lane.is_started:
+            self._lane.start()
+        self._lane.notify()
+
+    def close(self, timeout: float) -> None:
+        """Look a last time, and stop. Returns within ``timeout`` seconds, and within two."""
+        if self._lane.is_started:
+            self._lane.work_until(lambda: self._seen_ms >= self._newest_ms(), min(timeout, _CLOSE_SEC))
+        self.stop()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._lane.stop()
+
+    def _newest_ms(self) -> int:
+        return self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
+
+    def _look(self) -> None:
+        rows = list(self._mirror.rows)
+        if not rows or rows[-1].logged_at_ms <= self._seen_ms:
+            return
+        try:
+            if self._known is None:
+                old = [row for row in rows if (row.epoch, row.logged_at_ms) in self._old]
+                self._known = {finding.rule for finding in self._findings(old)} if old else set()
+            findings = self._findings(rows)
+        finally:
+            self._seen_ms = rows[-1].logged_at_ms  # a rule that breaks on these rows would break again
+        new = [f for f in findings if f.severity in _ANNOUNCED and f.rule not in self._known]
+        self._known.update(finding.rule for finding in new)
+        if new:
+            self._send(Tags({FINDINGS_TAG: ", ".join(finding.rule for finding in findings)}))
+        for finding in new:
+            self._announce(finding)
+
+    def _findings(self, rows: Sequence[EpochMetrics]) -> Sequence[Finding]:
+        return find_findings(RunHistory.create(rows, run=self._run, environment=self._environment))
+
+    def _announce(self, finding: Finding) -> None:
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            level = _ANNOUNCED[finding.severity]
+            _log.log(level, "%s: %s, %s. %s", finding.label, finding.title, finding.where, finding.sentence)
+        for callback in list(self.callbacks):
+            try:
+                callback(finding)
+            except Exception as error:  # noqa: BLE001 - the user's: it ends neither this thread nor the training
+                with contextlib.suppress(Exception):
+                    _log.warning("a callback of on_finding raised %s: %s", type(error).__name__, error)

@@ -1,0 +1,162 @@
+"""Values within an epoch or window, ``live/loss`` and the like, so that an hour's epoch is seen while it runs.
+
+The training thread takes references to what was logged since the last time and, on CUDA, records an event behind the
+work that makes these values: microseconds, whatever their number. The uploader's thread does the rest: on a stream of
+its own, behind that event, it copies the values into pinned memory without blocking, and reads them once the copy's
+event has completed. So neither thread waits for the device, and the training's stream gets no further work.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.storage.mlflow_run import Point
+from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues
+from mlflow_ddpm.tracking.epoch_statistics import finite_mean
+
+__all__ = ["LIVE_PREFIX", "LiveMeter", "LiveReading"]
+
+LIVE_PREFIX = "live/"
+_POLL_SEC, _POLL_SEC_MAX = 0.005, 5.0  # between looks at a copy's event, and until it is given up
+
+
+class LiveMeter:
+    """Decides when a live point is due, and takes what it is made of.
+
+    Args:
+        every_sec: seconds between two points; 0: none.
+        world_size: processes that train together; each is taken to have as many samples as this one.
+
+    Attributes:
+        due: the reading of ``time.monotonic`` from which on the next point is due.
+
+    Raises:
+        UsageError: ``every_sec`` is no number of seconds >= 0.
+    """
+
+    def __init__(self, every_sec: float, world_size: int) -> None:
+        if isinstance(every_sec, bool) or not isinstance(every_sec, int | float) or not 0 <= every_sec < math.inf:
+            raise UsageError(f"live_every_sec must be a number of seconds >= 0, 0 for no points, got {every_sec!r}")
+        self._every_sec, self._world_size = every_sec or math.inf, world_size
+        self.due = math.inf
+        self._began = self._paused_sec = 0.0
+        self._samples = 0
+
+    def open(self) -> None:
+        """An epoch or window begins: an interval with it, so that what is shorter than one has no live point."""
+        self._began = time.monotonic()
+        self.due = self._began + self._every_sec
+        self._paused_sec, self._samples = 0.0, 0
+
+    def take(self, batches: BatchValues, step: int, paused_sec: float) -> LiveReading:
+        """Return what was logged since the last time, unread. ``paused_sec``: the seconds left out since the start."""
+        loss, grad_norm, lr, samples = batches.take_new()
+        now = time.monotonic()
+        elapsed = now - self._began - (paused_sec - self._paused_sec)
+        values: dict[str, Any] = {"loss": loss, "lr": lr, "grad_norm": grad_norm}
+        if samples is not None and elapsed > 0:
+            values["samples_per_sec"] = (samples - self._samples) * self._world_size / elapsed
+            self._samples = samples
+        self._began, self._paused_sec, self.due = now, paused_sec, now + self._every_sec
+        return LiveReading(step, values)
+
+
+class LiveReading:
+    """What was logged since the last live point. Made on the training thread, read on the uploader's.
+
+    Args:
+        step: the global step: steps or batches done in the whole run.
+        values: by name: a number, a 0-d tensor, or the new values of a series, whose mean is wanted.
+    """
+
+    def __init__(self, step: int, values: Mapping[str, Any]) -> None:
+        self._step, self._values = step, values
+        newest = (v.newest if isinstance(v, NewValues) else v for v in values.values())
+        devices = {value.device for value in newest if getattr(value, "is_cuda", False)}
+        self._events = {device: _event_of(device) for device in devices}
+
+    def points(self, timestamp_ms: int) -> list[Point]:
+        """Return the points: means over finite values; NaN where none is finite; none of what was not logged.
+
+        It waits for the copies, at most five seconds each; values on another kind of device than CPU and CUDA, or on
+        a device where nothing newest was, are left out.
+        """
+        means = ((name, self._mean(value)) for name, value in self._values.items())
+        return [Point(LIVE_PREFIX + name, mean, timestamp_ms, self._step) for name, mean in means if mean is not None]
+
+    def _mean(self, value: Any) -> float | None:
+        if value is None or isinstance(value, float):
+            return value
+        if not isinstance(value, NewValues):
+            value = NewValues((), (value,), 0, 0)
+        numbers: array[float] = array("d")
+        for device, new in _by_device(value).items():
+            numbers.extend(self._read(device, new))
+        return finite_mean(numbers)
+
+    def _read(self, device: Any, new: NewValues) -> Iterable[float]:
+        """Return the values on one device; None is the host's memory of numbers."""
+        if device is None or device.type == "cpu":
+            return _numbers(new.parts())
+        return _copy(device, self._events[device], new) if device in self._events else ()
+
+
+def _by_device(new: NewValues) -> dict[Any, NewValues]:
+    """Return the values of each device by itself: a loop may log numbers and tensors."""
+    devices = {getattr(chunk.values, "device", None) for chunk in new.chunks}
+    places = [getattr(value, "device", None) for value in new.tail]
+    devices.update(places[max(0, new.start - new.tail_start) :])
+    if len(devices) == 1:
+        return {devices.pop(): new}
+    skipped = max(0, new.start - new.tail_start)
+    split = {}
+    for device in devices:
+        chunks = [chunk for chunk in new.chunks if getattr(chunk.values, "device", None) == device]
+        tail = [v for v, place in zip(new.tail[skipped:], places[skipped:], strict=True) if place == device]
+        split[device] = NewValues(chunks, tail, max(new.start, new.tail_start), new.start)
+    return split
+
+
+def _numbers(parts: Iterable[Any]) -> array[float]:
+    """Return parts in the host's memory as numbers."""
+    numbers: array[float] = array("d")
+    for part in parts:
+        numbers.extend(part if isinstance(part, array) else part.double().tolist())
+    return numbers
+
+
+def _event_of(device: Any) -> Any:
+    """Return an event behind everything that the device was given so far; microseconds, and no wait."""
+    import torch
+
+    return torch.cuda.current_stream(device).record_event()
+
+
+_streams: dict[Any, Any] = {}  # of the uploader, by device
+_unfinished: list[Any] = []  # copies that took too long: their memory must not be given away while they may still run
+
+
+def _copy(device: Any, event: Any, new: NewValues) -> Iterable[float]:
+    """Return the values on a CUDA device, copied on a stream of our own; nothing if the device takes too long."""
+    import torch
+
+    stream = _streams.get(device) or _streams.setdefault(device, torch.cuda.Stream(device))
+    with torch.cuda.stream(stream):
+        stream.wait_event(event)
+        on_device = new.parts()
+        on_host = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in on_device]
+        for target, part in zip(on_host, on_device, strict=True):
+            target.copy_(part, non_blocking=True)
+        copied = stream.record_event()
+    deadline = time.monotonic() + _POLL_SEC_MAX
+    while not copied.query():
+        if time.monotonic() > deadline:
+            _unfinished.append((new, on_device, on_host))
+            return ()
+        time.sleep(_POLL_SEC)
+    return _numbers(on_host)
