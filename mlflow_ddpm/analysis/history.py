@@ -57,6 +57,10 @@ class Recorded(Protocol):
     def tracking_uri(self) -> str | None:
         """The tracking store."""
 
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether MLflow has every row."""
+
     def flush(self, timeout: float = ...) -> bool:
         """Deliver what waits."""
 
@@ -200,7 +204,7 @@ def _fetch_document(store: MlflowRun) -> RunDocument | None:
 
 
 def _load_tracker(tracker: Recorded) -> RunHistory:
-    if tracker.run_id and tracker.flush():
+    if tracker.run_id and (tracker.flush() or tracker.has_all_rows):
         try:
             stored = load_stored_run(MlflowRun(tracker.tracking_uri or "", tracker.run_id), is_described=False)
         except StoreError as error:

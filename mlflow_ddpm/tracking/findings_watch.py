@@ -23,7 +23,7 @@ __all__ = ["FINDINGS_TAG", "FindingsWatch"]
 
 FINDINGS_TAG = "mlflow_ddpm.findings"
 _ANNOUNCED = {"error": logging.ERROR, "warning": logging.WARNING}  # severities, and the log's levels
-_SHARE, _REST_SEC_MAX = 0.01, 300.0
+_SHARE, _REST_SEC_MAX, _QUIET_SEC_MAX = 0.01, 300.0, 1.0
 _CLOSE_SEC = 2.0  # for a last look, at most
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -65,7 +65,7 @@ class FindingsWatch:
         self._old = {(row.epoch, row.logged_at_ms) for row in mirror.rows}  # from before a resume
         self._known: set[str] | None = None  # rules whose findings are no news
         self._seen_ms = mirror.rows[-1].logged_at_ms if mirror.rows else 0
-        timing = {"share": _SHARE, "rest_sec_max": _REST_SEC_MAX}
+        timing = {"share": _SHARE, "rest_sec_max": _REST_SEC_MAX, "quiet_sec_max": _QUIET_SEC_MAX}
         self._lane = Lane("findings", self._look, OutageLog("findings", advice=None), activity, **timing)
 
     def notify(self) -> None:

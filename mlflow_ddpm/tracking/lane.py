@@ -39,7 +39,8 @@ class Activity:
 class Lane:
     """One queue's thread. ``work`` sends what waits and raises a :class:`StoreError` if the store does not take it.
 
-    ``share`` and ``rest_sec_max`` bound the share of the time in which it works, and the rests that follow from it.
+    ``share`` and ``rest_sec_max`` bound the share of the time in which it works, and the rests that follow from it;
+    ``quiet_sec_max`` how long it waits for the training thread to be quiet.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Lane:
         *,
         share: float = _SHARE,
         rest_sec_max: float = _REST_SEC_MAX,
+        quiet_sec_max: float = _REST_SEC_MAX,
     ) -> None:
         self._work, self._outage, self._activity = work, outage, activity
-        self._share, self._rest_sec_max = share, rest_sec_max
+        self._share, self._rest_sec_max, self._quiet_sec_max = share, rest_sec_max, quiet_sec_max
         self.last_error: StoreError | None = None
         self.attempts = self._failures = 0
         self.stopped = False
@@ -150,8 +152,8 @@ class Lane:
             self._hurry.wait(min((time.monotonic() - began) / self._share, self._rest_sec_max))
 
     def _wait_for_quiet(self) -> None:
-        """Wait until nothing was written for a moment, at most for the longest rest."""
-        deadline = time.monotonic() + _REST_SEC_MAX
+        """Wait until nothing was written for a moment, but not for ever."""
+        deadline = time.monotonic() + self._quiet_sec_max
         while not self._hurry.is_set():
             now = time.monotonic()
             left = min(self._activity.written_at + _QUIET_SEC, deadline) - now

@@ -27,6 +27,7 @@ from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point, points_of
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.stored_copy import check_not_fuller
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 
@@ -150,7 +151,7 @@ class RemoteRun:
         """Send a file; one that was deleted since, or cannot be sent, is set aside."""
         run, name = self._opened(), self.name_of(artifact.path)
         try:
-            self._check_current(artifact.path)
+            self._check_current(run, artifact.path)
             run.log_file(artifact.path, artifact.folder)
         except Exception as error:  # noqa: BLE001 - sorted there
             self._set_aside_unless_passing(name, error)
@@ -185,13 +186,16 @@ class RemoteRun:
         here = self._mirror.directory
         return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
-    def _check_current(self, path: Path) -> None:
-        """Check that a file of the run's history holds what is known now: a stale one would mislead."""
-        if path in (self._mirror.directory / CSV_NAME, self._mirror.directory / JSON_NAME):
-            revision = self._mirror.revision  # the training may write the next row meanwhile
-            self._mirror.flush()
-            if path not in self._mirror.current_files(revision):
-                raise ItemRefusedError("the disk did not take its newest content")
+    def _check_current(self, run: MlflowRun, path: Path) -> None:
+        """Check that a file of the run's history holds what is known now, and all that MLflow's copy of it holds."""
+        if path not in (self._mirror.directory / CSV_NAME, self._mirror.directory / JSON_NAME):
+            return
+        revision = self._mirror.revision  # the training may write the next row meanwhile
+        self._mirror.flush()
+        if path not in self._mirror.current_files(revision):
+            raise ItemRefusedError("the disk did not take its newest content")
+        if not self._created:
+            check_not_fuller(run, path, list(self._mirror.rows))
 
     def _opened(self) -> MlflowRun:
         if self._run is None:

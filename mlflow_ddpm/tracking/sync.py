@@ -15,6 +15,7 @@ from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.storage.mlflow_call import is_first_use
 from mlflow_ddpm.storage.recovery import read_rows
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
@@ -72,7 +73,7 @@ def sync_directory(
         state.set_outcome(outcome)
         uploader = _start(mirror, state, uri, document)
         at_first = uploader.waiting_rows + uploader.waiting_files
-        _wait(uploader, deadline, progress)
+        deadline = _wait(uploader, deadline, progress)
         done = uploader.close(outcome, max(0.0, min(_AWAY_SEC, deadline - time.monotonic())))
     finally:
         if uploader:
@@ -118,21 +119,29 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
     return uploader
 
 
-def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], None] | None) -> None:
-    """Wait until everything is sent, reporting whenever less waits, or the store refuses or does not answer."""
+def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], None] | None) -> float:
+    """Wait until everything is sent, reporting whenever less waits, or the store refuses or does not answer.
+
+    Returns the deadline, which is later by the time that a new database's tables took.
+    """
     at_first = waiting = uploader.waiting_rows + uploader.waiting_files
     answered = time.monotonic()
     while (now := time.monotonic()) < min(deadline, answered + _AWAY_SEC):
+        if is_first_use(uploader.tracking_uri):  # making a new database's tables is no outage; its lock has a time-out
+            uploader.wait_open(_REPORT_SEC)
+            deadline, answered = deadline + time.monotonic() - now, time.monotonic()
+            continue
         if uploader.flush(min(_REPORT_SEC, deadline - now)) or isinstance(uploader.last_error, StoreRefusedError):
-            return
+            break
         left = uploader.waiting_rows + uploader.waiting_files
         if left == 0 and uploader.is_open:
-            return
+            break
         if left < waiting or (uploader.is_open and uploader.last_error is None):
             answered = time.monotonic()
         if progress and left < waiting:
             progress(left, at_first)
         waiting = left
+    return deadline
 
 
 def _epochs(rows: Sequence[EpochMetrics]) -> str:

@@ -127,6 +127,11 @@ class Uploader:
         self._file_lane.stop()
 
     @property
+    def tracking_uri(self) -> str:
+        """The store, credentials included."""
+        return self._remote.tracking_uri
+
+    @property
     def is_open(self) -> bool:
         """Whether the store has answered and the run is there."""
         return self._remote.is_open

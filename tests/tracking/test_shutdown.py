@@ -240,3 +240,19 @@ def test_a_forked_child_dies_of_sigterm_as_if_nothing_watched(sqlite_uri: str, t
 
     assert os.WTERMSIG(code) == signal.SIGTERM
     assert not (tmp_path / "unwound").exists()
+
+
+@pytest.mark.parametrize(("windows_after", "status"), [(0, "KILLED"), (1, "KILLED"), (4, "FINISHED")])
+def test_in_a_loop_by_steps_windows_count_as_epochs_do(sqlite_uri: str, windows_after: int, status: str) -> None:
+    """A handler that returns asked the loop to leave, unless window after window follows."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with MetricsTracker("out", every_n_steps=10) as tracker:
+            for step in range(15 + 10 * windows_after):
+                tracker.log_step(step, 1.0)
+                if step == 14:
+                    os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == status

@@ -302,3 +302,72 @@ def test_a_store_that_lost_the_run_gets_it_anew_by_the_command_that_the_message_
     (run,) = MlflowClient(uri).search_runs(["0"])
     assert run.info.status == "FINISHED"
     assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
+
+
+def test_an_emptier_directory_overwrites_no_fuller_copy_in_the_store(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy from before the last epochs is synced: MLflow's CSV and JSON stay, and the result says so."""
+    tracker = MetricsTracker("out", tracking_uri=sqlite_uri)
+    for epoch in range(4):
+        tracker.start_epoch(epoch)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+        if epoch == 1:
+            tracker.flush()
+            shutil.copytree("out", "old", ignore=shutil.ignore_patterns("*.lock"))
+    tracker.close(timeout=30)
+
+    result = sync_directory(Path("old"), tracking_uri=sqlite_uri, timeout=60)
+
+    assert "without what it does not take: training_metrics." in result
+    assert "has 2 epochs that this directory does not have" in result
+    client = MlflowClient(sqlite_uri)
+    for name in ("training_metrics.csv", "training_metrics.json"):
+        stored = Path(client.download_artifacts(str(tracker.run_id), f"metrics/{name}", str(tmp_path)))
+        assert stored.read_bytes() == (Path("out") / name).read_bytes()
+
+
+def test_a_resume_that_replaces_later_epochs_replaces_the_copy_in_the_store(sqlite_uri: str, tmp_path: Path) -> None:
+    """Its epochs are fewer, but newer."""
+    for first, epochs in ((0, 4), (1, 2)):
+        with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True) as tracker:
+            for epoch in range(first, epochs):
+                tracker.start_epoch(epoch)
+                tracker.log_batch(1.0)
+                tracker.end_epoch()
+
+    stored = MlflowClient(sqlite_uri).download_artifacts(
+        str(tracker.run_id), "metrics/training_metrics.csv", str(tmp_path)
+    )
+    assert Path(stored).read_bytes() == Path("out/training_metrics.csv").read_bytes()
+    assert not DeliveryState.load(Path("out")).set_aside  # type: ignore[union-attr]
+
+
+def test_the_tables_of_a_new_database_take_no_time_from_a_sync(tmp_path: Path) -> None:
+    """They take seconds: more than this sync has."""
+    tracker = MetricsTracker("out", tracking_uri=NOWHERE)
+    tracker.start_epoch(0)
+    tracker.log_batch(1.0)
+    tracker.end_epoch()
+    tracker.close(timeout=0.1)
+
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    assert "is complete in MLflow (1 epoch)" in sync_directory(Path("out"), tracking_uri=uri, timeout=10)
+
+
+def test_a_file_that_is_set_aside_keeps_no_history_from_being_read_from_the_store(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows are all that a history needs."""
+    from mlflow_ddpm import read_history
+
+    with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(1.0)
+        tracker.end_epoch()
+        tracker.log_artifact("nothing.txt")
+        assert not tracker.flush()
+        assert list(read_history(tracker)["epoch"]) == [0]
+
+    assert "reading the history from" not in caplog.text

@@ -1,0 +1,53 @@
+"""MLflow's copy of a run's CSV or JSON beside ours: a fuller one is never overwritten by an emptier one.
+
+A directory may have lost epochs, or be an older copy of another machine's; its run then goes on there, or is synced
+from there. This needs a file of its own since :mod:`mlflow_ddpm.tracking.remote_run` is large enough.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow_ddpm.core.errors import ItemRefusedError, MirrorError
+from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.storage.artifacts import Artifacts
+from mlflow_ddpm.storage.csv_file import read_csv
+from mlflow_ddpm.storage.json_file import read_document
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
+
+__all__ = ["check_not_fuller"]
+
+
+def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics]) -> None:
+    """Check that MLflow's copy of a file holds no epoch that we do not have, but those that ours supersede.
+
+    Raises:
+        ItemRefusedError: it does.
+        StoreError: as :class:`mlflow_ddpm.storage.artifacts.Artifacts`.
+    """
+    stored = _stored_rows(run, path.name)
+    ours = {row.epoch for row in rows}
+    missing = [row for row in keep_last_written([*stored, *rows]) if row.epoch not in ours]
+    if missing:
+        raise ItemRefusedError(
+            f"MLflow's copy has {count_of(len(missing), 'epoch')} that this directory does not have, the last of them "
+            f"{missing[-1].epoch}, and is kept"
+        )
+
+
+def _stored_rows(run: MlflowRun, name: str) -> Sequence[EpochMetrics]:
+    """Return the rows of the stored file; none if there is no such file, or it is damaged or not ours."""
+    artifacts = Artifacts(run)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            listed = [file for file in artifacts.find(ARTIFACT_FOLDER) if file.name == name]
+            paths = artifacts.fetch(listed, Path(folder))
+            if not paths:
+                return ()
+            return read_document(paths[0]).rows if name.endswith(".json") else read_csv(paths[0])
+        except MirrorError:
+            return ()
