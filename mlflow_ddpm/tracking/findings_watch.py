@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mlflow_ddpm.analysis.findings.rules import Finding, find_findings
@@ -22,6 +22,7 @@ from mlflow_ddpm.tracking.upload_items import Tags
 __all__ = ["FINDINGS_TAG", "FindingsWatch"]
 
 FINDINGS_TAG = "mlflow_ddpm.findings"
+_LOGGED_BY_METER = "nonfinite_batches"  # with the batch's number, as soon as the row is measured
 _ANNOUNCED = {"error": logging.ERROR, "warning": logging.WARNING}  # severities, and the log's levels
 _SHARE, _REST_SEC_MAX, _QUIET_SEC_MAX = 0.01, 300.0, 1.0
 _CLOSE_SEC = 2.0  # for a last look, at most
@@ -93,9 +94,10 @@ class FindingsWatch:
             return
         try:
             if self._known is None:
-                old = [row for row in rows if (row.epoch, row.logged_at_ms) in self._old]
-                self._known = {finding.rule for finding in self._findings(old)} if old else set()
-            findings = self._findings(rows)
+                old = self._history(row for row in rows if (row.epoch, row.logged_at_ms) in self._old)
+                self._known = {finding.rule for finding in find_findings(old)} if old.rows else set()
+            history = self._history(rows)
+            findings = find_findings(history)
         finally:
             self._seen_ms = rows[-1].logged_at_ms  # a rule that breaks on these rows would break again
         new = [f for f in findings if f.severity in _ANNOUNCED and f.rule not in self._known]
@@ -103,15 +105,16 @@ class FindingsWatch:
         if new:
             self._send(Tags({FINDINGS_TAG: ", ".join(finding.rule for finding in findings)}))
         for finding in new:
-            self._announce(finding)
+            self._announce(finding, history)
 
-    def _findings(self, rows: Sequence[EpochMetrics]) -> Sequence[Finding]:
-        return find_findings(RunHistory.create(rows, run=self._run, environment=self._environment))
+    def _history(self, rows: Iterable[EpochMetrics]) -> RunHistory:
+        return RunHistory.create(rows, run=self._run, environment=self._environment)
 
-    def _announce(self, finding: Finding) -> None:
-        with contextlib.suppress(Exception):  # a handler of the user's may raise
-            level = _ANNOUNCED[finding.severity]
-            _log.log(level, "%s: %s, %s. %s", finding.label, finding.title, finding.where, finding.sentence)
+    def _announce(self, finding: Finding, history: RunHistory) -> None:
+        if finding.rule != _LOGGED_BY_METER:
+            text = f"{finding.label}: {finding.title}, {finding.where}. {finding.sentence}"
+            with contextlib.suppress(Exception):  # a handler of the user's may raise
+                _log.log(_ANNOUNCED[finding.severity], "%s", history.worded(text))
         for callback in list(self.callbacks):
             try:
                 callback(finding)

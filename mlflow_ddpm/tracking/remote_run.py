@@ -274,11 +274,7 @@ class RemoteRun:
         try:
             history = RunHistory.create(
                 list(self._mirror.rows),
-                run={
-                    "resumed_at_epochs": self._state.resumed_at_epochs,
-                    "start_time_ms": self._state.started_at_ms,
-                    "end_time_ms": self._state.ended_at_ms,
-                },
+                run=self._state.as_run(),
                 environment=self._metadata.environment,
             )
             write_run_description(run, history, artifacts=list(self._sent_files))

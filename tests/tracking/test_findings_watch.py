@@ -53,11 +53,21 @@ def test_a_finding_is_one_log_line_and_a_tag_while_the_run_runs(
         _epoch(tracker)
         _epoch(tracker, math.nan)
         _wait(lambda: _tag(sqlite_uri, tracker))
-        assert "nonfinite_batches" in str(_tag(sqlite_uri, tracker))
+        assert set(str(_tag(sqlite_uri, tracker)).split(", ")) == {"nonfinite_batches", "divergence"}
         for _ in range(3):
             _epoch(tracker, math.nan)
 
-    assert _lines(caplog, "Error: Non-finite batches") == [logging.ERROR]
+    assert _lines(caplog, "Error: Divergence, epoch 1. ") == [logging.ERROR]
+    assert _lines(caplog, "batches of epoch 1, first in batch 0") == [logging.WARNING]
+
+
+def test_in_a_loop_by_steps_the_line_names_steps(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No epochs."""
+    with MetricsTracker("out", every_n_steps=2) as tracker:
+        for step in range(4):
+            tracker.log_step(step, math.nan)
+
+    assert [record.getMessage() for record in caplog.records if "Error: Divergence, step" in record.getMessage()]
 
 
 def test_a_loop_stops_itself(sqlite_uri: str) -> None:
@@ -117,7 +127,7 @@ def test_the_last_row_is_looked_at_before_the_run_ends(sqlite_uri: str, caplog: 
         for epoch in range(50):
             _epoch(tracker, math.nan if epoch == 49 else 1.0)
 
-    assert _lines(caplog, "Non-finite batches") == [logging.ERROR]
+    assert _lines(caplog, "Error: Divergence") == [logging.ERROR]
 
 
 def test_a_store_that_is_away_keeps_no_finding_back(tmp_path: Path) -> None:
@@ -140,14 +150,14 @@ def test_what_the_rows_before_a_resume_show_is_no_news_but_the_same_again_is(
     caplog.clear()
     with MetricsTracker("out", resume=True) as tracker:
         _epoch(tracker)
-    assert not _lines(caplog, "Non-finite")
+    assert not _lines(caplog, "Error")
 
     with MetricsTracker("out", resume=True) as tracker:
         for epoch, loss in ((1, 1.0), (2, math.nan)):
             tracker.start_epoch(epoch)
             tracker.log_batch(loss)
             tracker.end_epoch()
-    assert _lines(caplog, "Non-finite batches") == [logging.ERROR]
+    assert _lines(caplog, "Error: Divergence") == [logging.ERROR]
 
 
 def test_a_rule_that_breaks_ends_nothing(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
