@@ -90,7 +90,7 @@ class MetricsTracker:
         self.rank = ranks.rank()
         world_size, windows = ranks.world_size(), StepWindows.create(every_n_steps)
         meter = EpochMeter(device, clock, world_size, reduce_over_ranks=reduce_over_ranks)
-        self._rows = RowMeasurement(meter, windows, LiveMeter(live_every_sec, world_size), self.rank)
+        self._rows = RowMeasurement(meter, windows, self.rank, LiveMeter(live_every_sec, world_size))
         self._next = NextEpoch(self.output_dir)
         self._recorder: Recorder = NullRecorder()
         if self.rank == 0:

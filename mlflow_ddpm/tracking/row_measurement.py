@@ -30,14 +30,14 @@ class RowMeasurement:
     Args:
         meter: measures it.
         windows: the windows of a loop that counts steps; None where it counts epochs.
-        live: decides when a point within an epoch or window is due.
         rank: this process's rank; on others than 0 nothing is written.
+        live: decides when a point within an epoch or window is due.
 
     Attributes:
         number: of the epoch that is open.
     """
 
-    def __init__(self, meter: EpochMeter, windows: StepWindows | None, live: LiveMeter, rank: int) -> None:
+    def __init__(self, meter: EpochMeter, windows: StepWindows | None, rank: int, live: LiveMeter) -> None:
         self.meter, self.windows, self.live, self.ema = meter, windows, live, EmaProbe()
         self.recorder: Recorder = NullRecorder()
         self.shutdown: ShutdownHandler | None = None
@@ -160,13 +160,13 @@ class RowMeasurement:
     def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         """Close what is open and end the run; return whether MLflow has everything."""
         try:
-            self._close(has_finished=outcome.status == "FINISHED")
+            self.close(has_finished=outcome.status == "FINISHED")
             return self.recorder.close(outcome, timeout)
         finally:
             if self.shutdown:
                 self.shutdown.stop()  # whatever came in between: the handlers are as they were before
 
-    def _close(self, *, has_finished: bool) -> None:
+    def close(self, *, has_finished: bool) -> None:
         """Keep the open window, marked as partial; drop the open epoch, which a resume does again, with a warning."""
         count = self.meter.batches.batches if self.meter.batches else 0
         if count and self.windows:

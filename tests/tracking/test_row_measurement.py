@@ -9,6 +9,7 @@ import pytest
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
 from mlflow_ddpm.tracking.step_windows import StepWindows
@@ -30,7 +31,7 @@ class _Recorder(NullRecorder):
 
 def _rows(clock: HandClock, every: int | None, rank: int = 0) -> tuple[RowMeasurement, list[EpochMetrics]]:
     meter = EpochMeter("cpu", clock, 1, reduce_over_ranks=False)
-    rows, recorder = RowMeasurement(meter, StepWindows(every) if every else None, rank), _Recorder()
+    rows, recorder = RowMeasurement(meter, StepWindows.create(every), rank, LiveMeter(0, 1)), _Recorder()
     rows.recorder = recorder
     return rows, recorder.written
 
