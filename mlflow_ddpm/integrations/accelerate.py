@@ -35,6 +35,15 @@ _OWN = ("loss", "lr", "grad_norm", "batch_size")
 _TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
 
 
+def _watch_nothing(self: object, model: Any, ema_model: Any) -> None:
+    """Do nothing, in a process that records nothing."""
+
+
+# On other ranks Accelerate's get_tracker returns a bare GeneralTracker, and the script calls watch on that.
+if not hasattr(GeneralTracker, "watch"):
+    GeneralTracker.watch = _watch_nothing
+
+
 class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     """Records what ``accelerator.log`` is given with a :class:`mlflow_ddpm.MetricsTracker`.
 
@@ -46,7 +55,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     name = "mlflow_ddpm"
     requires_logging_directory = False
-    main_process_only = False  # the tracker knows its rank; get_tracker(...).watch works in every process
+    main_process_only = False  # the tracker knows its rank
 
     def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
         super().__init__()
