@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.mlflow_run import Point
 from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues
 from mlflow_ddpm.tracking.epoch_statistics import finite_mean
+from mlflow_ddpm.tracking.timing import unix_ms
 
 __all__ = ["LIVE_PREFIX", "LiveMeter", "LiveReading"]
 
 LIVE_PREFIX = "live/"
+_NAMES = ("loss", "lr", "grad_norm", "samples_per_sec")
 _POLL_SEC, _POLL_SEC_MAX = 0.005, 5.0  # between looks at a copy's event, and until it is given up
 
 
@@ -57,13 +59,12 @@ class LiveMeter:
         """Return what was logged since the last time, unread. ``paused_sec``: the seconds left out since the start."""
         loss, grad_norm, lr, samples = batches.take_new()
         now = time.monotonic()
-        elapsed = now - self._began - (paused_sec - self._paused_sec)
-        values: dict[str, Any] = {"loss": loss, "lr": lr, "grad_norm": grad_norm}
+        elapsed, rate = now - self._began - (paused_sec - self._paused_sec), None
         if samples is not None and elapsed > 0:
-            values["samples_per_sec"] = (samples - self._samples) * self._world_size / elapsed
+            rate = (samples - self._samples) * self._world_size / elapsed
             self._samples = samples
         self._began, self._paused_sec, self.due = now, paused_sec, now + self._every_sec
-        return LiveReading(step, values)
+        return LiveReading(step, loss, grad_norm, lr, rate)
 
 
 class LiveReading:
@@ -71,22 +72,29 @@ class LiveReading:
 
     Args:
         step: the global step: steps or batches done in the whole run.
-        values: by name: a number, a 0-d tensor, or the new values of a series, whose mean is wanted.
+        loss: the new losses, whose mean is wanted; grad_norm likewise.
+        lr: a number, a 0-d tensor, or None.
+        samples_per_sec: a number, or None.
     """
 
-    def __init__(self, step: int, values: Mapping[str, Any]) -> None:
-        self._step, self._values = step, values
-        newest = (v.newest if isinstance(v, NewValues) else v for v in values.values())
-        devices = {value.device for value in newest if getattr(value, "is_cuda", False)}
-        self._events = {device: _event_of(device) for device in devices}
+    def __init__(
+        self, step: int, loss: NewValues, grad_norm: NewValues, lr: Any = None, samples_per_sec: float | None = None
+    ) -> None:
+        self._step = step
+        self._values = (loss, lr, grad_norm, samples_per_sec)
+        self._events: dict[Any, Any] = {}
+        for value in (loss.newest, grad_norm.newest, lr):
+            if getattr(value, "is_cuda", False) and value.device not in self._events:
+                self._events[value.device] = _event_of(value.device)
 
-    def points(self, timestamp_ms: int) -> list[Point]:
+    def points(self) -> list[Point]:
         """Return the points: means over finite values; NaN where none is finite; none of what was not logged.
 
         It waits for the copies, at most five seconds each; values on another kind of device than CPU and CUDA, or on
         a device where nothing newest was, are left out.
         """
-        means = ((name, self._mean(value)) for name, value in self._values.items())
+        timestamp_ms = unix_ms()
+        means = ((name, self._mean(value)) for name, value in zip(_NAMES, self._values, strict=True))
         return [Point(LIVE_PREFIX + name, mean, timestamp_ms, self._step) for name, mean in means if mean is not None]
 
     def _mean(self, value: Any) -> float | None:

@@ -25,7 +25,7 @@ from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, final_files, open_mirror, set_axis, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
-from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags, folder_of
+from mlflow_ddpm.tracking.upload_items import Artifact, Tags, folder_of
 from mlflow_ddpm.tracking.uploader import Uploader
 
 if TYPE_CHECKING:
@@ -149,8 +149,7 @@ class RunRecorder:
 
     def write_live(self, reading: LiveReading) -> None:
         """Have values within the epoch uploaded. They are no rows, and lost if the store is away."""
-        if not self._is_forked():
-            self._sink.write(LivePoints(reading, self._now_ms()))
+        self._sink.write_live(reading)
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
         """Call back for each new finding, on a thread of its own."""

@@ -10,22 +10,14 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_run import Point
-from mlflow_ddpm.tracking.live_points import LiveReading
 
-__all__ = ["Artifact", "LivePoints", "Tags", "UploadItem", "folder_of", "metric_name"]
+__all__ = ["Artifact", "Tags", "UploadItem", "folder_of", "metric_name"]
 
 
 class Tags(NamedTuple):
     """Tags that became known while the run goes on."""
 
     tags: Mapping[str, str]
-
-
-class LivePoints(NamedTuple):
-    """Values within an epoch: sent when no row waits, dropped when the store is away. They are no rows."""
-
-    reading: LiveReading
-    timestamp_ms: int
 
 
 class Artifact(NamedTuple):
@@ -35,7 +27,7 @@ class Artifact(NamedTuple):
     folder: str
 
 
-UploadItem = EpochMetrics | Tags | LivePoints | LoggedImage | Artifact
+UploadItem = EpochMetrics | Tags | LoggedImage | Artifact
 
 
 def folder_of(path: Path, directory: Path) -> str:

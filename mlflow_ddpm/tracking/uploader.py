@@ -20,9 +20,10 @@ from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.mlflow_call import is_first_use
 from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH
 from mlflow_ddpm.tracking.lane import Activity, Lane
+from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.outage import Advice, OutageLog
 from mlflow_ddpm.tracking.remote_run import RemoteRun
-from mlflow_ddpm.tracking.upload_items import Artifact, LivePoints, Tags, UploadItem
+from mlflow_ddpm.tracking.upload_items import Artifact, Tags, UploadItem
 
 __all__ = ["Uploader"]
 
@@ -52,7 +53,7 @@ class Uploader:
     ) -> None:
         self._remote, self._file, self._state = remote, state_file, state_file.state
         self._rows: deque[EpochMetrics | Tags] = deque()
-        self._live: deque[LivePoints] = deque(maxlen=_LIVE_MAX)
+        self._live: deque[LiveReading] = deque(maxlen=_LIVE_MAX)
         self._files: deque[LoggedImage | Artifact] = deque()
         self._training_ended = False
         self.activity = Activity()
@@ -77,11 +78,14 @@ class Uploader:
         if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self._remote.tracking_uri):
             self._outage.failed(StoreUnavailableError(f"MLflow has not answered for {_SILENT_SEC:g} s"))
 
+    def write_live(self, reading: LiveReading) -> None:
+        """Have values within an epoch sent when no row waits; they are dropped when the store is away."""
+        self._live.append(reading)
+        self._row_lane.notify()
+
     def _put(self, item: UploadItem) -> None:
         if isinstance(item, LoggedImage | Artifact):
             self._files.append(item)
-        elif isinstance(item, LivePoints):
-            self._live.append(item)
         else:
             self._rows.append(item)
 
@@ -171,8 +175,7 @@ class Uploader:
         while self._rows and not self._row_lane.stopped:
             self._send_next_rows()
         while self._live and not (self._rows or self._row_lane.stopped):
-            live = self._live.popleft()
-            self._remote.send_points(live.reading.points(live.timestamp_ms))
+            self._remote.send_points(self._live.popleft().points())
         if self._row_lane.stopped or self._rows:
             return
         if not self._training_ended:

@@ -18,7 +18,7 @@ from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.tracking.ema_distance import ema_distance
 from mlflow_ddpm.tracking.probes import compute_grad_norm
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_on"]
 
 _TO_TOTAL_NORM, _TO_NAIVE, _LARGEST, _ERROR = 1.05, 1.0, 3.0, 1e-6
 _MIB = 2**20
@@ -26,20 +26,25 @@ _MIB = 2**20
 
 def measure(effort: Effort) -> Iterator[Row]:
     """Yield the rows of points 4 and 5."""
+    yield from measure_on(effort, "cpu")
+    if torch.cuda.is_available():
+        yield from measure_on(effort, "cuda")
+    else:
+        yield not_measured(4, "`compute_grad_norm` on a GPU beside one `.item()` a tensor", "no CUDA device here")
+        yield not_measured(5, "EMA distance on a GPU beside one `.item()` a tensor", "no CUDA device here")
+
+
+def measure_on(effort: Effort, device: str) -> Iterator[Row]:
+    """Yield the rows of one device."""
     torch.set_num_threads(1)
-    for device in ("cpu", "cuda"):
-        if device == "cuda" and not torch.cuda.is_available():
-            yield not_measured(4, "`compute_grad_norm` on a GPU beside one `.item()` a tensor", "no CUDA device here")
-            yield not_measured(5, "EMA distance on a GPU beside one `.item()` a tensor", "no CUDA device here")
-            return
-        for base in (32, effort.of(208, 16)):
-            model, shadow = _models(base, device)
-            size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2g} M parameters, {device}"
-            yield from _gradients(effort, model, size)
-            yield from _distance(effort, model, shadow, size)
-        yield _error(model, shadow, size)
-        if device == "cpu":
-            yield _memory(base, size)
+    for base in (32, effort.of(208, 16)):
+        model, shadow = _models(base, device)
+        size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2g} M parameters, {device}"
+        yield from _gradients(effort, model, size)
+        yield from _distance(effort, model, shadow, size)
+    yield _error(model, shadow, size)
+    if device == "cpu":
+        yield _memory(base, size)
 
 
 def _models(base: int, device: str) -> tuple[UNet, UNet]:

@@ -1,9 +1,10 @@
 """Measure what tracking costs, each figure beside its baseline in the same run, and print one Markdown table.
 
-    python tests/bench/run.py [--quick] [--only NAME]
+    python tests/bench/run.py [--quick] [--only NAME | --gpu]
 
-Takes about five minutes; ``--quick`` runs everything with tiny counts and judges nothing. The exit status is that of a
-run that went through: a missed limit shows in the table.
+Takes about five minutes, and at most eight with ``--gpu``, which measures what needs a CUDA device. ``--quick`` runs
+everything with tiny counts and judges nothing. The exit status is that of a run that went through: a missed limit shows
+in the table.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure what tracking costs, beside its baselines.")
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that everything runs, judges nothing")
-    parser.add_argument("--only", choices=NAMES, help="one part")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", choices=NAMES, help="one part")
+    chosen.add_argument("--gpu", action="store_true", help="what needs a CUDA device, or as much as a CPU can run")
     args = parser.parse_args()
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     logging.disable(logging.WARNING)  # stores that are away are part of the exercise
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported; two threads spin on a busy machine
-    names = [args.only] if args.only else list(NAMES)
+    names = ["gpu"] if args.gpu else [args.only] if args.only else list(NAMES)
 
     # Beside the working directory, since the system's temporary directory may be no disk at all.
     # The working directory moves there, since MLflow puts artifacts of a sqlite store into it.

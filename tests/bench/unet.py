@@ -23,7 +23,7 @@ from mlflow_ddpm.ddpm.model.ema import Ema
 from mlflow_ddpm.ddpm.model.precision import autocast_forward, compiled
 from mlflow_ddpm.ddpm.model.unet import UNet
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_on_gpu"]
 
 _POINT = "6.4"  # point 4 of issue 6
 _SIZE, _CLASSES = 32, 10
@@ -51,7 +51,7 @@ def measure(effort: Effort) -> Iterator[Row]:
     for batch in (effort.of(64, 2), effort.of(128, 3)):
         yield from _beside_diffusers(effort, base=effort.of(32, 16), batch=batch)
     yield from _levers(effort, base=effort.of(32, 16), batch=effort.of(32, 2))
-    yield from _on_gpu(effort)
+    yield from measure_on_gpu(effort)
 
 
 def _batch(size: int, device: str = "cpu", layout: torch.memory_format = _NHWC) -> _Batch:
@@ -229,7 +229,7 @@ def _loading(effort: Effort) -> Row:
     return Row(_POINT, what, seconds(pair.subject / batches), seconds(pair.baseline / batches), 1 / pair.ratio, None)
 
 
-def _on_gpu(effort: Effort) -> Iterator[Row]:
+def measure_on_gpu(effort: Effort) -> Iterator[Row]:
     """Yield the GPU's rows: bf16, compiled, beside diffusers' network under the same."""
     beside, share = "steps per second on a GPU, bf16 and compiled, beside diffusers'", "share of the card's bf16 peak"
     if not torch.cuda.is_available():

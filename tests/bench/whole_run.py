@@ -21,7 +21,7 @@ from mlflow_ddpm.ddpm.config.config import Config, from_options
 from mlflow_ddpm.ddpm.train import Tracker, Training, prepare, train_with
 from mlflow_ddpm.ddpm.training.distributed import Processes
 
-__all__ = ["Inert", "measure"]
+__all__ = ["Inert", "measure", "measure_on"]
 
 _KEPT = {"cpu": 0.99, "cuda": 0.995}
 _IDLE = 1.05  # unchanged, but for what two profiles of the same loop differ by
@@ -51,14 +51,15 @@ class Inert:
 
 def measure(effort: Effort) -> Iterator[Row]:
     """Yield the rows of point 7."""
-    yield from _on(effort, "cpu")
+    yield from measure_on(effort, "cpu")
     if torch.cuda.is_available():
-        yield from _on(effort, "cuda")
+        yield from measure_on(effort, "cuda")
     else:
         yield not_measured(7, "default training on a GPU, steps per second and idle time", "no CUDA device here")
 
 
-def _on(effort: Effort, device: str) -> Iterator[Row]:
+def measure_on(effort: Effort, device: str) -> Iterator[Row]:
+    """Yield the rows of one device."""
     tiny = {"base_channels": 8, "image_size": 8, "batch_size": 800} if effort.quick else {}
     # Drawing and judging samples is not tracking, and costs the same in both.
     config = from_options({"device": device, "epochs": 1000, "sample_every": 0, "eval_per_class": 0, **tiny}).resolve()

@@ -48,3 +48,24 @@ def test_the_quick_benchmark_has_a_row_for_every_point(tmp_path: Path) -> None:
         for text in texts:
             assert [what for what in of_point if text in what], (point, text)
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_what_a_cpu_can_run(tmp_path: Path) -> None:
+    """On a machine without one it tells what was not measured; nothing fails."""
+    command = [sys.executable, str(ROOT / "tests" / "bench" / "run.py"), "--gpu", "--quick"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=300)
+
+    for text in (
+        "a live copy",
+        "sync debug mode",
+        "EMA distance",
+        "without tracker",
+        "diffusers",
+        "`gpu` preset",
+        "gloo",
+    ):
+        assert text in done.stdout, text
+    assert "Error" not in done.stdout
+    assert [] == list(tmp_path.iterdir())

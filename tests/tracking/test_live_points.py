@@ -124,7 +124,7 @@ def test_an_interval_that_is_none_is_refused(sqlite_uri: str, every_sec: object)
 def _live(batches: BatchValues) -> dict[str, float]:
     meter = LiveMeter(1.0, 1)
     meter.open()
-    return {p.key: p.value for p in meter.take(batches, batches.batches, 0.0).points(1)}
+    return {p.key: p.value for p in meter.take(batches, batches.batches, 0.0).points()}
 
 
 def test_each_reading_has_what_came_since_the_last_whatever_was_folded_meanwhile() -> None:
@@ -139,7 +139,7 @@ def test_each_reading_has_what_came_since_the_last_whatever_was_folded_meanwhile
             loss = float(noted % 97)
             batches.add(torch.tensor(loss) if noted % 3 == 0 or count == 2048 else loss, None, 2 * loss, None)
             losses.append(loss)
-        points = {p.key: p.value for p in meter.take(batches, noted, 0.0).points(1)}
+        points = {p.key: p.value for p in meter.take(batches, noted, 0.0).points()}
         assert points["live/loss"] == pytest.approx(sum(losses) / count)
         assert points["live/grad_norm"] == pytest.approx(2 * sum(losses) / count)
     assert len(batches.read().losses) == noted

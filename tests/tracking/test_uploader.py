@@ -17,6 +17,7 @@ from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.status import status_of
+from mlflow_ddpm.tracking.batch_values import NewValues
 from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.sync import sync_directory
 
@@ -242,7 +243,7 @@ def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str) -> None:
 
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
-    tracker._recorder.write_live(LiveReading(7, {"loss": 0.5}))
+    tracker._recorder.write_live(LiveReading(7, NewValues((), (0.5,), 0, 0), NewValues((), (), 0, 0)))
     _epoch(tracker, 1)
     tracker.close(timeout=30)
 
