@@ -280,8 +280,8 @@ class MetricsTracker:
         The last, short window of steps is kept; an epoch still open is dropped, with a warning.
 
         Args:
-            status: FINISHED, FAILED or KILLED; default: FINISHED, or what follows from ``error``.
-            error: what ended the training; its type and message become tags of the run.
+            status: FINISHED, FAILED or KILLED; default: what follows from ``error``.
+            error: what ended the training, for the tags; default: the exception under way, as in a ``finally`` block.
             timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.
 
         Returns:
@@ -289,8 +289,9 @@ class MetricsTracker:
         """
         if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
-        outcome = classify_exit(error)
-        return self._rows.end(outcome._replace(status=status or outcome.status), timeout)
+        shutdown = self._rows.shutdown
+        outcome = shutdown.outcome_at_close(status, error) if shutdown else classify_exit(error)
+        return self._rows.end(outcome, timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -66,7 +66,7 @@ def parse_csv(content: bytes, name: str) -> list[EpochMetrics]:
         raise MirrorError(f"{name} has {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     if "epoch" not in header or len(set(header)) != len(header):
         raise MirrorError(f"{name} is not a metrics file: expected a header with one column 'epoch', got {header[:5]}")
-    return [_row(name, number, header, cells) for number, cells in enumerate(lines[1:], start=2)]
+    return [_row(name, number, header, cells) for number, cells in enumerate(lines[1:], start=2) if cells]
 
 
 class CsvJournal:
@@ -89,7 +89,7 @@ class CsvJournal:
         """
         if not self.path.exists():
             return []
-        content = self.path.read_bytes()
+        content = read_bounded(self.path)
         rows = parse_csv(content, str(self.path))
         whole = content.rfind(b"\n") + 1
         extras = self._extras_of_header(content[:whole] or content)
@@ -99,9 +99,15 @@ class CsvJournal:
             )
         self._file.adopt()
         is_whole = whole == len(content) or self._cut(content, whole)
-        if is_whole and extras is not None:
+        if is_whole and extras is not None and self._is_as_written(content[:whole], extras, len(rows)):
             self._extras, self._written, self._last = extras, len(rows), rows[-1] if rows else None
         return rows
+
+    @staticmethod
+    def _is_as_written(content: bytes, extras: Sequence[str], rows: int) -> bool:
+        """Return whether the file can be appended to; one that a spreadsheet has saved is written again."""
+        is_header_ours = content.startswith(csv_bytes([*_TABLE, *extras, _LAST], [])) or not content
+        return is_header_ours and b"\r" not in content and content.count(b"\n") == rows + bool(content)
 
     def _extras_of_header(self, content: bytes) -> list[str] | None:
         """Return the columns after the table's; None if they need a new header.
@@ -109,7 +115,7 @@ class CsvJournal:
         A file without a line feed must be the beginning of a header.
         """
         first, feed, _ = content.partition(b"\n")
-        header = first.decode("utf-8-sig", "replace").removesuffix("\r").split(",")
+        header = next(csv.reader([first.decode("utf-8-sig", "replace").removesuffix("\r")]), [""])
         is_former = header[: len(_TABLE)] != _TABLE and header[: len(_FORMER_TABLE)] == _FORMER_TABLE
         table = _FORMER_TABLE if is_former else _TABLE
         extras, first_columns = header[len(table) : -1], ",".join(_TABLE).encode()

@@ -22,6 +22,7 @@ from typing import Any
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.storage.foreign_files import read_bounded
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 
 __all__ = ["DeliveryState", "StateFile"]
@@ -65,8 +66,8 @@ class DeliveryState:
         try:
             if not path.exists():
                 return None
-            told = json.loads(path.read_bytes())
-            return cls(**{f.name: _checked(f.name, told[f.name]) for f in fields(cls) if f.name in told})
+            saved = json.loads(read_bounded(path))
+            return cls(**{f.name: _checked(f.name, saved[f.name]) for f in fields(cls) if f.name in saved})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise MirrorError(
                 f"{path} is damaged ({error}); move it away, and MLflow is asked which rows it has"

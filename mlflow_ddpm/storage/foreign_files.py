@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -42,14 +43,20 @@ def read_bounded(path: Path) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        MirrorError: it has more than any file of a run.
+        MirrorError: it is no plain file (a pipe, a device, a folder), or has more than any file of a run.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:  # a device may claim to be empty
-        content = file.read(_MAX_BYTES + 1)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise MirrorError(f"{path} is no plain file; move it away")
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        content = file.read(_MAX_BYTES + 1)  # it may grow meanwhile
     if len(content) > _MAX_BYTES:
         raise MirrorError(f"{path} has more than {_MAX_BYTES >> 20} MiB; expected a file of training metrics")
     return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its other end
 
 
 def check_amount(content: bytes, name: str) -> None:

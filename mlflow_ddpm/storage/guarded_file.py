@@ -7,6 +7,7 @@ version that another program wrote with other data than ours is kept beside ours
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -94,3 +95,7 @@ class GuardedFile:
             return FileState.create(self.path.stat())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return None  # a link to itself: nothing is behind that name, either

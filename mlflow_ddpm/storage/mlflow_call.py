@@ -26,7 +26,7 @@ from mlflow_ddpm.core.errors import (
     StoreUnavailableError,
 )
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.storage.fault_rules import Fault
+from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
 from mlflow_ddpm.storage.mlflow_faults import classify_fault
 
 __all__ = [
@@ -100,10 +100,10 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
 
 def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreError:
     remedy = f"; {fault.remedy}" if fault.remedy else ""
-    what = redact(fault.cause.rstrip(".")) + remedy
+    what, asks = redact(fault.cause.rstrip(".")) + remedy, fault.remedy == SEND_CREDENTIALS
     if fault.kind is StoreUnavailableError:
         return StoreUnavailableError(f"MLflow at {where} is unavailable: {what}")
-    if item and (fault.kind is ItemRefusedError or (is_file and fault.kind is StoreRefusedError and "401" not in what)):
+    if item and (fault.kind is ItemRefusedError or (is_file and fault.kind is StoreRefusedError and not asks)):
         return ItemRefusedError(f"MLflow at {where} cannot take {item}: {what}")
     if fault.kind is RunMissingError:
         return RunMissingError(f"MLflow at {where} refused: {what}")

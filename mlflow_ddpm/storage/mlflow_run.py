@@ -7,15 +7,16 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.core.errors import ItemRefusedError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
@@ -272,11 +273,21 @@ def client(tracking_uri: str) -> Any:
 
 
 def _check_readable(path: Path) -> None:
-    """Raise OSError unless the path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder."""
-    if not path.is_file():
-        raise OSError(errno.EINVAL if path.exists() else errno.ENOENT, "not a plain file", str(path))
-    with path.open("rb"):
-        pass
+    """Check that a path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder.
+
+    Raises:
+        ItemRefusedError: it is none, or cannot be read, whatever the store.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ItemRefusedError("it is a directory; log its files one by one")
+        if not stat.S_ISREG(mode):
+            raise ItemRefusedError("it is a pipe, a socket or a device; expected a plain file")
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ItemRefusedError(f"it cannot be read ({error.strerror or error})") from error
 
 
 def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -23,10 +24,8 @@ def describe_environment(device: Any = None) -> dict[str, str | int]:
     """
     found: dict[str, str | int] = {"mlflow_ddpm": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError, OSError):  # not installed, or no file descriptor is left
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
         found["cuda"] = torch.version.cuda

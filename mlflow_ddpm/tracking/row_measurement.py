@@ -160,8 +160,11 @@ class RowMeasurement:
     def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         """Close what is open and end the run; return whether MLflow has everything."""
         try:
-            self.close(has_finished=outcome.status == "FINISHED")
-            return self.recorder.close(outcome, timeout)
+            try:
+                self.close(has_finished=outcome.status == "FINISHED")
+            finally:  # after an interrupt, too
+                is_complete = self.recorder.close(outcome, timeout)
+            return is_complete
         finally:
             if self.shutdown:
                 self.shutdown.stop()  # whatever came in between: the handlers are as they were before

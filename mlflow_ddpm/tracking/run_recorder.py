@@ -124,11 +124,7 @@ class RunRecorder:
         return self._mirror.rows
 
     def require_open(self, method: str) -> None:
-        """Check that the run can still be written to.
-
-        Raises:
-            UsageError: it was closed.
-        """
+        """Raise UsageError if the run was closed."""
         if self._is_closed:
             raise UsageError(
                 f"{method} came after the tracker was closed; open another with resume=True to add to the run"
@@ -186,7 +182,7 @@ class RunRecorder:
         """
         self.require_open("log_artifact")
         if not self._is_forked():
-            path = path.absolute()
+            path = Path(os.path.abspath(path))  # noqa: PTH100 - a ".." would be a folder of that name in MLflow
             self._upload_files([Artifact(path, folder_of(path, self._mirror.directory))])
 
     def next_timestamp(self) -> int:
@@ -215,7 +211,13 @@ class RunRecorder:
             return False
         if self._is_closed:
             return self._sink.is_complete
-        self._is_closed = True
+        try:
+            return self._close(outcome, timeout)
+        except BaseException:  # an interrupt: nobody may close it a second time
+            self._close(outcome, _ABANDON_SEC)
+            raise
+
+    def _close(self, outcome: RunOutcome, timeout: float) -> bool:
         clean = self._metadata.redact(outcome.error_message)
         outcome = outcome._replace(error_message=clean, at_ms=self._end_time(outcome))
         done = is_on_disk = False
@@ -231,7 +233,8 @@ class RunRecorder:
         finally:
             self._findings.stop()
             self._sink.stop()
-            is_on_disk = self._mirror.close(outcome)
+            is_on_disk = self._mirror.close(outcome) or self._is_closed
+            self._is_closed = True
         if not done:
             self._warn_unsent(is_on_disk=is_on_disk)
         return done
@@ -242,12 +245,10 @@ class RunRecorder:
             raise UsageError("the tracker was never opened")
         return self._uploader
 
-    def _is_forked(self) -> bool:
-        """Return whether this is a copy in a forked child, such as a data loader's worker, which records nothing."""
+    def _is_forked(self) -> bool:  # a copy in a data loader's worker, say, which records nothing
         return os.getpid() != self._pid
 
-    def _end_time(self, outcome: RunOutcome) -> int:
-        """Return when the run ended: not before it began, whatever a clock that was set back shows."""
+    def _end_time(self, outcome: RunOutcome) -> int:  # a clock that was set back gives no end before the start
         last = self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
         return max(outcome.at_ms or self._now_ms(), self._state.started_at_ms, last)
 

@@ -1,7 +1,8 @@
 """Detect how a training ends: by itself, by an exception, or by a signal; and report the outcome.
 
 A signal counts only if it ended the training: an ignored one, and one whose exception the loop catches, change nothing.
-If a handler of the user's returns, the loop may have been asked to leave: it was, if at most one more epoch began.
+A handler of the user's that returns changes nothing, with one exception: after SIGTERM, the request to leave, a
+``with`` block that is left within one epoch more was left for it, as by a batch system's job that saves and goes.
 SIGKILL cannot be handled; resume the run instead.
 """
 
@@ -24,7 +25,9 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 __all__ = ["RunOutcome", "ShutdownHandler", "classify_exit"]
 
 _log = logging.getLogger("mlflow_ddpm")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP: the terminal is gone. Windows does not have it.
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+_NO_ERRORS = (StopIteration, StopAsyncIteration, GeneratorExit)  # they end loops, not trainings
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
@@ -40,11 +43,11 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
 
 
 class ShutdownHandler:
-    """Watches for SIGTERM, SIGINT and the interpreter's exit from the moment it is made until :meth:`stop`.
+    """Watches for SIGTERM, SIGINT, SIGHUP and the interpreter's exit from the moment it is made until :meth:`stop`.
 
     A handler that was there before still runs, and an ignored signal stays ignored. Where there was none, SIGTERM
-    raises ``SystemExit(143)`` in the main thread, so that ``finally`` blocks and context managers run. Outside the
-    main thread no handler can be installed.
+    raises ``SystemExit(143)`` in the main thread, so that ``finally`` blocks and context managers run; so does SIGHUP.
+    Outside the main thread no handler can be installed.
     """
 
     def __init__(self, at_exit: Callable[[RunOutcome], object]) -> None:
@@ -53,6 +56,7 @@ class ShutdownHandler:
         self._at_exit = at_exit
         self._pid = os.getpid()
         self._earlier_error = getattr(sys, "last_value", None)
+        self._handled = sys.exc_info()[1]  # what an ``except`` block around the training is about
         _watching.append(self)
         _install_handlers()
         atexit.register(self._on_exit)
@@ -70,15 +74,27 @@ class ShutdownHandler:
         return classify_exit(error, self._ending_signal(error))
 
     def epoch_begins(self) -> None:
-        """Note that the training goes on after whatever signals came before."""
+        """Note that the training goes on after whatever signals and errors came before."""
+        self._handled = sys.exc_info()[1]
         self._survived = {signum: count + 1 for signum, count in self._survived.items()}
         if threading.current_thread() is threading.main_thread():  # where handlers run, and raise
             self._raised = {}
 
+    def outcome_at_close(self, status: str | None, error: BaseException | None) -> RunOutcome:
+        """Return how a training ended that is closed with these two.
+
+        Without an error it is the one under way, as in a ``finally`` or ``except`` block, unless an epoch began in it.
+        """
+        under_way = sys.exc_info()[1]
+        if error is None and status != "FINISHED" and under_way is not self._handled:
+            error = None if isinstance(under_way, _NO_ERRORS) else under_way
+        outcome = self.outcome_of(error) if error else classify_exit(None)
+        return outcome._replace(status=status or outcome.status)
+
     def note_signal(self, signum: int, error: BaseException | None) -> None:
         """Note that a signal came, and what its handler raised."""
         if error is None:
-            self._survived[signum] = 0
+            self._survived |= {signum: 0} if signum == signal.SIGTERM else {}
         else:
             self._raised[signum] = error
 

@@ -187,7 +187,7 @@ def test_a_kill_while_the_model_is_logged_is_made_up_for_by_the_same_command(sql
         return [model.name for model in client.search_logged_models(["0"]) if model.status == "READY"]
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as killed:
-        next(line for line in killed.stdout or () if line.startswith("open "))
+        next(line for line in killed.stdout or () if line.startswith("result "))  # of the overview, which comes last
         killed.kill()
     before = ready()
     codes = [subprocess.run(command, check=False, capture_output=True, timeout=300).returncode for _ in range(2)]

@@ -148,7 +148,7 @@ def test_a_run_whose_uri_had_a_password_is_sent_by_sync(server_uri: str, monkeyp
         with pytest.raises(Exception, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
             sync_directory(Path("out"), timeout=5)
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right-token")
-        sync_directory(Path("out"), timeout=20)
+        sync_directory(Path("out"), tracking_uri=front.url, timeout=20)
 
     client = MlflowClient(server_uri)
     experiment = client.get_experiment_by_name("guarded")

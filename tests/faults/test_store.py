@@ -148,7 +148,7 @@ print(played.construction_sec, played.stall_sec, played.close_sec, time.time())
     assert construction < 10 + STALL_SEC
     assert max(stall, close - 1) < STALL_SEC
     assert exit_sec < 5
-    assert done.stderr.count("Training goes on") == 1, done.stderr
+    assert done.stderr.count("`mlflow-ddpm sync out`") == 1, done.stderr
 
 
 @pytest.mark.slow

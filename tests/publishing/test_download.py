@@ -35,7 +35,8 @@ def _record(uri: str | None) -> MetricsTracker:
 
 
 def _hashes(directory: str | Path) -> dict[str, str]:
-    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    """The preview is made for the run's page: it lies among the artifacts alone."""
+    files = [path for path in Path(directory).rglob("*") if path.is_file() and path.name != "preview.png"]
     return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -48,10 +49,11 @@ def test_what_was_published_comes_back_byte_for_byte(store_uri: str) -> None:
     fetched = download_run(f"runs:/{run_id}", "new/folder", tracking_uri=store_uri)
 
     assert _hashes("made") == _hashes("new/folder")
-    assert fetched.files == sorted(Path("new/folder", path.relative_to("made")) for path in published.files)
+    made = {Path("new/folder", path.relative_to("made")) for path in published.files}
+    assert fetched.files == sorted(made | {Path("new/folder/preview.png")})
     assert {path.name for path in fetched.files if path.parent.name == "paper"} == {
         *(f"{name}.{suffix}" for name in NAMES for suffix in ("pdf", "csv")),
-        *("training_summary.csv", "training_summary.tex"),
+        *("captions.txt", "training_summary.csv", "training_summary.tex"),
     }
 
 
@@ -67,7 +69,7 @@ def test_the_report_keeps_its_pngs_and_download_tells_what_it_fetched(
 
     assert main(["publish", run_id, "--output-dir", "made", "--theme", "paper", "--format", "pdf"]) == 0
 
-    assert "made/paper: 34 files" in capsys.readouterr().out
+    assert "made/paper: 35 files" in capsys.readouterr().out
     report = Path("made/training_report.md").read_text(encoding="utf-8")
     embedded = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report)
     assert {f"{name}.png" for name in NAMES} <= set(embedded)

@@ -14,7 +14,8 @@ import pytest
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
-from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.layout import CSV_NAME, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.recovery import merge_rows, read_rows
 
@@ -215,3 +216,62 @@ def test_the_directory_that_a_program_runs_in_is_not_moved(
         Mirror(tmp_path).move_aside()
     assert _epochs(tmp_path) == [0]
     Mirror(tmp_path).close(KILLED)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")],
+    ids=["pipe", "folder", "device"],
+)
+@pytest.mark.parametrize("name", [CSV_NAME, DELIVERY_STATE_NAME])
+def test_what_is_no_plain_file_is_refused_at_once(make: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device read, for ever."""
+    _record(tmp_path, _row(0))
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+
+    with pytest.raises(MirrorError, match="no plain file; move it away"):
+        read_rows(tmp_path) if name == CSV_NAME else DeliveryState.load(tmp_path)
+    if name == CSV_NAME:
+        with pytest.raises(MirrorError, match="no plain file; move it away"):
+            Mirror(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CSV_NAME, JSON_NAME])
+def test_a_link_to_itself_is_replaced(name: str, tmp_path: Path) -> None:
+    """Nothing is behind it; the other file has every epoch."""
+    _record(tmp_path, _row(0), _row(1))
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(name)
+
+    _record(tmp_path, _row(2))
+
+    assert _epochs(tmp_path) == _json_epochs(tmp_path) == [0, 1, 2]
+
+
+def _as_excel_saves(content: bytes) -> bytes:
+    return b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n")
+
+
+def _with_quotes(content: bytes) -> bytes:
+    first, _, rest = content.partition(b"\n")
+    return b",".join(b'"' + name + b'"' for name in first.split(b",")) + b"\n" + rest
+
+
+def _with_blank_lines(content: bytes) -> bytes:
+    return content + b"\n\n"
+
+
+@pytest.mark.parametrize("save", [_as_excel_saves, _with_quotes, _with_blank_lines])
+def test_a_csv_that_a_spreadsheet_saved_is_continued_in_our_form(
+    save: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    """Its numbers are the same; a byte order mark, quotes and blank lines go at the next write."""
+    _record(tmp_path, _row(0), _row(1))
+    path = tmp_path / CSV_NAME
+    path.write_bytes(save(path.read_bytes()))
+
+    _record(tmp_path, _row(2))
+
+    assert _epochs(tmp_path) == [0, 1, 2]
+    assert not {b"\r", b'"'} & {bytes([byte]) for byte in path.read_bytes()}

@@ -162,6 +162,7 @@ class Walk:
                 case 3:
                     path.unlink()
                 case 4:
+                    content = (self.out / CSV).read_bytes()
                     (self.out / "other").write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
                     (self.out / "other").replace(self.out / CSV)
         time.sleep(0.1)  # some epochs: an edited file that nobody could mend in time is what a resume refuses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
@@ -10,6 +11,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -275,3 +278,34 @@ def test_the_last_warning_counts_rightly(short_waits: None, caplog: pytest.LogCa
     tracker.close(timeout=0.2)
 
     assert "not in MLflow yet: 1 row and " in caplog.text
+
+
+@pytest.mark.parametrize("line", [1, 9, 30, 60, 120, 240, 400])
+def test_an_interrupt_at_any_line_of_close_lets_everything_go(line: int, sqlite_uri: str) -> None:
+    """The run has ended, the threads with it, and the directory can be opened again; a second close tells the truth."""
+    tracker = MetricsTracker("out")
+    tracker.start_epoch(0)
+    tracker.log_batch(1.0)
+    tracker.end_epoch()
+    run_id, lines = str(tracker.run_id), iter(range(1, 10**9))
+
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        if "mlflow_ddpm/" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and next(lines) == line:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return interrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            sys.settrace(interrupt)
+            tracker.close()
+        finally:
+            sys.settrace(None)
+
+    assert tracker.close() is True
+    run = MlflowClient(sqlite_uri).get_run(run_id)
+    assert run.info.status in ("FINISHED", "KILLED")
+    assert run.data.metrics["loss_mean"] == 1.0
+    MetricsTracker("out", resume=True).close()

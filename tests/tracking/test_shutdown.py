@@ -205,6 +205,56 @@ def run(epoch):
     assert run.info.status == status
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("try:\n  run(0); raise ValueError('x')\nfinally: tracker.close()", "FAILED", "ValueError"),
+        ("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close()", "FAILED", "ValueError"),
+        ("try:\n  run(0); kill(signal.SIGTERM)\nfinally: tracker.close()", "KILLED", "SIGTERM"),
+        ("try:\n  run(0); kill(signal.SIGINT)\nfinally: tracker.close()", "KILLED", "SIGINT"),
+        ("try:\n  run(0); kill(signal.SIGHUP)\nfinally: tracker.close()", "KILLED", "SIGHUP"),
+        ("try:\n  run(0); sys.exit(3)\nfinally: tracker.close()", "FAILED", "SystemExit"),
+        ("try:\n  run(0); sys.exit(0)\nfinally: tracker.close()", "FINISHED", None),
+        ("try:\n  run(0)\nfinally: tracker.close()", "FINISHED", None),
+        ("try: raise ValueError('x')\nexcept ValueError: run(0); tracker.close()", "FINISHED", None),
+        ("try: raise ValueError('x')\nexcept ValueError: pass\nrun(0); tracker.close()", "FINISHED", None),
+        ("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close('FINISHED')", "FINISHED", None),
+        ("try:\n  run(0); next(iter([]))\nexcept StopIteration: tracker.close()", "FINISHED", None),
+    ],
+)
+def test_a_close_in_a_finally_block_sees_what_ended_the_training(
+    body: str, status: str, error: str | None, sqlite_uri: str
+) -> None:
+    """The exception under way counts, unless the training went on after it was raised."""
+    code = f"""
+import os, signal, sys, time
+from mlflow_ddpm import MetricsTracker
+tracker = MetricsTracker("out")
+def run(epoch):
+    tracker.start_epoch(epoch); tracker.log_batch(1.0); tracker.end_epoch()
+def kill(signum):
+    os.kill(os.getpid(), signum); time.sleep(10)
+{body}
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True)
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert (run.info.status, run.data.tags.get("error.type")) == (status, error)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_handler_of_another_signal_than_sigterm_that_returns_changes_nothing(signum: signal.Signals) -> None:
+    """It shows the progress, say; SIGTERM alone is a request to leave."""
+    before = signal.signal(signum, lambda *_: None)
+    shutdown = watch()
+    try:
+        signal.raise_signal(signum)
+        assert shutdown.outcome_of(None).status == "FINISHED"
+    finally:
+        shutdown.stop()
+        signal.signal(signum, before)
+
+
 def test_a_resumed_run_that_finishes_bears_no_old_error(sqlite_uri: str) -> None:
     """Why an earlier part of it ended is not why the whole did."""
     with pytest.raises(ValueError, match="out of memory"), MetricsTracker("out") as tracker:
