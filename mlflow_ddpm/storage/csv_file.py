@@ -115,7 +115,8 @@ class CsvJournal:
         A file without a line feed must be the beginning of a header.
         """
         first, feed, _ = content.partition(b"\n")
-        header = next(csv.reader([first.decode("utf-8-sig", "replace").removesuffix("\r")]), [""])
+        names = first.decode("utf-8-sig", "replace").removesuffix("\r").split(",")
+        header = [name.removeprefix('"').removesuffix('"') for name in names]  # as a spreadsheet may write them
         is_former = header[: len(_TABLE)] != _TABLE and header[: len(_FORMER_TABLE)] == _FORMER_TABLE
         table = _FORMER_TABLE if is_former else _TABLE
         extras, first_columns = header[len(table) : -1], ",".join(_TABLE).encode()

@@ -38,7 +38,7 @@ __all__ = ["RunRecorder"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _OPEN_WAIT_SEC = 10.0  # for the store, when the run's id is asked for
-_ABANDON_SEC = 1.0  # for the store, when a constructor was interrupted
+_ABANDON_SEC, _INTERRUPTED_SEC = 1.0, 5.0  # for the store, when a constructor, or a close, was interrupted
 
 
 class RunRecorder:
@@ -214,7 +214,7 @@ class RunRecorder:
         try:
             return self._close(outcome, timeout)
         except BaseException:  # an interrupt: nobody may close it a second time
-            self._close(outcome, _ABANDON_SEC)
+            self._close(outcome, _INTERRUPTED_SEC)
             raise
 
     def _close(self, outcome: RunOutcome, timeout: float) -> bool:
