@@ -230,8 +230,7 @@ class MetricsTracker:
             The row; None on ranks other than 0.
 
         Raises:
-            UsageError: no epoch is open, an extra's name is taken or MLflow would refuse it, or a value is no single
-                number. The epoch stays open.
+            UsageError: no epoch is open, an extra's name cannot be taken, or a value is no number. The epoch stays open.
         """
         rows = self._rows
         if rows.number >= 0:

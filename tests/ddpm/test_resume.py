@@ -21,7 +21,11 @@ def test_a_training_killed_again_and_again_ends_as_if_nothing_had_happened() -> 
     are those of a run that nobody killed. The first life is a process of its own, the others are forks that run the
     same command.
     """
-    env = {**os.environ, "MLFLOW_ALLOW_FILE_STORE": "true", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {
+        **os.environ,
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
     command = [sys.executable, str(ROOT / "tests" / "support" / "kill_ddpm.py"), "--runs", str(RUNS)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=120 + 120 * RUNS)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,7 +17,11 @@ KILLS = int(os.environ.get("MLFLOW_DDPM_TEST_KILLS", "40"))  # 200 for whoever h
 def _kill(what: str, kills: int, database: Path) -> dict[str, int]:
     """Return the figures of that many kills, and print them."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "kill_trials.py"), what, "--kills", str(kills)]
-    env = {**os.environ, "MLFLOW_ALLOW_FILE_STORE": "true", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {
+        **os.environ,
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
     env |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
     done = subprocess.run(
         [*command, "--database", str(database)],
