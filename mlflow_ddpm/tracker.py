@@ -230,7 +230,7 @@ class MetricsTracker:
             The row; None on ranks other than 0.
 
         Raises:
-            UsageError: no epoch is open, an extra's name cannot be taken, or a value is no number. The epoch stays open.
+            UsageError: no epoch is open, or an extra's name or a value cannot be taken. The epoch stays open.
         """
         rows = self._rows
         if rows.number >= 0:

@@ -20,7 +20,7 @@ from mlflow_ddpm.core.errors import ItemRefusedError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
-from mlflow_ddpm.storage.stored_rows import is_row_key, read_pages, read_stored_rows
+from mlflow_ddpm.storage.stored_rows import Point, is_row_key, points_of, read_pages, read_stored_rows
 
 __all__ = [
     "ARTIFACT_FOLDER",
@@ -42,20 +42,6 @@ NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or in
 _PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
 METRICS_PER_BATCH = 1000  # MLflow's limit of one request
 _PAGE = 25_000  # points, as MLflow's client asks for
-
-
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    timestamp_ms: int
-    step: int
-
-
-def points_of(row: EpochMetrics) -> list[Point]:
-    """Return the points of a row, all at its first timestamp."""
-    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
 
 
 class MlflowPage(NamedTuple):

@@ -12,12 +12,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 
-__all__ = ["is_row_key", "read_pages", "read_stored_rows"]
+__all__ = ["Point", "is_row_key", "points_of", "read_pages", "read_stored_rows"]
 
 _log = logging.getLogger("mlflow_ddpm.progress")
 _TABLE = tuple(m.name for m in METRICS)
@@ -31,6 +31,20 @@ _MOST_METRICS, _MOST_PAGES, _MOST_POINTS = 10_000, 200, 10_000_000
 
 Place = tuple[int, int]  # step, timestamp in ms
 Points = Sequence[tuple[Place, float]]
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+def points_of(row: EpochMetrics) -> list[Point]:
+    """Return the points of a row, all at its first timestamp."""
+    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
 
 
 def is_row_key(key: str) -> bool:
