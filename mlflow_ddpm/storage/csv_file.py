@@ -12,6 +12,7 @@ import csv
 import errno
 import io
 import itertools
+import operator
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 __all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
 
 _TABLE = [m.name for m in METRICS]
+_table_cells = operator.attrgetter(*_TABLE)
 _INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
 _FORMER_TABLE = _TABLE[: _TABLE.index("skipped_steps")]  # of a run that an earlier version began
 _LAST = "logged_at_ms"
@@ -183,7 +185,7 @@ class CsvJournal:
         return all(row.extra.keys() <= set(self._extras) for row in rows[self._written :])
 
     def _append(self, rows: Sequence[EpochMetrics]) -> None:
-        content = "".join(_lines(rows, self._extras)).encode()
+        content = csv_bytes((), [_cells(row, self._extras) for row in rows])
         if not content:
             return
         if self._handle is None:
@@ -219,7 +221,7 @@ def _lines(rows: Sequence[EpochMetrics], extras: Sequence[str]) -> list[str]:
 
 
 def _cells(row: EpochMetrics, extras: Sequence[str]) -> list[Number]:
-    return [*(getattr(row, name) for name in _TABLE), *(row.extra.get(name) for name in extras), row.logged_at_ms]
+    return [*_table_cells(row), *map(row.extra.get, extras), row.logged_at_ms]
 
 
 def _holds_only(content: bytes, rows: Sequence[EpochMetrics]) -> bool:

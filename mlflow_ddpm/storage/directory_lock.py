@@ -69,7 +69,8 @@ class DirectoryLock:
         if self._lock is None or os.getpid() != self._pid:
             return False
         try:
-            return os.path.samestat((self._directory / LOCK_NAME).stat(), os.fstat(self._lock_descriptor))
+            path = f"{self._directory}{os.sep}{LOCK_NAME}"  # each row comes here: a Path takes longer than the call
+            return os.path.samestat(os.stat(path), os.fstat(self._lock_descriptor))  # noqa: PTH116 - as above
         except OSError:
             return False
 

@@ -92,7 +92,7 @@ class GuardedFile:
 
     def _current_state(self) -> FileState | None:
         try:
-            return FileState.create(self.path.stat())
+            return FileState.create(os.stat(self.path))  # noqa: PTH116 - each row comes here
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -85,8 +85,11 @@ class _Series:
     def fold(self) -> None:
         """Join the tail's values, those of one kind only."""
         tail, self.tail = self.tail, []
-        kinds = [_kind(value) for value in tail]
         start, self._folded = self._folded, self._folded + len(tail)
+        if set(map(type, tail)) == {float}:
+            self._chunks.append(_Chunk(range(start, self._folded), array("d", tail)))
+            return
+        kinds = [_kind(value) for value in tail]
         distinct = set(kinds)
         if len(distinct) == 1:
             self._chunks.append(_Chunk(range(start, self._folded), _join(tail)))
@@ -102,6 +105,8 @@ class _Series:
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
+        if len(self._chunks) == 1 and isinstance(self._chunks[0].values, array):  # most loops log numbers
+            return self._chunks[0].values
         whole = array("d", bytes(8 * self._folded))
         target = memoryview(whole)
         for batches, values in self._chunks:

@@ -76,7 +76,7 @@ class _Spread(NamedTuple):
 
 def finite_mean(values: Sequence[float]) -> float | None:
     """Return the mean of the finite values; NaN where none is finite, None where there is no value."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = list(filter(math.isfinite, values))
     return _mean(finite) if finite else _no_number(values)
 
 
@@ -102,7 +102,8 @@ def _spread(values: Sequence[float]) -> _Spread:
 def _mean(values: Sequence[float], scale: float | None = None) -> float:
     """Return the mean of finite values, whose sum is rounded once; it never overflows."""
     scale = _scale(max(map(abs, values))) if scale is None else scale
-    return math.fsum(value * scale for value in values) / len(values) / scale
+    scaled = values if scale == 1.0 else (value * scale for value in values)
+    return math.fsum(scaled) / len(values) / scale
 
 
 def _scale(largest: float) -> float:

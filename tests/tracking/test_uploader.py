@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -263,3 +264,17 @@ def test_status_on_the_command_line_lists_what_is_set_aside(
 
     assert main(["status", "out"]) == 0
     assert "set aside nothing.txt: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_frozen_before", [False, True])
+def test_the_garbage_collector_is_after_the_end_as_it_was(sqlite_uri: str, is_frozen_before: bool) -> None:  # noqa: FBT001
+    """A program that has frozen its objects keeps them frozen."""
+    if is_frozen_before:
+        gc.freeze()
+    try:
+        with MetricsTracker("out") as tracker:
+            _epoch(tracker, 0)
+        assert (gc.get_freeze_count() > 0) == is_frozen_before
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
