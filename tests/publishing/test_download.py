@@ -82,7 +82,7 @@ def test_the_report_keeps_its_pngs_and_download_tells_what_it_fetched(
     assert re.fullmatch(rf"\d+ files \(\d\.\d MiB\) of run {run_id} are in got", lines[0])
     assert lines[1].startswith("  got: ")
     assert "12 png" in lines[1]
-    assert "  got/paper: 12 csv, 21 pdf, 1 tex" in lines
+    assert "  got/paper: 12 csv, 21 pdf, 1 tex, 1 txt" in lines
     assert _hashes("made") == _hashes("got")
     with pytest.raises(UsageError, match=f"made holds run {run_id}, not {'0' * 32}"):
         download_run("0" * 32, "made")
