@@ -267,13 +267,13 @@ def _check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ItemRefusedError("it is a directory; log its files one by one")
+            raise ItemRefusedError(f"{path.name} is a directory; log its files one by one")
         if not stat.S_ISREG(mode):
-            raise ItemRefusedError("it is a pipe, a socket or a device; expected a plain file")
+            raise ItemRefusedError(f"{path.name} is a pipe, a socket or a device; expected a plain file")
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
-        raise ItemRefusedError(f"it cannot be read ({error.strerror or error})") from error
+        raise ItemRefusedError(f"{path.name} cannot be read ({error.strerror or error})") from error
 
 
 def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:
