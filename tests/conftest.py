@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
@@ -17,6 +18,9 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # two spin against each other on a busy machine
 
 
+_USUAL_HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+
+
 @pytest.fixture(autouse=True)
 def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test starts in an empty directory, without MLflow settings or a launcher's variables, and leaves none."""
@@ -25,6 +29,9 @@ def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         if launcher or (name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    for signum, usual in _USUAL_HANDLERS.items():
+        if signal.getsignal(signum) == signal.SIG_IGN:  # a shell starts background jobs so, and nohup all
+            signal.signal(signum, usual)
     if "torch" in sys.modules:
         import torch
 

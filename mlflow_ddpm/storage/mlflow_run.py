@@ -262,7 +262,7 @@ def _check_readable(path: Path) -> None:
     """Check that a path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder.
 
     Raises:
-        ItemRefusedError: it is none, or cannot be read, whatever the store.
+        ItemRefusedError: it is another kind of file, or cannot be read, whatever the store.
     """
     try:
         mode = path.stat().st_mode

@@ -45,14 +45,14 @@ def _help(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_an_example_and_stands_in_the_readme(
+def test_every_command_explains_itself_with_an_example_and_stands_in_the_docs(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``--help`` answers what a user would ask next."""
     text = _help(command, capsys)
 
     assert f"example: mlflow-ddpm {command} " in text
-    assert f"mlflow-ddpm {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"mlflow-ddpm {command}" in (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 
 
 def test_every_training_option_tells_its_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from mlflow_ddpm.ddpm.output_dir import is_same_finished_run, mark_published
 from mlflow_ddpm.ddpm.train import train
 from mlflow_ddpm.ddpm.training.trainer import build_model
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "emnist.md").read_text(encoding="utf-8")
 SMALL: dict[str, Any] = {"image_size": 8, "base_channels": 8, "batch_size": 400, "epochs": 1, "timesteps": 20}
 SMALL |= {"sample_steps": 2, "sample_every": 0, "eval_per_class": 0}
 
@@ -145,14 +145,14 @@ def test_a_run_to_go_on_with_is_told(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_readmes_table_of_presets_is_that_of_the_code(preset: str) -> None:
+def test_the_docs_table_of_presets_is_that_of_the_code(preset: str) -> None:
     """Parameters, batch, epochs and learning rate on EMNIST."""
     config = from_options({"preset": preset, "data": "emnist-byclass"}).resolve()
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_model(config, 62).parameters())
     sizes = f"{parameters / 1e6:.1f} M | {config.train.batch_size} | {config.train.epochs} | {config.optim.lr:g} |"
 
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{preset}` |")]
+    (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{preset}` |")]
     assert row.endswith(sizes)
 
 

@@ -280,7 +280,7 @@ def test_the_command_says_what_it_made(capsys: pytest.CaptureFixture[str]) -> No
 
     assert status == 0
     assert [line.split(",")[0] for line in lines[:2]] == ["a: 3 epochs", "b: 40 epochs"]
-    assert "out/comparison.md shows them, with 15 plots and tables beside it" in lines[2]
+    assert "out/comparison.md shows them, with 15 plots and tables in the same folder" in lines[2]
 
 
 @pytest.mark.slow

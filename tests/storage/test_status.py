@@ -114,5 +114,5 @@ def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
     _directory(tmp_path, FINISHED)
     (tmp_path / CSV_NAME).unlink()
     (tmp_path / CSV_NAME).mkdir()
-    with pytest.raises(MirrorError, match="cannot be read|is no"):
+    with pytest.raises(MirrorError, match=r"cannot be read|is no"):
         status_of(tmp_path)

@@ -26,7 +26,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     (
         "channel_mults",
         (1, 0),
-        "model.channel_mults must be positive whole numbers such as 1,2,2, or 'auto', got (1, 0)",
+        "model.channel_mults must be positive whole numbers such as 1,2,2 or 'auto', got (1, 0)",
     ),
     ("data", "mnist", f"data.name must be one of {', '.join(DATA_NAMES)}, got 'mnist'"),
     ("data_dir", "", "data.dir must be a non-empty string, got ''"),
