@@ -44,6 +44,16 @@ def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     os.environ.clear()
     os.environ.update(before)
     _forget_mlflow_state()
+    _forget_open_trackers()
+
+
+def _forget_open_trackers() -> None:
+    """A tracker that a test leaves open, as a killed training does, keeps its signal handlers from the next test."""
+    if "mlflow_ddpm.tracking.shutdown" in sys.modules:
+        from mlflow_ddpm.tracking import shutdown
+
+        for handler in list(shutdown._watching):
+            handler.stop()
 
 
 def _forget_mlflow_state() -> None:

@@ -213,6 +213,7 @@ def test_params_tell_runs_apart_and_everything_else_is_in_config_json(tmp_path: 
     assert json.loads(data_input.dataset.profile) == {"train_images": 1500, "test_images": 297, "classes": 10}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(tmp_path: Path, sqlite_uri: str) -> None:
     """Trained while the store was away, sent by ``sync``."""
     import mlflow

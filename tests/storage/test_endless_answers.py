@@ -76,6 +76,7 @@ def server() -> Iterator[tuple[Server, str]]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [[], [POINT], [POINT] * 100], ids=["empty", "one", "many"])
 def test_pages_without_end_are_refused(server: tuple[Server, str], points: list[dict[str, Any]]) -> None:
     """Whatever the pages hold, a token that leads on for ever is followed a few hundred times."""
@@ -111,6 +112,7 @@ def test_artifacts_without_end_are_refused(server: tuple[Server, str], is_dir: o
     assert answers.requests < 20
 
 
+@pytest.mark.slow
 def test_folders_within_folders_without_end_are_refused(server: tuple[Server, str]) -> None:
     """Each answer has one more."""
     answers, uri = server
