@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,6 +164,9 @@ def test_basic_auth_that_refuses_is_one_line_and_the_rows_stay_on_disk(
         caplog.clear()
         sign_in(*user)
         train(uri)
+        for thread in threading.enumerate():  # an attempt under way would sign in as the administrator below
+            if thread.name.startswith("mlflow_ddpm-upload"):
+                thread.join(60)
         sign_in(*ADMIN)
         runs = MlflowClient(uri).search_runs([MlflowClient(uri).get_run(finished).info.experiment_id])
 
