@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError, UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import read_csv
@@ -208,7 +208,7 @@ def _load_tracker(tracker: Recorded) -> RunHistory:
         try:
             stored = load_stored_run(MlflowRun(tracker.tracking_uri or "", tracker.run_id), is_described=False)
         except StoreError as error:
-            _log.warning("%s; reading the history from %s instead", error, shown(tracker.output_dir))
+            _log.warning("%s; reading the history from %s instead", error, display_path(tracker.output_dir))
         else:
             document = _saved_document(tracker.output_dir)
             if document is None:
@@ -217,6 +217,6 @@ def _load_tracker(tracker: Recorded) -> RunHistory:
             return RunHistory.create(stored.rows, run={**run, **stored.run}, config=config, environment=environment)
     else:
         _log.warning(
-            "MLflow does not have every row yet; reading the history from %s instead", shown(tracker.output_dir)
+            "MLflow does not have every row yet; reading the history from %s instead", display_path(tracker.output_dir)
         )
     return _load_directory(tracker.output_dir)

@@ -53,8 +53,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.core.atomic_file import shown
-    from mlflow_ddpm.core.formatting import count_of, format_number
+    from mlflow_ddpm.core.formatting import count_of, display_path, format_number
     from mlflow_ddpm.publishing.compare import compare_runs
 
     figures = figures_wanted(args)
@@ -75,4 +74,4 @@ def run(args: argparse.Namespace) -> None:
         has_best = summary.best_loss is not None
         result = f"{count_of(summary.epochs, 'epoch')}, {best if has_best else 'no finite loss'}"
         print(f"{compared.name}: {compared.history.worded(result)}")
-    print(f"{shown(made.files[0])} shows them, with {len(made.files) - 1} plots and tables in the same folder")
+    print(f"{display_path(made.files[0])} shows them, with {len(made.files) - 1} plots and tables in the same folder")

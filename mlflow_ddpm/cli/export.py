@@ -39,12 +39,15 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.core.atomic_file import shown
+    from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.publishing.hub_folder import export_run, hub_name
 
     made = export_run(named_source(args), args.folder, license_name=args.license, tracking_uri=args.tracking_uri)
     size = sum(path.stat().st_size for path in made.files)
-    print(f"{len(made.files)} files ({size / 2**20:.1f} MiB) are in {shown(made.folder)}; read {shown(made.files[0])}")
+    print(
+        f"{len(made.files)} files ({size / 2**20:.1f} MiB) are in {display_path(made.folder)}; "
+        f"read {display_path(made.files[0])}"
+    )
     if made.license == "other":
         print("the license is `other`: name one with --license, or put its text beside the card as LICENSE")
-    print(f"hf upload {shlex.quote(hub_name(made.folder))} {shown(made.folder)}")
+    print(f"hf upload {shlex.quote(hub_name(made.folder))} {display_path(made.folder)}")

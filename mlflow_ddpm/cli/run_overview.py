@@ -10,10 +10,9 @@ from pathlib import Path
 from mlflow_ddpm.analysis.findings.rules import find_findings
 from mlflow_ddpm.analysis.history import load_history, open_store
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
-from mlflow_ddpm.core.formatting import count_of, format_duration
+from mlflow_ddpm.core.formatting import count_of, display_path, format_duration
 from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
@@ -30,19 +29,19 @@ def run_overview(published: Published, tracking_uri: str | None) -> str:
     history = load_history(published.output_dir)
     lines: list[Line] = [("result", _result(history))] if history.rows else []
     lines += [(finding.severity, f"{finding.title}, {finding.where}") for finding in find_findings(history)]
-    lines.append(("report", shown(published.output_dir / REPORT_NAME)))
-    lines.append(("plots", shown(published.output_dir / DASHBOARD_NAME) + " and ten more in the same folder"))
+    lines.append(("report", display_path(published.output_dir / REPORT_NAME)))
+    lines.append(("plots", display_path(published.output_dir / DASHBOARD_NAME) + " and ten more in the same folder"))
     for beside in sorted({file.parent for file in published.files} - {published.output_dir}):
         count = sum(file.parent == beside for file in published.files)
-        lines.append((beside.name, f"{shown(beside)}: {count} files, figures with their data"))
+        lines.append((beside.name, f"{display_path(beside)}: {count} files, figures with their data"))
     if model_files(published.output_dir):
-        folder, where = shown(published.output_dir / MODEL_FOLDER), shown(published.output_dir)
+        folder, where = display_path(published.output_dir / MODEL_FOLDER), display_path(published.output_dir)
         lines.append(("model", f"{folder}; draw images with: mlflow-ddpm sample {where}"))
     if published.run_id and published.uploaded:
         lines += run_lines(published.run_id, published.tracking_uri or tracking_uri)
     else:
         lines.append(
-            ("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {shown(published.output_dir)}")
+            ("MLflow", f"not reached; send the run later with: mlflow-ddpm sync {display_path(published.output_dir)}")
         )
     return aligned(lines)
 

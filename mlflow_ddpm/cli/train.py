@@ -169,13 +169,13 @@ def _train(args: argparse.Namespace, config: Config, directory: Path, params: di
 def _print_start(tracker: MetricsTracker) -> None:
     """Print where the run is: its name, its directory, and its page in MLflow."""
     from mlflow_ddpm.cli.run_overview import Line, aligned, run_lines
-    from mlflow_ddpm.core.atomic_file import shown
+    from mlflow_ddpm.core.formatting import display_path
 
     run_id = _wait_for_run(tracker)
     lines: list[Line] = [("run", "not created yet; it is created, and gets all rows, as soon as MLflow answers")]
     if run_id:
         lines = _within(_STORE_WAIT_SEC, lambda: run_lines(run_id, tracker.tracking_uri)) or [("run", run_id)]
-    lines.insert(1, ("output", shown(tracker.output_dir)))
+    lines.insert(1, ("output", display_path(tracker.output_dir)))
     print(aligned(lines), flush=True)
 
 

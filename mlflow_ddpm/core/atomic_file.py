@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["flush_directory", "remove_remains", "replace_file", "shown"]
+__all__ = ["flush_directory", "remove_remains", "replace_file"]
 
 _numbers = itertools.count()
 
@@ -65,16 +64,3 @@ def flush_directory(directory: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-
-def shown(path: Path) -> str:
-    """Return a path as one would type it here: relative where it lies below, quoted where a shell needs it.
-
-    Under ``mlflow run`` it is absolute: the working directory is the project's or a temporary one, not the caller's.
-    """
-    if os.environ.get("MLFLOW_RUN_ID"):
-        return shlex.quote(str(path.absolute()))
-    with contextlib.suppress(OSError):  # the working directory may be gone
-        if path.is_relative_to(Path.cwd()):
-            path = path.relative_to(Path.cwd())
-    return shlex.quote(str(path))

@@ -1,4 +1,4 @@
-"""Numbers as people read them: in reports, summaries and progress lines, never in data files.
+"""Numbers, durations, counts and paths as people read them: in reports and messages, never in data files.
 
 Five significant digits, fixed notation where it is short, and the three kinds of "no number" kept apart: a dash for
 *not measured*, ``NaN`` and ``Inf`` for what was measured and is not finite.
@@ -6,11 +6,15 @@ Five significant digits, fixed notation where it is short, and the three kinds o
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["NOT_MEASURED", "count_of", "format_duration", "format_epochs", "format_number", "in_steps"]
+__all__ = ["NOT_MEASURED", "count_of", "display_path", "format_duration", "format_epochs", "format_number", "in_steps"]
 
 _DASH = "\N{EN DASH}"
 NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
@@ -82,6 +86,19 @@ def format_epochs(epochs: Iterable[int], spacing: float = 1.0) -> str:
     shown = [str(a) if a == b else f"{a}{_DASH}{b}" for a, *_, b in ((r[0], *r) for r in ranges[:_MAX_RANGES])]
     more = sum(map(len, ranges[_MAX_RANGES:]))
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def display_path(path: Path) -> str:
+    """Return a path as one would type it here: relative where it lies below, quoted where a shell needs it.
+
+    Under ``mlflow run`` it is absolute: the working directory is the project's or a temporary one, not the caller's.
+    """
+    if os.environ.get("MLFLOW_RUN_ID"):
+        return shlex.quote(str(path.absolute()))
+    with contextlib.suppress(OSError):  # the working directory may be gone
+        if path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))
 
 
 def in_steps(text: str) -> str:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from mlflow_ddpm.core import ranks
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import MlflowDdpmError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.emnist_download import check_offer
 from mlflow_ddpm.ddpm.data.emnist_files import Archive
@@ -113,11 +113,11 @@ def _plan_disk(plan: Plan, memory: Memory, directory: Path) -> None:
     needed = _CHECKPOINTS * memory.state + 2 * memory.weights + _ARTIFACTS
     place = nearest_existing(directory)
     free = shutil.disk_usage(place).free
-    plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {shown(place)}"))
+    plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {display_path(place)}"))
     if needed > free:
         plan.problems.append(
-            f"checkpoints and artifacts need about {needed // MIB:,} MiB, {shown(place)} has {free // MIB:,} MiB free; "
-            "make room, or choose another --output-dir"
+            f"checkpoints and artifacts need about {needed // MIB:,} MiB, {display_path(place)} has {free // MIB:,} "
+            "MiB free; make room, or choose another --output-dir"
         )
 
 

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from mlflow_ddpm.core import ranks
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.ddpm.config.config import Config
@@ -54,21 +55,21 @@ def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
     """
     place = nearest_existing(directory)
     if not place.is_dir():
-        raise UsageError(f"{shown(place)} is a file; choose another --output-dir")
+        raise UsageError(f"{display_path(place)} is a file; choose another --output-dir")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{shown(place)} cannot be written; make it writable, or choose another --output-dir")
+        raise UsageError(f"{display_path(place)} cannot be written; make it writable, or choose another --output-dir")
     if not directory.exists():
-        return f"{shown(directory)}, which will be made"
+        return f"{display_path(directory)}, which will be made"
     if is_locked(directory):
-        raise UsageError(f"{shown(directory)} is being written by another process; choose another, or wait")
+        raise UsageError(f"{display_path(directory)} is being written by another process; choose another, or wait")
     if not resume and is_same_finished_run(directory, config):
         check_unpublished(directory)
-        return f"{shown(directory)}, trained to the end: its plots and report are made"
+        return f"{display_path(directory)}, trained to the end: its plots and report are made"
     state = DeliveryState.load(directory)
     if state and state.status == "FINISHED" and not resume:
-        where = f"{shown(directory)} holds the finished run {state.run_id}"
+        where = f"{display_path(directory)} holds the finished run {state.run_id}"
         raise UsageError(f"{where}; choose another --output-dir, or add --resume")
-    return shown(directory)
+    return display_path(directory)
 
 
 def nearest_existing(path: Path) -> Path:
@@ -92,8 +93,8 @@ def check_output_dir(directory: Path, *, resume: bool) -> None:
     """
     if _status(directory) == "FINISHED" and not resume:
         raise UsageError(
-            f"{shown(directory)} holds the finished run {_run_id(directory)}; choose another output_dir, or pass "
-            "resume=True (mlflow-ddpm train --resume) to add epochs to that run"
+            f"{display_path(directory)} holds the finished run {_run_id(directory)}; choose another output_dir, or "
+            "pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
         )
     check_writable(directory)
 
@@ -106,8 +107,8 @@ def check_unpublished(directory: Path) -> None:
     """
     if _is_published(directory):
         raise UsageError(
-            f"{shown(directory)} holds the finished run of these settings; choose another --output-dir, or add epochs "
-            "to that run with --resume and more --epochs"
+            f"{display_path(directory)} holds the finished run of these settings; choose another --output-dir, or add "
+            "epochs to that run with --resume and more --epochs"
         )
 
 

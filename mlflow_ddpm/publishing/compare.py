@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import HistorySource, load_stored_run
 from mlflow_ddpm.analysis.run_description import write_description
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, UsageError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.plots import FigureSet
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
@@ -167,7 +167,7 @@ def _check_directory(directory: Path) -> None:
     """Refuse to write pictures of several runs over those of one."""
     if any((directory / name).exists() for name in (CSV_NAME, JSON_NAME)):
         raise UsageError(
-            f"{shown(directory)} holds a run, whose pictures bear the same names; choose another directory"
+            f"{display_path(directory)} holds a run, whose pictures bear the same names; choose another directory"
         )
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import load_history
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, UsageError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.publishing.named_run import check_owner, name_run
 from mlflow_ddpm.publishing.publish import epochs_missing_from
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
@@ -56,7 +55,7 @@ def download_run(run: str | Path, directory: str | Path, *, tracking_uri: str | 
     """
     store, directory = name_run(run, tracking_uri).store, Path(directory)
     if DeliveryState.load(directory) is not None:
-        raise UsageError(f"{shown(directory)} is the output directory of a training run; choose another one")
+        raise UsageError(f"{display_path(directory)} is the output directory of a training run; choose another one")
     check_owner(directory, store.run_id)
     artifacts = Artifacts(store)
     listed = artifacts.find(ARTIFACT_FOLDER, is_deep=True)
@@ -69,7 +68,7 @@ def download_run(run: str | Path, directory: str | Path, *, tracking_uri: str | 
         _check_nothing_is_lost(fetched, directory)
         for path in [_place(file, directory) for file in wanted]:
             if is_link_below(directory, path.parent):
-                raise MirrorError(f"{shown(path.parent)} leads through a symbolic link, which is not followed")
+                raise MirrorError(f"{display_path(path.parent)} leads through a symbolic link, which is not followed")
         for file, path in fetched.items():
             _place(file, directory).parent.mkdir(parents=True, exist_ok=True)
             path.replace(_place(file, directory))
@@ -106,6 +105,6 @@ def _check_nothing_is_lost(fetched: dict[Artifact, Path], directory: Path) -> No
     lost = epochs_missing_from(load_history(data[0].parent).rows, directory) if data else 0
     if lost:
         raise UsageError(
-            f"{shown(directory)} has {count_of(lost, 'epoch')} that were not published; publish the run again, or "
-            "choose another directory"
+            f"{display_path(directory)} has {count_of(lost, 'epoch')} that were not published; publish the run again, "
+            "or choose another directory"
         )

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import load_history, load_stored_run
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, ModelError, UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.ddpm.saved_model.load import load_model
 from mlflow_ddpm.plots import generate_all_plots
@@ -110,7 +111,9 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
         root = path if path.is_dir() else path.parent
         load_model(root)
         if not model_files(root):
-            raise ModelError(f"{shown(root)} holds a model alone; name the run's output directory, or its run id")
+            raise ModelError(
+                f"{display_path(root)} holds a model alone; name the run's output directory, or its run id"
+            )
         history = load_history(path)
         samples = root
     else:
@@ -182,24 +185,27 @@ def _check_folder(folder: Path) -> None:
         UsageError: it is a file or a link, holds other files or links, or its card was edited.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"expected a folder, got {shown(folder)}, which is a file or a link; name another one")
+        raise UsageError(f"expected a folder, got {display_path(folder)}, which is a file or a link; name another one")
     names = _names_in(folder) if folder.is_dir() else set()
     if not names:
         return
     others = sorted(name for name in names if not _is_ours(name) and name not in _OF_USER)
     links = sorted(name for name in names if (folder / name).is_symlink())
     if links:
-        raise UsageError(f"{shown(folder)} holds the link {links[0]}, which is not followed; name another folder")
+        raise UsageError(
+            f"{display_path(folder)} holds the link {links[0]}, which is not followed; name another folder"
+        )
     if others or CARD_NAME not in names:
         raise UsageError(
-            f"{shown(folder)} holds {others[0] if others else min(names)}, which no export made; name an empty or a "
-            "new folder"
+            f"{display_path(folder)} holds {others[0] if others else min(names)}, which no export made; name an empty "
+            "or a new folder"
         )
     text = (folder / CARD_NAME).read_bytes().decode(errors="replace")
     body, found = text[: -len(_MARK.format("0" * 64))], _MARK_PATTERN.fullmatch(text[-len(_MARK.format("0" * 64)) :])
     if found is None or found[1] != _digest(body):
         raise UsageError(
-            f"{shown(folder / CARD_NAME)} was edited, or is no export's; name another folder, or move that file away"
+            f"{display_path(folder / CARD_NAME)} was edited, or is no export's; name another folder, or move that "
+            "file away"
         )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import load_history
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.json_file import read_document
@@ -43,7 +43,9 @@ def name_run(source: str | Path, tracking_uri: str | None = None) -> NamedRun:
     directory = path if path.is_dir() else path.parent
     run_id = _run_of(directory) if path.is_dir() else load_history(path).run_id or _run_of(directory)
     if run_id is None:
-        raise HistoryError(f"{shown(path)} names no run of a tracking store; send it to one with mlflow-ddpm sync")
+        raise HistoryError(
+            f"{display_path(path)} names no run of a tracking store; send it to one with mlflow-ddpm sync"
+        )
     state = _delivery_state(directory)
     return NamedRun(open_store(run_id, store_of(state, tracking_uri) if state else tracking_uri), directory)
 
@@ -76,4 +78,4 @@ def check_owner(directory: Path, run_id: str) -> None:
     """
     owner = _run_of(directory)
     if owner not in (None, run_id):
-        raise UsageError(f"{shown(directory)} holds run {owner}, not {run_id}; choose another output directory")
+        raise UsageError(f"{display_path(directory)} holds run {owner}, not {run_id}; choose another output directory")

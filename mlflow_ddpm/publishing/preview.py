@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.images import PAGE_WIDTH, encode_png, images_on_disk
 from mlflow_ddpm.storage.layout import DASHBOARD_NAME, PREVIEW_NAME
@@ -44,7 +44,7 @@ def _thumbnail(picture: Path) -> bytes | None:
             _check_size(opened.width * opened.height)
             image = opened.convert("L" if opened.mode == "L" else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        _log.warning("%s cannot be shown in the run's description: %s", shown(picture), error)
+        _log.warning("%s cannot be shown in the run's description: %s", display_path(picture), error)
         return None
     factor = max(1, _SMALL // image.width)
     if factor > 1:  # whole pixels stay sharp

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from mlflow_ddpm.analysis.history import describe_stored_run, load_history
 from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
@@ -191,7 +191,9 @@ def _check_no_link(folder: Path) -> None:
         MirrorError: it is a link.
     """
     if folder.is_symlink():
-        raise MirrorError(f"{shown(folder)} is a symbolic link, which is not followed; put a folder in its place")
+        raise MirrorError(
+            f"{display_path(folder)} is a symbolic link, which is not followed; put a folder in its place"
+        )
 
 
 def check_nothing_is_lost(directory: Path, logged: Iterable[EpochMetrics]) -> None:
@@ -202,12 +204,14 @@ def check_nothing_is_lost(directory: Path, logged: Iterable[EpochMetrics]) -> No
         UsageError: it has such epochs, or gets them just now.
     """
     if directory.is_dir() and is_locked(directory):
-        raise UsageError(f"{shown(directory)} is being written by a live process; choose another output directory")
+        raise UsageError(
+            f"{display_path(directory)} is being written by a live process; choose another output directory"
+        )
     lost = epochs_missing_from(logged, directory)
     if lost:
         raise UsageError(
-            f"{shown(directory)} has {count_of(lost, 'epoch')} not yet in MLflow; send them with "
-            f"`mlflow-ddpm sync {shown(directory)}`, or choose another output directory"
+            f"{display_path(directory)} has {count_of(lost, 'epoch')} not yet in MLflow; send them with "
+            f"`mlflow-ddpm sync {display_path(directory)}`, or choose another output directory"
         )
 
 

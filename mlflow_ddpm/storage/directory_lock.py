@@ -15,8 +15,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.layout import HOLDER_NAME, LOCK_NAME
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class DirectoryLock:
         self._lock: BaseFileLock | None = None
         if _open_here.get(self._key) == self._pid:
             raise UsageError(
-                f"{shown(directory)} is being written by an earlier MetricsTracker of this same process (a notebook "
-                "cell that ran twice?); call tracker.close() on that one first, or choose another output_dir"
+                f"{display_path(directory)} is being written by an earlier MetricsTracker of this same process (a "
+                "notebook cell that ran twice?); call tracker.close() on that one first, or choose another output_dir"
             )
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ class DirectoryLock:
             is_there = os.path.isdir(directory)  # noqa: PTH112 - Path.is_dir raises where the name is too long
             if not is_there and error.errno not in _PASSING:
                 raise UsageError(
-                    f"output_dir {shown(directory)} cannot be made ({error.strerror}); choose another"
+                    f"output_dir {display_path(directory)} cannot be made ({error.strerror}); choose another"
                 ) from error
             self._check_holder(error)
         _open_here[self._key] = self._pid
@@ -144,7 +145,7 @@ class DirectoryLock:
             _log.warning(
                 "the file system of %s has no locks (%s), so two trainings that write there at once are not always "
                 "noticed%s; give each training its own output_dir",
-                shown(self._directory),
+                display_path(self._directory),
                 error.strerror,
                 f": process {holder.pid} on {holder.host} may be writing now" if holder else "",
             )
@@ -181,7 +182,7 @@ def check_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         if error.errno not in _PASSING:
-            message = f"output_dir {shown(directory)} cannot be written ({error.strerror}); choose another"
+            message = f"output_dir {display_path(directory)} cannot be written ({error.strerror}); choose another"
             raise UsageError(message) from error
 
 
@@ -217,7 +218,7 @@ def _in_use(directory: Path) -> UsageError:
     holder = _read_holder(directory)
     name = f"process {holder.pid} on {holder.host}" if holder else "another process"
     return UsageError(
-        f"{shown(directory)} is being written by {name}; choose another output_dir, or wait until it has ended"
+        f"{display_path(directory)} is being written by {name}; choose another output_dir, or wait until it has ended"
     )
 
 

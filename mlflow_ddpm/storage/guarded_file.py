@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.core.atomic_file import replace_file, shown
+from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.layout import edited_name
 
 __all__ = ["GuardedFile"]
@@ -69,12 +70,12 @@ class GuardedFile:
             keep_as = self._name_for_foreign(content, holds_only_ours)
         replace_file(self.path, content, keep_as=keep_as)
         if self.state is not None and current is None:
-            _log.warning("%s was gone; it has been written again, with everything it held", shown(self.path))
+            _log.warning("%s was gone; it has been written again, with everything it held", display_path(self.path))
         elif keep_as:
             _log.warning(
                 "another program changed %s; it has been written again from memory, the changed version is kept in %s",
-                shown(self.path),
-                shown(keep_as),
+                display_path(self.path),
+                display_path(keep_as),
             )
         self.adopt()
 

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_ddpm.core.atomic_file import remove_remains, replace_file, shown
+from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
@@ -96,7 +97,7 @@ class Mirror:
 
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
         """Take over the rows of a run whose files were lost, from ``source``, and make them durable."""
-        _log.warning("%s: %d epochs were restored from %s", shown(self.directory / CSV_NAME), len(rows), source)
+        _log.warning("%s: %d epochs were restored from %s", display_path(self.directory / CSV_NAME), len(rows), source)
         with self._writing:
             with self._consistent:
                 self.rows[:], self._encoded = rows, []
@@ -191,8 +192,8 @@ class Mirror:
         except OSError as error:
             self.abandon()
             raise UsageError(
-                f"{shown(self.directory)} holds a finished run and cannot be moved aside ({error.strerror}); choose "
-                "another output_dir, or pass resume=True to add epochs to that run"
+                f"{display_path(self.directory)} holds a finished run and cannot be moved aside ({error.strerror}); "
+                "choose another output_dir, or pass resume=True to add epochs to that run"
             ) from error
         self._closed = True
         directory.mkdir(exist_ok=True)  # what a link of that name points to is there again
@@ -205,7 +206,7 @@ class Mirror:
             _log.warning(
                 "cannot write to %s (%s); training continues, rows are kept in memory and written when it is possible. "
                 "Make room or make it writable",
-                shown(self.directory),
+                display_path(self.directory),
                 error.strerror or error,
             )
 
@@ -219,7 +220,7 @@ class Mirror:
             "row %d is recorded already: rows up to %d are replaced, and kept in %s",
             rows[0].epoch,
             rows[-1].epoch,
-            shown(path),
+            display_path(path),
         )
         try:
             before = read_csv(path) if path.exists() else []
@@ -243,7 +244,7 @@ class Mirror:
             self.warn(error)
         elif self._warned is not None and self._journal.is_current(self.rows):
             self._warned = None
-            _log.warning("%s can be written again, and has all %d epochs", shown(self.directory), len(self.rows))
+            _log.warning("%s can be written again, and has all %d epochs", display_path(self.directory), len(self.rows))
 
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:
@@ -261,5 +262,5 @@ class Mirror:
         else:
             _log.error(
                 "%s could not be written; all %d epochs are in %s: copy it there when it can be written, and continue",
-                *(shown(self.directory / CSV_NAME), len(self.rows), shown(folder / CSV_NAME)),
+                *(display_path(self.directory / CSV_NAME), len(self.rows), display_path(folder / CSV_NAME)),
             )

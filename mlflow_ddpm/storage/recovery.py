@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
 from mlflow_ddpm.storage.json_file import JsonWriter, read_document
@@ -53,7 +53,7 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
         journal.forget()
         _log.warning(
             "%s had %d of the run's %d epochs; the others are restored from %s",
-            *(shown(journal.path), len(from_csv), len(rows), JSON_NAME),
+            *(display_path(journal.path), len(from_csv), len(rows), JSON_NAME),
         )
     return RecoveredFiles(rows, document.run, document.config, restored)
 

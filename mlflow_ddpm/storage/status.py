@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
@@ -80,10 +79,11 @@ def _set_aside(state: DeliveryState) -> list[tuple[str, str]]:
 def _advice(directory: Path, *, is_complete: bool, held: bool, has_set_aside: bool) -> str:
     if is_complete and has_set_aside:
         return (
-            f"nothing: MLflow has everything but what is set aside; mlflow-ddpm sync {shown(directory)} tries it again"
+            "nothing: MLflow has everything but what is set aside; "
+            f"mlflow-ddpm sync {display_path(directory)} tries it again"
         )
     if is_complete:
         return "nothing: MLflow has everything"
     if held:
         return "nothing: the process uploads by itself"
-    return f"mlflow-ddpm sync {shown(directory)}"
+    return f"mlflow-ddpm sync {display_path(directory)}"

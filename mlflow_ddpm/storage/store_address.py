@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.run_target import absolute_uri
@@ -53,12 +53,14 @@ def sync_command(directory: Path, tracking_uri: str) -> str:
 
     known, configured = redact(tracking_uri), absolute_uri(mlflow.get_tracking_uri())
     needs_name = redact(configured) != known and _sends_credentials(known)
-    return f"mlflow-ddpm sync {shown(directory)}" + (f" --tracking-uri {_printable(known)}" if needs_name else "")
+    return f"mlflow-ddpm sync {display_path(directory)}" + (
+        f" --tracking-uri {_printable(known)}" if needs_name else ""
+    )
 
 
 def remake_command(directory: Path, tracking_uri: str) -> str:
     """Return the command that makes a run anew in a store that lost it."""
-    return f"mlflow-ddpm sync {shown(directory)} --tracking-uri {_printable(redact(tracking_uri))}"
+    return f"mlflow-ddpm sync {display_path(directory)} --tracking-uri {_printable(redact(tracking_uri))}"
 
 
 def _printable(uri: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import RunMissingError, StoreError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.store_address import remake_command, sync_command
 
 __all__ = ["Advice", "OutageLog", "Unsent", "advice", "warn_unsent"]
@@ -76,7 +76,7 @@ class Unsent(NamedTuple):
 def advice(error: StoreError, directory: Path, tracking_uri: str) -> str:
     """Return what the log adds to the cause of an outage while a training runs."""
     remedy = _remedy(error, directory, tracking_uri)
-    where = shown(directory)
+    where = display_path(directory)
     return f"Training goes on; what is not sent is kept in {where} and tried again; after the run, {remedy}"
 
 
@@ -86,7 +86,7 @@ def warn_unsent(
     """Log what MLflow does not have after all, where it is, and the command that sends it."""
     parts = [_count(unsent.rows, "row"), _count(unsent.files, "file")]
     what = " and ".join(part for part in parts if part) or ("" if unsent.is_ended else "the end of the run")
-    where = shown(directory)
+    where = display_path(directory)
     if what:
         why = f" ({str(error).rstrip('.')})" if error else ""
         kept = f"everything is in {where}" if is_on_disk else f"not everything is in {where} either"

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
@@ -253,7 +253,7 @@ class RemoteRun:
             state.artifacts = [other for other in state.artifacts if other != name]
         level = logging.DEBUG if cause in self._causes else logging.WARNING
         self._causes.add(cause)
-        where = shown(self._mirror.directory)
+        where = display_path(self._mirror.directory)
         with contextlib.suppress(Exception):  # a handler of the user's may raise
             _log.log(
                 level,

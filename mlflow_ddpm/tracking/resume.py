@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import StoreError, UsageError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import keep_last_written
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -46,7 +45,7 @@ def open_mirror(directory: Path, target: RunTarget, *, resume: bool) -> Mirror:
         state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
         if resume or state is None or state.status != "FINISHED" or _asks_for(target, state):
             return mirror
-        aside = shown(mirror.move_aside())
+        aside = display_path(mirror.move_aside())
     except BaseException:
         mirror.abandon()
         raise
@@ -54,7 +53,7 @@ def open_mirror(directory: Path, target: RunTarget, *, resume: bool) -> Mirror:
     _log.warning(
         "%s held the finished run %s (%s): its directory is now %s%s, and a new run begins; resume=True adds epochs to "
         "the finished one instead",
-        shown(directory),
+        display_path(directory),
         state.run_name or state.run_id,
         count_of(len(mirror.rows), "epoch"),
         aside,
@@ -80,7 +79,7 @@ def begin_or_resume(
     state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:
         return _begin(resolve_run_target(target), now_ms())
-    epochs, where = f"{len(mirror.rows)} epochs", shown(mirror.directory)
+    epochs, where = f"{len(mirror.rows)} epochs", display_path(mirror.directory)
     if state.status == "FINISHED" and not resume:
         raise UsageError(
             f"{where} holds the finished run {state.run_id} ({epochs}); choose another output_dir, "
@@ -116,8 +115,8 @@ def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) ->
     if mirror.rows and was_by_steps != is_by_steps:
         remedy = "pass every_n_steps" if was_by_steps else "leave every_n_steps out"
         raise UsageError(
-            f"{shown(mirror.directory)} holds a run by {'steps' if was_by_steps else 'epochs'}; {remedy}, or choose "
-            "another output_dir"
+            f"{display_path(mirror.directory)} holds a run by {'steps' if was_by_steps else 'epochs'}; {remedy}, or "
+            "choose another output_dir"
         )
     state.every_n_steps = every_n_steps
 

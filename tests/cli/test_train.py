@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from support.common import ROOT
 
 from mlflow_ddpm.cli.main import build_parser, main
-from mlflow_ddpm.core.atomic_file import shown
+from mlflow_ddpm.core.formatting import display_path
 
 
 def a_file(place: Path) -> list[str]:
@@ -148,7 +148,7 @@ def test_without_its_environment_the_command_ends_in_one_line(tmp_path: Path) ->
 
 def test_paths_are_absolute_under_mlflow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its working directory is the project's, or that of a clone: a relative path would say nothing to the caller."""
-    assert shown(tmp_path / "out") == "out"
+    assert display_path(tmp_path / "out") == "out"
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
 
-    assert shown(tmp_path / "out") == shown(Path("out")) == str(tmp_path / "out")
+    assert display_path(tmp_path / "out") == display_path(Path("out")) == str(tmp_path / "out")

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from mlflow_ddpm.analysis.history import open_store, run_id_of
-from mlflow_ddpm.core.atomic_file import shown
 from mlflow_ddpm.core.errors import ModelError
+from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_description, read_weights
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
@@ -54,13 +54,13 @@ def load_model(
 def _folder_of(directory: Path) -> Path:
     if (directory / MODEL_FOLDER).is_symlink():
         raise ModelError(
-            f"{shown(directory / MODEL_FOLDER)} is a link, which is not followed; name the folder it leads to"
+            f"{display_path(directory / MODEL_FOLDER)} is a link, which is not followed; name the folder it leads to"
         )
     for folder in (directory / MODEL_FOLDER, directory):
         if (folder / DESCRIPTION_NAME).exists() and (folder == directory / MODEL_FOLDER or _has_weights(folder)):
             return folder
     raise ModelError(
-        f"no model in {shown(directory)}: expected {_FILES}, which a training writes at its end; to finish an "
+        f"no model in {display_path(directory)}: expected {_FILES}, which a training writes at its end; to finish an "
         "interrupted training, run the same command again"
     )
 
