@@ -35,7 +35,7 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
     wider of both precisions and in float32 at least.
 
     Raises:
-        UsageError: the shadow lacks a parameter of the model, or has one of another shape.
+        UsageError: a parameter of the model is missing in the shadow, or has another shape there.
     """
     import torch
 

@@ -22,17 +22,17 @@ def describe_environment(device: Any = None) -> dict[str, str | int]:
 
     ``device`` is the training's device as torch writes it (``"cuda:0"``); None takes the CUDA device in use, else CPU.
     """
-    found: dict[str, str | int] = {"mlflow_ddpm": __version__, "python": platform.python_version()}
+    facts: dict[str, str | int] = {"mlflow_ddpm": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError, OSError):  # not installed, or no file descriptor is left
-            found[package] = version(package)
+            facts[package] = version(package)
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    found |= _describe_device(torch, device)
-    found["world_size"] = ranks.world_size()
-    found["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    return found
+        facts["cuda"] = torch.version.cuda
+    facts |= _describe_device(torch, device)
+    facts["world_size"] = ranks.world_size()
+    facts["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    return facts
 
 
 def _describe_device(torch: Any, device: Any) -> dict[str, str | int]:

@@ -44,7 +44,7 @@ class FindingsWatch:
     Args:
         mirror: has the rows.
         environment: of the run; rules on memory need it.
-        every_n_steps: rows are windows of so many steps; None: epochs.
+        every_n_steps: rows are windows of this many steps; None: rows are epochs.
         send: has a tag uploaded.
         activity: when the training thread last wrote something; the rules run when it is quiet.
 

@@ -93,7 +93,7 @@ class Lane:
 
     @property
     def busy_sec(self) -> float:
-        """Seconds since the attempt that is under way began; below 0 if there is none."""
+        """Seconds since the attempt under way began; below 0 between attempts."""
         return time.monotonic() - self._busy_since
 
     @property

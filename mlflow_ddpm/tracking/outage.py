@@ -77,7 +77,7 @@ def advice(error: StoreError, directory: Path, tracking_uri: str) -> str:
     """Return what the log adds to the cause of an outage while a training runs."""
     remedy = _remedy(error, directory, tracking_uri)
     where = display_path(directory)
-    return f"Training goes on; what is not sent is kept in {where} and tried again; after the run, {remedy}"
+    return f"Training continues; what is not sent is kept in {where} and tried again; after the run, {remedy}"
 
 
 def warn_unsent(

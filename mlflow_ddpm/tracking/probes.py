@@ -17,7 +17,7 @@ _MIB = 2**20
 
 
 class CudaMemory(NamedTuple):
-    """MiB (2**20 bytes) of one CUDA device, ``None`` where there is none; named as in the table of metrics."""
+    """MiB (2**20 bytes) of one CUDA device, ``None`` without a device; named as in the table of metrics."""
 
     gpu_allocated_mb: float | None = None
     gpu_reserved_mb: float | None = None
@@ -33,14 +33,14 @@ def _cuda(device: Any) -> Any:
 
 
 def synchronize(device: Any = None) -> None:
-    """Wait for the work queued on a CUDA device; return at once where there is none."""
+    """Wait for the work queued on a CUDA device; return at once on any other."""
     cuda = _cuda(device)
     if cuda is not None:
         cuda.synchronize(device)
 
 
 def reset_cuda_peak(device: Any = None) -> None:
-    """Start a new peak on a CUDA device; do nothing where there is none."""
+    """Start a new peak on a CUDA device; do nothing on any other."""
     cuda = _cuda(device)
     if cuda is not None:
         cuda.reset_peak_memory_stats(device)
@@ -51,8 +51,8 @@ def read_cuda_memory(device: Any = None) -> CudaMemory:
     cuda = _cuda(device)
     if cuda is None:
         return CudaMemory()
-    told = (cuda.memory_allocated(device), cuda.memory_reserved(device), cuda.max_memory_allocated(device))
-    return CudaMemory(*(n / _MIB for n in told))
+    sizes = (cuda.memory_allocated(device), cuda.memory_reserved(device), cuda.max_memory_allocated(device))
+    return CudaMemory(*(size / _MIB for size in sizes))
 
 
 def compute_grad_norm(model: torch.nn.Module) -> torch.Tensor:

@@ -59,7 +59,7 @@ def wait_for_all_ranks() -> None:
 
 
 class NextEpoch:
-    """The first epoch (or step) without a row, which rank 0 reads from disk and tells the other ranks.
+    """The first epoch (or step) without a row, which rank 0 reads from disk and passes to the other ranks.
 
     Every rank must open its trackers in the same order, as it does if it runs the same script.
     """

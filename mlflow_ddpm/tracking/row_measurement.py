@@ -57,7 +57,7 @@ class RowMeasurement:
         try:
             self.shutdown = ShutdownHandler(self.end)
             next_epoch.publish(recorder.next_epoch)
-        except BaseException as error:  # an interrupt: nobody else can close it
+        except BaseException as error:  # an interrupt: the caller does not have it yet, so it is closed here
             recorder.close(classify_exit(error), 1.0)
             raise
 
@@ -98,7 +98,7 @@ class RowMeasurement:
             self.recorder.write_live(self.live.take(batches, step, self.meter.timer.paused_sec))
 
     def refuse(self, method: str) -> None:
-        """Raise for a call without an open epoch; on a rank that measures nothing there is none to open."""
+        """Raise for a call without an open epoch; a rank that measures nothing opens none."""
         self.recorder.require_open(method)
         if self.has_measures:
             way = "with every_n_steps call log_step alone" if self.windows else "call start_epoch first"

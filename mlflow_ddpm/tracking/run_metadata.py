@@ -31,7 +31,7 @@ class RunConfig(NamedTuple):
 
 
 class RunMetadata(NamedTuple):
-    """What is recorded of a run beside its epochs. Nobody can change it, and nothing downstream cleans it again."""
+    """What is recorded of a run beside its epochs. It cannot change, and nothing downstream cleans it again."""
 
     config: Mapping[str, Any]  # plain data, nested
     params: Mapping[str, str]  # the config's leaves under dotted keys, as MLflow takes them

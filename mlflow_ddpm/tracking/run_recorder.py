@@ -68,7 +68,7 @@ class RunRecorder:
         self._uploader: Uploader | None = None
         try:
             self._open(target, resume=resume, every_n_steps=every_n_steps)
-        except BaseException as error:  # an interrupt as well: nobody has this object, so nobody else can close it
+        except BaseException as error:  # an interrupt as well: the caller never gets this object, so it is closed here
             self._abandon(error)
             raise
 
@@ -213,7 +213,7 @@ class RunRecorder:
             return self._sink.is_complete
         try:
             return self._close(outcome, timeout)
-        except BaseException:  # an interrupt: nobody may close it a second time
+        except BaseException:  # an interrupt: a second close may never come
             self._close(outcome, _INTERRUPTED_SEC)
             raise
 

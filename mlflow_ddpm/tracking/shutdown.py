@@ -74,7 +74,7 @@ class ShutdownHandler:
         return classify_exit(error, self._ending_signal(error))
 
     def epoch_begins(self) -> None:
-        """Note that the training goes on after whatever signals and errors came before."""
+        """Note that the training continues, whatever signals and errors came before."""
         self._handled = sys.exc_info()[1]
         self._survived = {signum: count + 1 for signum, count in self._survived.items()}
         if threading.current_thread() is threading.main_thread():  # where handlers run, and raise
@@ -110,7 +110,7 @@ class ShutdownHandler:
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child, such as a data loader's worker, inherits this; the training is its parent's
-        # Python keeps an exception that nobody caught in sys.last_value, for debuggers; by now it has been printed. At
+        # Python keeps an uncaught exception in sys.last_value, for debuggers; by now it has been printed. At
         # an interactive prompt it is some earlier line's. SystemExit is not kept there.
         error = getattr(sys, "last_value", None)
         if error is self._earlier_error or hasattr(sys, "ps1"):

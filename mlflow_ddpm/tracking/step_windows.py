@@ -32,7 +32,7 @@ class StepWindows:
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
-        """Return windows of so many steps; None where the loop counts epochs.
+        """Return windows of this many steps; None where the loop counts epochs.
 
         Raises:
             UsageError: ``every_n_steps`` is not a whole number above 0.

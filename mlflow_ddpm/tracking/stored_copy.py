@@ -1,7 +1,7 @@
 """MLflow's copy of a run's CSV or JSON beside ours: a fuller one is never overwritten by an emptier one.
 
-A directory may have lost epochs, or be an older copy of another machine's; its run then goes on there, or is synced
-from there. This needs a file of its own since :mod:`mlflow_ddpm.tracking.remote_run` is large enough.
+A directory may have lost epochs, or be an older copy of another machine's; its run is then continued there, or
+synced from there. This needs a file of its own since :mod:`mlflow_ddpm.tracking.remote_run` is large enough.
 """
 
 from __future__ import annotations

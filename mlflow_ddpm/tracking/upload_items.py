@@ -15,7 +15,7 @@ __all__ = ["Artifact", "Tags", "UploadItem", "folder_of", "metric_name"]
 
 
 class Tags(NamedTuple):
-    """Tags that became known while the run goes on."""
+    """Tags that became known while the run runs."""
 
     tags: Mapping[str, str]
 

@@ -184,7 +184,7 @@ class Uploader:
             with self._file.gathered():
                 self._send_rows()
         except Exception:
-            self._live.clear()  # they show how the present epoch goes; later nobody needs them
+            self._live.clear()  # they show how the present epoch goes: later they are of no use
             raise
 
     def _send_rows(self) -> None:

@@ -412,7 +412,7 @@ def test_a_store_that_is_away_is_a_warning_and_the_rows_wait(caplog: pytest.LogC
     (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
     stored = _stored(sqlite_uri, run.info.run_id)
     assert delivered is False
-    assert "Training goes on" in first
+    assert "Training continues" in first
     assert "mlflow-ddpm sync out" in first
     assert "(3 epochs)" in said
     assert "was complete" in again

@@ -33,7 +33,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _outages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if "Training goes on" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if "Training continues" in r.getMessage()]
 
 
 @pytest.mark.parametrize("fault", ["hang", "garbage", 503, 401])

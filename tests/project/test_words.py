@@ -19,7 +19,7 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 # Rooms that still have such words. A room that is clean is taken off this list, and none is put on it.
-NOT_YET_CLEAN = {"ddpm", "tracking"}
+NOT_YET_CLEAN = {"ddpm"}
 
 
 def _room(path: Path) -> str:

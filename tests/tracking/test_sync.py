@@ -192,7 +192,7 @@ def test_an_old_mlruns_folder_gets_a_warning_that_says_what_to_do(
     uri = f"sqlite:///{Path('mlflow.db').resolve()}"  # MLflow keeps a relative one, whatever the directory is then
     sync_directory(Path("out"), tracking_uri=uri)
 
-    told = [r.getMessage() for r in caplog.records if "Training goes on" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "Training continues" in r.getMessage()]
     (run,) = MlflowClient(uri).search_runs(["0"])
     assert len(told) == 1
     assert "MLFLOW_ALLOW_FILE_STORE=true" in told[0]

@@ -195,7 +195,7 @@ def test_a_change_of_cause_is_logged(server_uri: str, caplog: pytest.LogCaptureF
         assert tracker.flush(30)
         tracker.close()
 
-    assert len(_warnings(caplog, "Training goes on")) == 1
+    assert len(_warnings(caplog, "Training continues")) == 1
     assert len(_warnings(caplog, "now for this reason")) == 1
     assert len(_warnings(caplog, "MLflow is back")) == 1
 
