@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
+from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, METRICS, TABLE_COLUMNS, EpochMetrics, keep_last_written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +26,7 @@ __all__ = ["EVERY_N_STEPS", "RESUMED", "frame_from_rows", "numbers", "rows_from_
 
 RESUMED = "resumed_at_epochs"  # in a frame's attrs and a run's facts
 EVERY_N_STEPS = "every_n_steps"  # there, too, where rows are windows of steps
-_TABLE = tuple(m.name for m in METRICS)
-_INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
-_LOSS = tuple(name for name in _TABLE if name.startswith("loss_"))
+_LOSS = tuple(name for name in TABLE_COLUMNS if name.startswith("loss_"))
 _MAX_INT = 2**63 - 1
 
 
@@ -91,9 +89,8 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     frame = _with_epoch_column(frame)
     cells = {name: _cells(name, frame[name]) for name in frame.columns}
     _restore_nan(cells, {name for name in frame.columns if _nan_is_empty(frame[name])})
-    extras = [name for name in cells if name not in _TABLE and name != "logged_at_ms"]
-    check_extra_names(extras)
-    rows = [_row(cells, extras, i) for i in range(len(frame))]
+    check_extra_names(name for name in cells if name not in TABLE_COLUMNS and name != "logged_at_ms")
+    rows = [_row({name: column[i] for name, column in cells.items()}, i) for i in range(len(frame))]
     return list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
 
 
@@ -146,7 +143,7 @@ def _number(name: str, value: Any) -> int | float | None:
         raise UsageError(f"expected numbers in the history frame's column {name!r}, got {value!r}")
     try:
         number = float(value)
-        if name not in _INTEGRAL:
+        if name not in INTEGRAL_COLUMNS:
             return number
         whole = int(value) if isinstance(value, Integral) else int(number)
     except (ValueError, TypeError, OverflowError) as error:
@@ -172,14 +169,12 @@ def _restore_nan(cells: Mapping[str, list[Any]], ambiguous: set[str]) -> None:
                 cells[name][i] = math.nan
 
 
-def _row(cells: Mapping[str, list[Any]], extras: list[str], i: int) -> EpochMetrics:
-    if cells["epoch"][i] is None:
-        raise UsageError(f"expected a whole number >= 0 in the column 'epoch', got nothing in row {i} of the frame")
-    return EpochMetrics(
-        **{name: cells[name][i] for name in _TABLE if name in cells},
-        extra={name: cells[name][i] for name in extras if cells[name][i] is not None},
-        logged_at_ms=(cells["logged_at_ms"][i] or 0) if "logged_at_ms" in cells else 0,
-    )
+def _row(cells: Mapping[str, Any], number: int) -> EpochMetrics:
+    if cells["epoch"] is None:
+        raise UsageError(
+            f"expected a whole number >= 0 in the column 'epoch', got nothing in row {number} of the frame"
+        )
+    return EpochMetrics.from_cells({**cells, "logged_at_ms": cells.get("logged_at_ms") or 0})
 
 
 def _one_per_epoch(rows: list[EpochMetrics]) -> Iterator[EpochMetrics]:

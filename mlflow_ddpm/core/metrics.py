@@ -15,10 +15,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 __all__ = [
+    "INTEGRAL_COLUMNS",
     "METRICS",
+    "TABLE_COLUMNS",
     "EpochMetrics",
     "Metric",
     "Number",
@@ -136,6 +138,20 @@ class EpochMetrics:
     extra: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
     logged_at_ms: int = 0  # Unix time; the timestamp of the row's MLflow points, kept when they are sent again
 
+    @classmethod
+    def from_cells(cls, cells: Mapping[str, Any]) -> Self:
+        """Return the row of cells by column: the table's metrics, ``logged_at_ms``, extras less those that are None.
+
+        Raises:
+            ValueError: ``epoch`` or ``logged_at_ms`` is no whole number from 0 to 2**63 - 1.
+        """
+        epoch, logged_at_ms = cells["epoch"], cells["logged_at_ms"]
+        if any(type(number) is not int or not 0 <= number < 2**63 for number in (epoch, logged_at_ms)):
+            raise ValueError(f"epoch and logged_at_ms must be whole numbers >= 0, got {epoch!r}, {logged_at_ms!r}")
+        table = {name: cells[name] for name in TABLE_COLUMNS if name in cells}
+        extra = {name: value for name, value in cells.items() if name not in _OWN_COLUMNS and value is not None}
+        return cls(**table, extra=extra, logged_at_ms=logged_at_ms)
+
     @property
     def faulty_batches(self) -> int:
         """Batches that were not finite, less the steps that GradScaler skips by design."""
@@ -143,7 +159,7 @@ class EpochMetrics:
 
     def values(self) -> dict[str, Number]:
         """Return the table's metrics in order, then the extras by name; ``epoch`` comes first."""
-        row: dict[str, Number] = {m.name: getattr(self, m.name) for m in METRICS}
+        row: dict[str, Number] = {name: getattr(self, name) for name in TABLE_COLUMNS}
         row.update((name, self.extra[name]) for name in sorted(self.extra))
         return row
 
@@ -153,6 +169,9 @@ class EpochMetrics:
 
 
 METRICS: tuple[Metric, ...] = tuple(Metric(name=f.name, **f.metadata) for f in fields(EpochMetrics) if f.metadata)
+TABLE_COLUMNS = tuple(m.name for m in METRICS)
+INTEGRAL_COLUMNS = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
+_OWN_COLUMNS = frozenset(TABLE_COLUMNS) | {"logged_at_ms"}
 
 
 def keep_last_written(rows: Iterable[EpochMetrics]) -> list[EpochMetrics]:
@@ -171,12 +190,11 @@ def keep_last_written(rows: Iterable[EpochMetrics]) -> list[EpochMetrics]:
 
 Rows = Sequence[EpochMetrics]
 Points = list[tuple[int, float]]
-_TABLE = frozenset(m.name for m in METRICS)
 
 
 def value_of(row: EpochMetrics, name: str) -> float | None:
     """Return one metric or extra of a row."""
-    value: float | None = row.extra.get(name) if name not in _TABLE else getattr(row, name)
+    value: float | None = getattr(row, name) if name in _OWN_COLUMNS else row.extra.get(name)
     return value
 
 

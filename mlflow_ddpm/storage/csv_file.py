@@ -22,16 +22,15 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, Number
+from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics, Number
 from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bounded
 from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
 __all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
 
-_TABLE = [m.name for m in METRICS]
+_TABLE = list(TABLE_COLUMNS)
 _table_cells = operator.attrgetter(*_TABLE)
-_INTEGRAL = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
 _FORMER_TABLE = _TABLE[: _TABLE.index("skipped_steps")]  # of a run that an earlier version began
 _LAST = "logged_at_ms"
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -238,22 +237,16 @@ def _row(name: str, number: int, header: Sequence[str], cells: Sequence[str]) ->
     if len(cells) != len(header):
         raise MirrorError(f"{name}, line {number}: expected {len(header)} cells as in the header, got {len(cells)}")
     values = {column: _number(name, number, column, cell) for column, cell in zip(header, cells, strict=True)}
-    epoch, logged = values.get("epoch"), values.pop(_LAST, number)
-    if (
-        not isinstance(epoch, int)
-        or not isinstance(logged, int)
-        or not 0 <= min(epoch, logged) <= max(epoch, logged) < 2**63
-    ):
-        raise MirrorError(f"{name}, line {number}: epoch and {_LAST} must be whole numbers >= 0, got {epoch}, {logged}")
-    table = {key: values.pop(key) for key in _TABLE if key in values}
-    extra = {key: value for key, value in values.items() if value is not None}
-    return EpochMetrics(**table, extra=extra, logged_at_ms=logged)  # type: ignore[arg-type]
+    try:
+        return EpochMetrics.from_cells({_LAST: number, **values})
+    except ValueError as error:
+        raise MirrorError(f"{name}, line {number}: {error}") from error
 
 
 def _number(name: str, line: int, column: str, cell: str) -> Number:
     if not cell:
         return None
-    pattern, read = (_INTEGER, int) if column in _INTEGRAL else (_FLOAT, float)
+    pattern, read = (_INTEGER, int) if column in INTEGRAL_COLUMNS else (_FLOAT, float)
     if not pattern.fullmatch(cell):  # Python alone would read "1_0" as 10 and " 7" as 7
         raise MirrorError(f"{name}, line {line}, column {column}: expected a number or nothing, got {cell!r}")
     return read(cell)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, number, read_number
 from mlflow_ddpm.storage.foreign_files import check_amount, check_depth, read_bounded
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-_TABLE = frozenset(m.name for m in METRICS)
 
 
 class RunDocument(NamedTuple):
@@ -95,23 +94,14 @@ def read_document(path: Path, *, with_rows: bool = True) -> RunDocument:
 
 
 def _row(cells: Mapping[str, Any]) -> EpochMetrics:
-    values = {name: read_number(cell) for name, cell in cells.items() if name != "logged_at_ms"}
-    table = {name: _float_unless_integral(name, values[name]) for name in values if name in _TABLE}
-    extra = {name: float(value) for name, value in values.items() if name not in _TABLE and value is not None}
-    check_extra_names(extra)
-    epoch, logged = cells["epoch"], cells["logged_at_ms"]
-    if type(epoch) is not int or type(logged) is not int or not 0 <= min(epoch, logged) <= max(epoch, logged) < 2**63:
-        raise ValueError(f"epoch and logged_at_ms must be whole numbers >= 0, got {epoch!r}, {logged!r}")
-    return EpochMetrics(**table, extra=extra, logged_at_ms=logged)  # type: ignore[arg-type]
+    row = EpochMetrics.from_cells({name: _number(name, cell) for name, cell in cells.items()})
+    check_extra_names(row.extra)
+    return row
 
 
-_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
-
-
-def _float_unless_integral(name: str, value: float | None) -> float | None:
-    if value is None or name in _INTEGRAL:
-        return value
-    return float(value)  # other writers of JSON drop the ".0"
+def _number(name: str, cell: object) -> float | None:
+    value = read_number(cell)
+    return value if value is None or name in INTEGRAL_COLUMNS else float(value)  # other writers of JSON drop the ".0"
 
 
 class JsonWriter:

@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import HistoryError
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
 
 __all__ = ["Point", "is_row_key", "points_of", "read_pages", "read_stored_rows"]
 
 _log = logging.getLogger("mlflow_ddpm.progress")
-_TABLE = tuple(m.name for m in METRICS)
-_INTEGRAL = frozenset(m.name for m in METRICS if m.integral)
 _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
 _FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double
@@ -79,25 +77,29 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[An
     Raises:
         HistoryError: there are more metrics or points than any run of this package has.
     """
-    wanted = sorted(filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in _TABLE, key))
-    if not set(wanted).intersection(_TABLE):
+    wanted = sorted(
+        filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in TABLE_COLUMNS, key)
+    )
+    if not set(wanted).intersection(TABLE_COLUMNS):
         return []
     if len(wanted) > _MOST_METRICS:
         raise HistoryError(f"the run has {len(wanted):,} metrics in MLflow; at most {_MOST_METRICS:,} are read")
     progress = _Progress(len(wanted))
     markers = [key for key in wanted if key in _ALWAYS_MEASURED]
-    marking = {key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(_TABLE)}
-    rows: dict[Place, tuple[dict[str, Any], dict[str, float]]]
-    rows = {place: ({}, {}) for place in _row_places(marking.values(), is_marked=bool(markers))}
+    marking = {
+        key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(TABLE_COLUMNS)
+    }
+    rows: dict[Place, dict[str, float]] = {
+        place: {} for place in _row_places(marking.values(), is_marked=bool(markers))
+    }
     for key in wanted:
-        part, is_integral = int(key not in _TABLE), key in _INTEGRAL
+        read = int if key in INTEGRAL_COLUMNS else _unclipped
         for place, value in marking.pop(key, None) or progress.step(_placed(points_of(key))):
-            row = rows.get(place)
-            if row:
-                row[part][key] = int(value) if is_integral else _unclipped(value)
+            if place in rows:
+                rows[place][key] = read(value)
     return [
-        EpochMetrics(epoch=step, **cells, extra=extra, logged_at_ms=ms)
-        for (step, ms), (cells, extra) in sorted(rows.items(), key=lambda row: row[0][1])
+        EpochMetrics.from_cells({**cells, "epoch": step, "logged_at_ms": ms})
+        for (step, ms), cells in sorted(rows.items(), key=lambda row: row[0][1])
         if step >= 0
     ]
 
