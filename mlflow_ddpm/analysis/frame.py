@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["EVERY_N_STEPS", "RESUMED", "frame_from_rows", "numbers", "rows_from_frame"]
-
 RESUMED = "resumed_at_epochs"  # in a frame's attrs and a run's facts
 EVERY_N_STEPS = "every_n_steps"  # there, too, where rows are windows of steps
 _LOSS = tuple(name for name in TABLE_COLUMNS if name.startswith("loss_"))

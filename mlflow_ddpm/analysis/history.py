@@ -22,22 +22,10 @@ from mlflow_ddpm.storage.json_file import RunDocument, read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
-from mlflow_ddpm.storage.run_search import find_run, open_store, run_id_of
+from mlflow_ddpm.storage.run_search import find_run
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "HistorySource",
-    "describe_stored_run",
-    "is_on_another_rank",
-    "load_history",
-    "load_stored_run",
-    "log_made",
-    "open_store",
-    "read_history",
-    "run_id_of",
-]
 
 _log = logging.getLogger("mlflow_ddpm")
 

@@ -12,8 +12,6 @@ from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.markdown import Table
 from mlflow_ddpm.core.metrics import finite_points
 
-__all__ = ["KeyResult", "extra_results", "key_results", "key_results_table", "table_results"]
-
 Line = tuple[str, str, str]  # result, value with unit, epoch
 
 

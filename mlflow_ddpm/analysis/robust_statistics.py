@@ -8,8 +8,6 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["Block", "Points", "blocks", "level", "noise", "outliers", "sliding_medians"]
-
 Points = Sequence[tuple[int, float]]
 _SIGMA_PER_MAD = 1.4826  # of a normal distribution
 

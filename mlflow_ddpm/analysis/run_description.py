@@ -21,18 +21,8 @@ from mlflow_ddpm.core.links import artifact_link, artifact_source
 from mlflow_ddpm.core.markdown import Markdown, Table, code, escape, table
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, DASHBOARD_NAME, HTML_NAME, PREVIEW_NAME, SAMPLE_PATTERN
-from mlflow_ddpm.storage.mlflow_run import MlflowPage, MlflowRun, Point, clean_tags
-
-__all__ = [
-    "DESCRIPTION_MAX",
-    "FINDINGS_TAG",
-    "RunPage",
-    "describe_run",
-    "findings_text",
-    "summary_metrics",
-    "write_description",
-    "write_run_description",
-]
+from mlflow_ddpm.storage.mlflow_run import MlflowPage, MlflowRun, clean_tags
+from mlflow_ddpm.storage.stored_rows import Point
 
 DESCRIPTION_MAX = 4800  # characters; the oldest servers take 5000 of a tag, and the mark needs some
 FINDINGS_TAG = "mlflow_ddpm.findings"

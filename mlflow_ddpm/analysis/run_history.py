@@ -17,8 +17,6 @@ from mlflow_ddpm.core.run_summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunHistory"]
-
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,63}", re.ASCII)  # MLflow's own are 32 hexadecimal digits
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.history import load_history, open_store
+from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
@@ -17,6 +17,7 @@ from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.layout import DASHBOARD_NAME, MODEL_FOLDER, REPORT_NAME, model_files
+from mlflow_ddpm.storage.run_search import open_store
 
 __all__ = ["Line", "aligned", "run_lines", "run_overview"]
 

@@ -8,8 +8,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["flush_directory", "remove_remains", "replace_file"]
-
 _numbers = itertools.count()
 
 

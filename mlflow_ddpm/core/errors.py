@@ -21,22 +21,6 @@ Messages say what was expected, what came, and what to do. The command line prin
 
 from __future__ import annotations
 
-__all__ = [
-    "ConfigError",
-    "DataError",
-    "HistoryError",
-    "ItemRefusedError",
-    "MirrorError",
-    "MlflowDdpmError",
-    "ModelError",
-    "PeerLostError",
-    "RunMissingError",
-    "StoreError",
-    "StoreRefusedError",
-    "StoreUnavailableError",
-    "UsageError",
-]
-
 
 class MlflowDdpmError(Exception):
     """Base of all errors of this package."""

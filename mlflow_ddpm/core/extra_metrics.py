@@ -8,17 +8,6 @@ from collections.abc import Iterable, Mapping
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import METRICS, Metric
 
-__all__ = [
-    "FORMER_NAMES",
-    "INSIGHT",
-    "PIPELINE_METRICS",
-    "axis_label",
-    "check_extra_names",
-    "check_new_extra_names",
-    "extra_value",
-    "metric",
-]
-
 # The extras that ``mlflow-ddpm train`` records, sample quality first. MLflow's page makes a section of each folder.
 _QUALITY, INSIGHT = "Sample Quality", "Diagnostics"
 PIPELINE_METRICS: tuple[Metric, ...] = (

@@ -14,8 +14,6 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["NOT_MEASURED", "count_of", "display_path", "format_duration", "format_epochs", "format_number", "in_steps"]
-
 _DASH = "\N{EN DASH}"
 NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
 _DIGITS = 5

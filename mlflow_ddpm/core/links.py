@@ -6,8 +6,6 @@ from urllib.parse import quote
 
 from mlflow_ddpm.core.redaction import redact
 
-__all__ = ["LOCAL_SERVER", "artifact_link", "artifact_source", "run_link"]
-
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers, which shows a store without a server of its own
 # MLflow opens a run in its GenAI view unless the link names the kind of work.
 _WORKFLOW = "?workflowType=machine_learning"

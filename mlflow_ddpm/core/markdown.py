@@ -12,21 +12,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-__all__ = [
-    "Code",
-    "Markdown",
-    "Prose",
-    "Table",
-    "code",
-    "escape",
-    "fence",
-    "image_link",
-    "json_block",
-    "one_line",
-    "safe_json",
-    "table",
-]
-
 
 class Markdown(str):
     """Text that is Markdown already and must not be escaped again."""

@@ -17,20 +17,6 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
-__all__ = [
-    "INTEGRAL_COLUMNS",
-    "METRICS",
-    "TABLE_COLUMNS",
-    "EpochMetrics",
-    "Metric",
-    "Number",
-    "Points",
-    "Rows",
-    "finite_points",
-    "keep_last_written",
-    "value_of",
-]
-
 Number = int | float | None
 
 

@@ -10,8 +10,6 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["describe_launcher", "rank", "world_size"]
-
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun without torchrun; SLURM_NTASKS is set in a plain batch script, too

@@ -17,8 +17,6 @@ from mlflow_ddpm.core.secret_formats import HIDDEN, hide_in_text, is_harmless, i
 from mlflow_ddpm.core.secret_names import Suspicion, suspicion
 from mlflow_ddpm.core.strict_json import plain
 
-__all__ = ["HIDDEN", "Redacted", "redact", "redacted", "without_credentials"]
-
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count

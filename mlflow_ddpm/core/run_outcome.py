@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["RunOutcome"]
-
 
 class RunOutcome(NamedTuple):
     """A run's final status, in MLflow's terms, and the reason."""

@@ -13,8 +13,6 @@ from typing import Any
 
 from mlflow_ddpm.core.metrics import EpochMetrics
 
-__all__ = ["Summary", "summarise"]
-
 
 @dataclass(slots=True)
 class Summary:

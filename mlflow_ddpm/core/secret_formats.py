@@ -10,8 +10,6 @@ from functools import partial
 
 from mlflow_ddpm.core.secret_names import Suspicion, suspicion
 
-__all__ = ["HIDDEN", "hide_in_text", "is_harmless", "is_secret", "looks_random"]
-
 HIDDEN = "***"
 _MIXED_LENGTH = 5
 _RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases and digits more often than words do

@@ -11,8 +11,6 @@ import re
 from enum import IntEnum
 from functools import lru_cache
 
-__all__ = ["Suspicion", "suspicion"]
-
 
 class Suspicion(IntEnum):
     """Which values of a name are credentials. A number never is, except an integer under a ``CERTAIN`` name."""

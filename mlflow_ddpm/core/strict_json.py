@@ -21,8 +21,6 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 
-__all__ = ["as_config", "dumps", "flatten", "freeze", "number", "plain", "read_number"]
-
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # A config is there to be read: what is larger is cut, and the place shows it.
 _DEPTH_MAX, _ITEMS_MAX, _VALUES_MAX, _TEXT_MAX, _ARRAY_MAX, _INTEGER_BITS = 30, 5000, 50_000, 50_000, 64, 4096

@@ -16,8 +16,6 @@ from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, client
 
-__all__ = ["Artifact", "Artifacts"]
-
 _MAX_FILES = 20_000
 _MAX_FOLDERS = 200
 _MAX_BYTES = 2**30

@@ -27,8 +27,6 @@ from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bo
 from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
-__all__ = ["CsvJournal", "parse_csv", "read_csv", "render_csv"]
-
 _TABLE = list(TABLE_COLUMNS)
 _table_cells = operator.attrgetter(*_TABLE)
 _FORMER_TABLE = _TABLE[: _TABLE.index("skipped_steps")]  # of a run that an earlier version began

@@ -25,8 +25,6 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.foreign_files import read_bounded
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 
-__all__ = ["DeliveryState", "StateFile"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _SAVE_SEC = 1.0  # between two saves of a thread that changes much at once
 

@@ -23,8 +23,6 @@ from mlflow_ddpm.storage.layout import HOLDER_NAME, LOCK_NAME
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["DirectoryLock", "check_writable", "is_locked"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}

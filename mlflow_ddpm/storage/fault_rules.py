@@ -7,24 +7,6 @@ from typing import NamedTuple
 
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
 
-__all__ = [
-    "DATABASE_TEXTS",
-    "EDIT_RIGHT",
-    "HTTP_STATUS",
-    "ITEM_CODES",
-    "KNOWN_TEXTS",
-    "OF_ITEM",
-    "PACKAGES",
-    "PASSING",
-    "PASSING_ERRNO",
-    "PASSING_STATUS",
-    "PERMANENT",
-    "PERMANENT_CODES",
-    "RESTORE",
-    "SEND_CREDENTIALS",
-    "Fault",
-]
-
 
 class Fault(NamedTuple):
     """What a failed call means. ItemRefusedError: what was sent was at fault, such as a value that is too long."""

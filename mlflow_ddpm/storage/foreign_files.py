@@ -8,8 +8,6 @@ from pathlib import Path
 
 from mlflow_ddpm.core.errors import MirrorError
 
-__all__ = ["MAX_COLUMNS", "check_amount", "check_depth", "is_link_below", "own_file", "read_bounded"]
-
 MAX_COLUMNS = 10_000
 _MAX_BYTES = 256 * 2**20
 _MAX_CELLS = 10_000_000  # about 1 GB as rows of Python numbers

@@ -20,8 +20,6 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.layout import edited_name
 
-__all__ = ["GuardedFile"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _FOREIGN_SIZE_MAX = 1 << 26  # bytes beyond our own content up to which a foreign version is read and compared
 

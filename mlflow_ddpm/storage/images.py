@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "PAGE_WIDTH",
-    "LoggedImage",
-    "encode_png",
-    "image_from_path",
-    "image_path",
-    "images_on_disk",
-    "load_encoder",
-    "save_image",
-]
-
 PAGE_WIDTH = 700  # pixels of a description on MLflow's page
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 

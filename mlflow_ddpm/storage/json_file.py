@@ -22,15 +22,6 @@ from mlflow_ddpm.core.strict_json import dumps, number, read_number
 from mlflow_ddpm.storage.foreign_files import check_amount, check_depth, read_bounded
 from mlflow_ddpm.storage.guarded_file import GuardedFile
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "JsonWriter",
-    "RunDocument",
-    "encode_row",
-    "read_document",
-    "render_document",
-]
-
 SCHEMA_VERSION = 1
 
 

@@ -5,36 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = [
-    "ARTIFACT_FOLDER",
-    "CHECKPOINT_FOLDER",
-    "CHECKPOINT_PATTERN",
-    "CONFIG_NAME",
-    "CSV_NAME",
-    "DASHBOARD_NAME",
-    "DELIVERY_STATE_NAME",
-    "DESCRIPTION_NAME",
-    "HOLDER_NAME",
-    "HTML_NAME",
-    "JSON_NAME",
-    "LOCK_NAME",
-    "MODEL_FOLDER",
-    "OWN_FILES",
-    "PREVIEW_NAME",
-    "PUBLISHED_NAME",
-    "REPORT_NAME",
-    "SAMPLES_FOLDER",
-    "SAMPLE_PATTERN",
-    "SUMMARY_NAME",
-    "SUPERSEDED_NAME",
-    "TORN_NAME",
-    "WEIGHTS_NAME",
-    "checkpoint_name",
-    "edited_name",
-    "model_files",
-    "sample_name",
-]
-
 ARTIFACT_FOLDER = "metrics"  # of a run's artifacts: the specified tree
 
 # The history, and what is kept beside it rather than lost.

@@ -30,8 +30,6 @@ from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_documen
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 from mlflow_ddpm.storage.recovery import recover_files
 
-__all__ = ["Mirror"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

@@ -29,15 +29,6 @@ from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
 from mlflow_ddpm.storage.mlflow_faults import classify_fault
 
-__all__ = [
-    "bound_mlflow_waits",
-    "exclusive_migration",
-    "host_lock",
-    "is_first_use",
-    "sqlite_file",
-    "translate_mlflow_errors",
-]
-
 _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0

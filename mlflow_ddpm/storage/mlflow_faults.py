@@ -31,8 +31,6 @@ from mlflow_ddpm.storage.fault_rules import (
     Fault,
 )
 
-__all__ = ["classify_fault", "error_chain"]
-
 
 def classify_fault(error: BaseException) -> Fault:
     """Return what an exception of a call into MLflow means."""

@@ -20,21 +20,7 @@ from mlflow_ddpm.core.errors import ItemRefusedError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
-from mlflow_ddpm.storage.stored_rows import Point, is_row_key, points_of, read_pages, read_stored_rows
-
-__all__ = [
-    "ARTIFACT_FOLDER",
-    "METRICS_PER_BATCH",
-    "NONFINITE_TAG",
-    "RESUMED_TAG",
-    "STEPS_TAG",
-    "MlflowPage",
-    "MlflowRun",
-    "Point",
-    "clean_tags",
-    "client",
-    "points_of",
-]
+from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
 
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first

@@ -18,8 +18,6 @@ from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
 from mlflow_ddpm.storage.json_file import JsonWriter, read_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 
-__all__ = ["RecoveredFiles", "merge_rows", "read_rows", "recover_files"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

@@ -12,8 +12,6 @@ from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflo
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, client
 from mlflow_ddpm.storage.run_target import absolute_uri
 
-__all__ = ["child_runs", "find_run", "newest_run", "open_store", "run_id_of"]
-
 _RUN_ID = re.compile(r"(runs:/+)?(?P<id>[A-Za-z0-9_\-]{8,64}|[0-9a-f]{4,7})/*")  # MLflow's own: 32 hex digits
 _PREFIX = re.compile(r"[0-9a-f]{4,31}")
 _MAX_EXPERIMENTS = 1000

@@ -14,16 +14,6 @@ from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, client
 
-__all__ = [
-    "RUN_KEY",
-    "RunTarget",
-    "absolute_uri",
-    "context_tags",
-    "open_run",
-    "preflight_store",
-    "resolve_run_target",
-]
-
 # The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second
 # tracker out of a run that is taken. MLflow's pages hide tags that begin with "mlflow.".
 RUN_KEY = "mlflow.mlflow_ddpm.run_key"

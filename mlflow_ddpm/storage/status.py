@@ -12,8 +12,6 @@ from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.recovery import read_rows
 
-__all__ = ["status_of"]
-
 _ITEMS_MAX = 10  # set-aside items listed one by one
 
 

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import display_path
-from mlflow_ddpm.core.redaction import HIDDEN, redact, without_credentials
+from mlflow_ddpm.core.redaction import redact, without_credentials
+from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.run_target import absolute_uri
-
-__all__ = ["remake_command", "store_of", "sync_command"]
 
 _CREDENTIALS = (
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH"),

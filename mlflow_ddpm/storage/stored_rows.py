@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
 
-__all__ = ["Point", "is_row_key", "points_of", "read_pages", "read_stored_rows"]
-
 _log = logging.getLogger("mlflow_ddpm.progress")
 _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.tracking.scalars import Scalar, measured_extras, sample_count, scalar
 
-__all__ = ["BatchValues", "EpochBatches", "NewValues"]
-
 _FOLD_AT = 1024  # a tail of this many objects is folded into one array or tensor
 
 

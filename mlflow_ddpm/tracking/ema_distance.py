@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"  # of one parameter: live, shadow
 
-__all__ = ["EmaProbe", "ema_distance"]
-
 _log = logging.getLogger("mlflow_ddpm")
 # Elements compared at a time, which bounds the scratch memory. On a CPU so few stay in the cache, and keep the error of
 # torch's float32 norm, 2e-5 at a million elements, below 1e-6 for differences as training makes them (1e-5 if all are

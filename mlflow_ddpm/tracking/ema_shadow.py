@@ -14,8 +14,6 @@ from mlflow_ddpm.core.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["live_parameters", "match_shadow"]
-
 # Where libraries keep the averaged weights: diffusers and torch_ema; ema_pytorch; timm; home-made objects.
 _NAMES = ("shadow_params", "ema_model", "shadow", "module", "averaged_model", "average_model", "ema_params", "ema")
 _MODULE_NAMES = ("shadow_params", "ema_model")  # of modules, most of which are the average themselves

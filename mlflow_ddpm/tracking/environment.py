@@ -12,8 +12,6 @@ from typing import Any
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.version import __version__
 
-__all__ = ["describe_environment"]
-
 _PACKAGES = ("torch", "mlflow", "numpy")
 
 

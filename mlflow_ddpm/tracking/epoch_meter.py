@@ -12,8 +12,6 @@ from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches
 from mlflow_ddpm.tracking.scalars import Scalar
 from mlflow_ddpm.tracking.timing import EpochTimer, rate
 
-__all__ = ["EpochMeter", "Measured"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

@@ -11,8 +11,6 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.batch_values import EpochBatches
 from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 
-__all__ = ["Statistics", "finite_mean", "mean_over_ranks", "nonfinite_batches", "statistics"]
-
 _SCALE_ABOVE, _SCALE_BELOW = 1e100, 1e-100  # squares of what lies between neither overflow nor vanish
 
 

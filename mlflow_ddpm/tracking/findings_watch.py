@@ -19,8 +19,6 @@ from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.outage import OutageLog
 from mlflow_ddpm.tracking.upload_items import Tags
 
-__all__ = ["FINDINGS_TAG", "FindingsWatch"]
-
 FINDINGS_TAG = "mlflow_ddpm.findings"
 _LOGGED_BY_METER = "nonfinite_batches"  # with the batch's number, as soon as the row is measured
 _ANNOUNCED = {"error": logging.ERROR, "warning": logging.WARNING}  # severities, and the log's levels

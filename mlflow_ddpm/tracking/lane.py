@@ -17,8 +17,6 @@ from queue import Empty, SimpleQueue
 from mlflow_ddpm.core.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.tracking.outage import OutageLog
 
-__all__ = ["Activity", "Lane"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _PAUSES_SEC = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between attempts while the store is away
 # Share of the time, at most, in which the lane works, and the longest rest that follows from it. While MLflow's client

@@ -15,12 +15,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.storage.mlflow_run import Point
+from mlflow_ddpm.storage.stored_rows import Point
 from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues
 from mlflow_ddpm.tracking.epoch_statistics import finite_mean
 from mlflow_ddpm.tracking.timing import unix_ms
-
-__all__ = ["LIVE_PREFIX", "LiveMeter", "LiveReading"]
 
 LIVE_PREFIX = "live/"
 _NAMES = ("loss", "lr", "grad_norm", "samples_per_sec")

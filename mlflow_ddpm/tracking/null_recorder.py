@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
     from mlflow_ddpm.analysis.findings.rules import Finding
     from mlflow_ddpm.core.metrics import EpochMetrics
+    from mlflow_ddpm.core.run_outcome import RunOutcome
     from mlflow_ddpm.tracking.live_points import LiveReading
-    from mlflow_ddpm.tracking.shutdown import RunOutcome
-
-__all__ = ["NullRecorder", "Recorder"]
 
 
 class Recorder(Protocol):

@@ -13,8 +13,6 @@ from mlflow_ddpm.core.errors import RunMissingError, StoreError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.storage.store_address import remake_command, sync_command
 
-__all__ = ["Advice", "OutageLog", "Unsent", "advice", "warn_unsent"]
-
 _CAUSES_MAX = 5  # of one outage, that are logged
 Advice = Callable[[StoreError], str]
 

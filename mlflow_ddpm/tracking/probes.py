@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CudaMemory", "compute_grad_norm", "read_cuda_memory", "reset_cuda_peak", "synchronize"]
-
 _MIB = 2**20
 
 

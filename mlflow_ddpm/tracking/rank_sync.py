@@ -17,8 +17,6 @@ from typing import Any
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 
-__all__ = ["NextEpoch", "wait_for_all_ranks", "warn_if_nothing_is_recorded"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 _TIMEOUT = timedelta(seconds=45)  # the error is to come within a minute

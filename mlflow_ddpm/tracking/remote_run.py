@@ -24,14 +24,13 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, Point, points_of
+from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
+from mlflow_ddpm.storage.stored_rows import Point, points_of
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.stored_copy import check_not_fuller
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
-
-__all__ = ["RemoteRun"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _T = TypeVar("_T")

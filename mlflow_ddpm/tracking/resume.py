@@ -19,17 +19,6 @@ from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem, folder_of
 
-__all__ = [
-    "axis_tags",
-    "begin_or_resume",
-    "final_files",
-    "open_mirror",
-    "restore_lost_rows",
-    "set_axis",
-    "target_of",
-    "undelivered",
-]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

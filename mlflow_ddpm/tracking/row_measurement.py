@@ -9,16 +9,15 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.rank_sync import NextEpoch
 from mlflow_ddpm.tracking.scalars import join_collectives
-from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
 from mlflow_ddpm.tracking.step_windows import StepWindows
-
-__all__ = ["RowMeasurement"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart

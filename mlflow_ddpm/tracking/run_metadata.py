@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.atomic_file import replace_file
-from mlflow_ddpm.core.redaction import HIDDEN, redact, redacted
+from mlflow_ddpm.core.redaction import redact, redacted
+from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.core.strict_json import as_config, dumps, flatten, freeze
 from mlflow_ddpm.storage.layout import CONFIG_NAME
-
-__all__ = ["RunConfig", "RunMetadata"]
 
 _log = logging.getLogger("mlflow_ddpm")
 _CONFIG_MAX = 2**20  # bytes

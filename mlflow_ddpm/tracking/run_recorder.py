@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from mlflow_ddpm.analysis.findings.rules import Finding
 
-__all__ = ["RunRecorder"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _OPEN_WAIT_SEC = 10.0  # for the store, when the run's id is asked for
 _ABANDON_SEC, _INTERRUPTED_SEC = 1.0, 5.0  # for the store, when a constructor, or a close, was interrupted

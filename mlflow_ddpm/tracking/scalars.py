@@ -12,8 +12,6 @@ from typing import Any, Protocol
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
-__all__ = ["Scalar", "ScalarTensor", "extra_values", "join_collectives", "measured_extras", "sample_count", "scalar"]
-
 _REAL: set[Any] = set()  # real dtypes of the tensors seen; looking one up costs less than asking torch
 _LOCAL: set[type] = set()  # tensor types seen whose value lies in this process: all but DTensor
 

@@ -22,8 +22,6 @@ from typing import Any
 from mlflow_ddpm.core.errors import PeerLostError
 from mlflow_ddpm.core.run_outcome import RunOutcome
 
-__all__ = ["RunOutcome", "ShutdownHandler", "classify_exit"]
-
 _log = logging.getLogger("mlflow_ddpm")
 # SIGHUP: the terminal is gone. Windows does not have it.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]

@@ -12,8 +12,6 @@ from typing import Any, Self
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
-__all__ = ["StepWindows"]
-
 STEP_MAX = 2**53 - 2  # JSON readers and plots, which count in float64, still tell apart the steps done
 
 

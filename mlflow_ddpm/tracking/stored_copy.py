@@ -19,8 +19,6 @@ from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
-__all__ = ["check_not_fuller"]
-
 
 def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics]) -> None:
     """Check that MLflow's copy of a file holds no epoch that we do not have, but those that ours supersede.

@@ -24,8 +24,6 @@ from mlflow_ddpm.tracking.resume import final_files, restore_lost_rows, target_o
 from mlflow_ddpm.tracking.run_metadata import RunMetadata, read_run_config
 from mlflow_ddpm.tracking.uploader import Uploader
 
-__all__ = ["sync_directory"]
-
 _REPORT_SEC = 1.0
 _AWAY_SEC = 40.0  # without an answer of the store, before a sync gives up
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
-__all__ = ["SystemMetrics", "wants_system_metrics"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _SETTING = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from mlflow_ddpm.tracking import probes
 
-__all__ = ["AccumulatingTimer", "EpochTimer", "rate", "unix_ms"]
-
 
 def unix_ms() -> int:
     """Return Unix time in milliseconds."""

@@ -9,9 +9,7 @@ from typing import NamedTuple
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
-from mlflow_ddpm.storage.mlflow_run import Point
-
-__all__ = ["Artifact", "Tags", "UploadItem", "folder_of", "metric_name"]
+from mlflow_ddpm.storage.stored_rows import Point
 
 
 class Tags(NamedTuple):

@@ -27,8 +27,6 @@ from mlflow_ddpm.tracking.outage import Advice, OutageLog
 from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.upload_items import Artifact, Tags, UploadItem
 
-__all__ = ["Uploader"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _SILENT_SEC = 60.0  # report an outage after this long without a response: some servers keep a call open for ever
 _FAILURES_MAX = 3  # of files, one after the other or not, before a pause

@@ -15,7 +15,7 @@ from support.unhealthy_runs import Run, healthy_run, sick_run
 
 from mlflow_ddpm import MetricsTracker, publish_run
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.history import load_stored_run, open_store
+from mlflow_ddpm.analysis.history import load_stored_run
 from mlflow_ddpm.analysis.run_description import (
     DESCRIPTION_MAX,
     RunPage,
@@ -28,6 +28,7 @@ from mlflow_ddpm.analysis.run_description import (
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.storage.run_search import open_store
 
 NOTE = "mlflow.note.content"
 SAMPLE = "samples/grid_epoch_000002.png"

@@ -11,8 +11,8 @@ from mlflow_ddpm.storage import layout
 
 SPELT = {
     value
-    for name in layout.__all__
-    if isinstance(value := getattr(layout, name), str) and ("." in value or "_" in value)
+    for name, value in vars(layout).items()
+    if name.isupper() and isinstance(value, str) and ("." in value or "_" in value)
 }
 
 

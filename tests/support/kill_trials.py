@@ -133,9 +133,9 @@ def _kill_run(out: Path, uri: str, rng: random.Random, found: dict[str, int]) ->
 
 def store_is_equal(uri: str, out: Path) -> bool:
     """Say whether a store has one run, FINISHED, that reads back as the CSV; superseded points may be there, too."""
-    from mlflow_ddpm.analysis.history import open_store
     from mlflow_ddpm.core.metrics import keep_last_written
     from mlflow_ddpm.storage.csv_file import read_csv
+    from mlflow_ddpm.storage.run_search import open_store
 
     runs = MlflowClient(uri).search_runs(["0"])
     if [run.info.status for run in runs] != ["FINISHED"]:

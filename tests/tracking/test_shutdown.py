@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.errors import PeerLostError
-from mlflow_ddpm.tracking.shutdown import RunOutcome, ShutdownHandler, classify_exit
+from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -18,14 +18,14 @@ from mlflow.store.tracking.file_store import FileStore
 from support.store_faults import play, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker
-from mlflow_ddpm.analysis.history import open_store
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
+from mlflow_ddpm.storage.run_search import open_store
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.status import status_of
-from mlflow_ddpm.tracking.shutdown import RunOutcome
 from mlflow_ddpm.tracking.sync import sync_directory
 
 NOWHERE = "http://127.0.0.1:9"

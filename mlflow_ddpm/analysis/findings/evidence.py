@@ -10,8 +10,6 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import format_number
 from mlflow_ddpm.core.metrics import EpochMetrics, finite_points, value_of
 
-__all__ = ["MIN_EPOCHS", "RuleHit", "RunEvidence", "short"]
-
 MIN_EPOCHS = 10  # before a rule judges a run's course
 
 

@@ -8,8 +8,6 @@ from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence, short
 from mlflow_ddpm.analysis.robust_statistics import Block, blocks, level, noise
 from mlflow_ddpm.core.extra_metrics import metric
 
-__all__ = ["memory_creep", "memory_near_limit", "throughput_drop"]
-
 # The thresholds; rules.RULES states each for readers.
 SLOWER, SLOWER_SIGMAS = 0.3, 5
 CREEP, CREEP_MIB, CREEP_EPOCHS = 0.05, 64, 20

@@ -8,17 +8,6 @@ from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvide
 from mlflow_ddpm.analysis.robust_statistics import blocks, level, noise, outliers, sliding_medians
 from mlflow_ddpm.core.formatting import count_of
 
-__all__ = [
-    "divergence",
-    "gradient_explosion",
-    "gradient_vanishing",
-    "loss_spike",
-    "nonfinite_batches",
-    "nonfinite_weights",
-    "plateau",
-    "skipped_steps",
-]
-
 # The thresholds; rules.RULES states each for readers.
 SIGMAS = 8  # standard deviations of the noise that a rise must stand out by, besides its own factor
 SPIKE, BATCH_SPIKE = 1.5, 5.0

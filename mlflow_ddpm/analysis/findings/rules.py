@@ -15,8 +15,6 @@ from mlflow_ddpm.analysis.findings import schedule_rules as schedule
 from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence
 from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = ["RULES", "SEVERITIES", "Finding", "Rule", "find_findings"]
-
 SEVERITIES = ("error", "warning", "info")  # the highest first
 
 

@@ -8,8 +8,6 @@ from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvide
 from mlflow_ddpm.analysis.robust_statistics import Points, level
 from mlflow_ddpm.core.formatting import count_of
 
-__all__ = ["ema_idle", "ema_lagging", "lr_anomaly", "resumed"]
-
 # The thresholds; rules.RULES states each for readers.
 LAGGING = 1.6
 IDLE_EPOCHS = 3

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from mlflow_ddpm.analysis.history import open_store, run_id_of
 from mlflow_ddpm.core.errors import ModelError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.model.unet import UNet
@@ -15,6 +14,7 @@ from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_de
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflow_errors
+from mlflow_ddpm.storage.run_search import open_store, run_id_of
 from mlflow_ddpm.storage.run_target import resolve_run_target
 
 __all__ = ["load_model"]
