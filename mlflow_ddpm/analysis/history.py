@@ -175,7 +175,7 @@ def describe_stored_run(store: MlflowRun, rows: Iterable[EpochMetrics]) -> RunHi
     there, the run's params are the config.
     """
     run, document = store.info(), _fetch_document(store)
-    config = (document.config if document else None) or store.params()
+    config = (document.config if document else None) or store.read_page().params
     return RunHistory.create(rows, run=run, config=config, environment=document.environment if document else None)
 
 

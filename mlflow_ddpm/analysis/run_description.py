@@ -89,7 +89,7 @@ def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: C
 
 def write_description(store: MlflowRun, description: str) -> None:
     """Set the description unless a user wrote one. Raises as :func:`write_run_description`."""
-    _set_tags(store, store.tags(), description, {})
+    _set_tags(store, store.read_page().tags, description, {})
 
 
 def _set_tags(store: MlflowRun, present: Mapping[str, str], description: str, tags: Mapping[str, str]) -> None:

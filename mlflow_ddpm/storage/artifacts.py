@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_run import MlflowRun, client
+from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
 
 _MAX_FILES = 20_000
 _MAX_FOLDERS = 200
-_MAX_BYTES = 2**30
 _THREADS = 4
 _CHUNK = 2**20
 
@@ -39,20 +38,14 @@ class Artifacts:
     """The artifacts of one run.
 
     Links in a store on this machine are not followed, and files whose names begin with a dot are left out. Every method
-    raises :class:`MirrorError` for more than a run of ours has, and :class:`StoreError` as
-    :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
+    raises :class:`MirrorError` for more than a run of ours has, and for more than ``max_bytes`` to fetch; and
+    :class:`StoreError` as :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
     """
 
-    def __init__(self, run: MlflowRun) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-        self._run = run
+    def __init__(self, run: MlflowRun, *, max_bytes: int = 2**30) -> None:
+        self._run, self._max_bytes = run, max_bytes
         with translate_mlflow_errors(run.tracking_uri):
-            # The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
-            address = client(run.tracking_uri).get_run(run.run_id).info.artifact_uri
-            address = add_databricks_profile_info_to_artifact_uri(address, run.tracking_uri)
-            self._repository: Any = get_artifact_repository(address, tracking_uri=run.tracking_uri)
+            self._repository = artifact_repository(run.tracking_uri, run.run_id)
 
     def find(self, folder: str, *, is_deep: bool = False) -> list[Artifact]:
         """Return the files in a folder; those in its folders too, if ``is_deep``."""
@@ -87,9 +80,9 @@ class Artifacts:
     def fetch(self, artifacts: Iterable[Artifact], into: Path) -> list[Path]:
         """Download files into an empty directory, below it as their paths say, and return their places in order."""
         wanted = list(artifacts)
-        if sum(artifact.size or 0 for artifact in wanted) > _MAX_BYTES:
+        if sum(artifact.size or 0 for artifact in wanted) > self._max_bytes:
             raise MirrorError(
-                f"the artifacts of run {self._run.run_id} have more than {_MAX_BYTES >> 30} GiB; fetch them with "
+                f"the artifacts of run {self._run.run_id} have more than {self._max_bytes >> 30} GiB; fetch them with "
                 f"`mlflow artifacts download --run-id {self._run.run_id} --artifact-path FOLDER`"
             )
         paths = [into / artifact.path for artifact in wanted]
@@ -109,7 +102,7 @@ class Artifacts:
     def _stream(self, artifact: Artifact, path: Path) -> None:
         from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
-        most, left = artifact.size, _MAX_BYTES if artifact.size is None else artifact.size
+        most, left = artifact.size, self._max_bytes if artifact.size is None else artifact.size
         credentials = self._repository._host_creds  # noqa: SLF001 - as its own download does
         with http_request(credentials, posixpath.join("/", artifact.path), "GET", stream=True) as response:
             augmented_raise_for_status(response)

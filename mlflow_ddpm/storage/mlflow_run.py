@@ -31,9 +31,10 @@ _PAGE = 25_000  # points, as MLflow's client asks for
 
 
 class MlflowPage(NamedTuple):
-    """What a run's page shows, as far as we write to it."""
+    """What a run's page shows, as far as we read or write it."""
 
     experiment_id: str
+    params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]  # the last value of each
 
@@ -76,7 +77,9 @@ class MlflowRun:
 
     def logged_images(self) -> tuple[str, ...]:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
-        return tuple(self.list_files("images"))
+        with translate_mlflow_errors(self.tracking_uri):
+            files = artifact_repository(self.tracking_uri, self.run_id).list_artifacts("images")
+            return tuple(file.path for file in files if not file.is_dir)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Send points: one request as long as they fit into one."""
@@ -144,49 +147,12 @@ class MlflowRun:
             _check_readable(path)
             self._client.log_artifact(self.run_id, str(path), folder)
 
-    def list_files(self, folder: str) -> list[str]:
-        """Return the paths of the artifacts in a folder.
-
-        The artifact store is asked itself: the client's own call would ask for logged models, too, which servers
-        before 3.0 answer with 404.
-        """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-        with translate_mlflow_errors(self.tracking_uri):
-            address = self._client.get_run(self.run_id).info.artifact_uri
-            address = add_databricks_profile_info_to_artifact_uri(address, self.tracking_uri)
-            repository = get_artifact_repository(address, tracking_uri=self.tracking_uri)
-            return [file.path for file in repository.list_artifacts(folder) if not file.is_dir]
-
-    def fetch_file(self, artifact: str, into: Path) -> Path | None:
-        """Download one artifact; None if the run has none of that path."""
-        return self.fetch(artifact, into) if artifact in self.list_files(artifact.rpartition("/")[0]) else None
-
-    def fetch(self, artifact: str, into: Path) -> Path:
-        """Download an artifact, or a folder of them, that is there."""
-        from mlflow.artifacts import download_artifacts
-
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
-        with translate_mlflow_errors(self.tracking_uri):
-            where = {"run_id": self.run_id, "tracking_uri": self.tracking_uri, "dst_path": str(into)}
-            return Path(download_artifacts(artifact_path=artifact, **where))
-
-    def params(self) -> dict[str, str]:
-        """Return the run's params."""
-        with translate_mlflow_errors(self.tracking_uri):
-            return dict(self._client.get_run(self.run_id).data.params)
-
-    def tags(self) -> dict[str, str]:
-        """Return the run's tags."""
-        with translate_mlflow_errors(self.tracking_uri):
-            return dict(self._client.get_run(self.run_id).data.tags)
-
     def read_page(self) -> MlflowPage:
-        """Return the run's experiment, tags and last metric values, in one request."""
+        """Return the run's experiment, params, tags and last metric values, in one request."""
         with translate_mlflow_errors(self.tracking_uri):
             run = self._client.get_run(self.run_id)
-            return MlflowPage(run.info.experiment_id, dict(run.data.tags), dict(run.data.metrics))
+        data = run.data
+        return MlflowPage(run.info.experiment_id, dict(data.params), dict(data.tags), dict(data.metrics))
 
     def delete_tags(self, names: Sequence[str]) -> None:
         """Delete tags that the run has."""
@@ -242,6 +208,19 @@ def client(tracking_uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
+
+
+def artifact_repository(tracking_uri: str, run_id: str) -> Any:
+    """Return MLflow's access to a run's artifacts.
+
+    The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+    address = client(tracking_uri).get_run(run_id).info.artifact_uri
+    address = add_databricks_profile_info_to_artifact_uri(address, tracking_uri)
+    return get_artifact_repository(address, tracking_uri=tracking_uri)
 
 
 def _check_readable(path: Path) -> None:

@@ -1,12 +1,9 @@
-"""Stands in the place of a RunRecorder on ranks other than 0: every method returns at once, nothing is written.
-
-It has a file of its own so that those ranks never import what writes to disk or to MLflow.
-"""
+"""Stands in the place of a RunRecorder on ranks other than 0, so that the tracker asks nowhere whether it has one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,64 +15,13 @@ if TYPE_CHECKING:
     from mlflow_ddpm.core.metrics import EpochMetrics
     from mlflow_ddpm.core.run_outcome import RunOutcome
     from mlflow_ddpm.tracking.live_points import LiveReading
+    from mlflow_ddpm.tracking.run_recorder import RunRecorder
 
-
-class Recorder(Protocol):
-    """What a tracker needs of a recorder."""
-
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run's id."""
-
-    @property
-    def tracking_uri(self) -> str | None:
-        """The tracking store."""
-
-    @property
-    def next_epoch(self) -> int:
-        """The first epoch without a row."""
-
-    @property
-    def rows(self) -> Sequence[EpochMetrics]:
-        """The rows so far, one an epoch."""
-
-    def require_open(self, method: str) -> None:
-        """Raise UsageError if the run was closed."""
-
-    def write(self, row: EpochMetrics) -> None:
-        """Record a row."""
-
-    def write_live(self, reading: LiveReading) -> None:
-        """Record values within an epoch."""
-
-    def on_finding(self, callback: Callable[[Finding], object]) -> None:
-        """Call back for each new finding."""
-
-    @property
-    def has_all_rows(self) -> bool:
-        """Whether MLflow has every row."""
-
-    def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
-        """Record a picture."""
-
-    def write_artifact(self, path: Path) -> None:
-        """Record a file."""
-
-    def next_timestamp(self) -> int:
-        """Return the time for a new row."""
-
-    def seconds_before(self, epoch: int) -> float:
-        """Return the run's seconds up to an epoch."""
-
-    def flush(self, timeout: float) -> bool:
-        """Return whether MLflow has everything."""
-
-    def close(self, outcome: RunOutcome, timeout: float) -> bool:
-        """End the run."""
+Recorder: TypeAlias = "RunRecorder | NullRecorder"
 
 
 class NullRecorder:
-    """Records nothing."""
+    """Has the methods of a RunRecorder; each returns at once, and nothing is written or sent."""
 
     run_id: str | None = None
     tracking_uri: str | None = None

@@ -189,7 +189,7 @@ def test_the_description_is_refreshed_while_the_run_runs(sqlite_uri: str, monkey
         _epoch(tracker)
         assert tracker.flush()
         _wait(has_described_another_row)
-        monkeypatch.setattr(tracker._recorder._remote, "_describe_at", math.inf)  # type: ignore[attr-defined]
+        monkeypatch.setattr(tracker._recorder._remote, "_describe_at", math.inf)  # type: ignore[union-attr]
         before = note()
         _epoch(tracker)
         tracker.flush()

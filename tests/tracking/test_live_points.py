@@ -176,7 +176,7 @@ def test_a_store_that_is_away_holds_no_values_back_for_long(tmp_path: Path) -> N
         tracker.start_epoch(0)
         for _ in range(100):
             tracker.log_batch(1.0)
-        assert len(tracker._recorder._uploader._live) <= 8  # type: ignore[attr-defined]
+        assert len(tracker._recorder._uploader._live) <= 8  # type: ignore[union-attr]
         tracker.end_epoch()
         tracker.close(timeout=0.1)
 

@@ -65,7 +65,7 @@ def test_construction_on_a_fresh_sqlite_file_waits_for_no_migration(
     """The tables take seconds to make; that is no outage, and no warning."""
     with caplog.at_level(logging.INFO):
         tracker = MetricsTracker("out", tracking_uri=f"sqlite:///{tmp_path}/fresh.db")
-        is_waiting = not (tmp_path / "fresh.db").exists() or tracker._recorder._state.run_id is None  # type: ignore[attr-defined]
+        is_waiting = not (tmp_path / "fresh.db").exists() or tracker._recorder._state.run_id is None  # type: ignore[union-attr]
         _epoch(tracker, 0)
         assert tracker.close(timeout=120)
 

@@ -12,6 +12,7 @@ from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_description, read_weights
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
+from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflow_errors
 from mlflow_ddpm.storage.run_search import open_store, run_id_of
@@ -19,6 +20,7 @@ from mlflow_ddpm.storage.run_target import resolve_run_target
 
 __all__ = ["load_model"]
 
+_MODEL_BYTES_MAX = 2**35
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
 _EXPECTED = "expected a run's output directory, a model's folder, a run id, runs:/ID or models:/..."
 
@@ -73,13 +75,13 @@ def _has_weights(folder: Path) -> bool:
 def _fetch_of_run(run_id: str, tracking_uri: str | None, into: Path) -> Path:
     store = open_store(run_id, tracking_uri)
     with exclusive_migration(store.tracking_uri):
-        store.info()  # a run that does not exist has no artifacts either: it gets an error of its own
-    fetched = [store.fetch_file(f"{MODEL_FOLDER}/{name}", into) for name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
-    if None in fetched:
+        artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
+    files = [file for file in artifacts.find(MODEL_FOLDER) if file.name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
+    if len(files) < 2:  # noqa: PLR2004 - weights and description
         raise ModelError(
             f"run {run_id} has no model among its artifacts: expected {_FILES}, which a training logs at its end"
         )
-    return {path.parent for path in fetched if path}.pop()
+    return artifacts.fetch(files, into)[0].parent
 
 
 def _fetch_logged_model(model_uri: str, tracking_uri: str | None, into: Path) -> Path:
