@@ -87,16 +87,10 @@ class EpochMetrics:
         "EMA distance", "", "EMA", "Global L2 distance between live parameters and their EMA shadow."
     )
     epoch_time_sec: float | None = _metric(
-        "Epoch time",
-        "s",
-        "Timing",
-        "From `start_epoch` to the entry of `end_epoch`, queued device work included.",
+        "Epoch time", "s", "Timing", "From `start_epoch` to the entry of `end_epoch`, queued device work included."
     )
     cumulative_time_sec: float | None = _metric(
-        "Cumulative time",
-        "s",
-        "Timing",
-        "Sum of `epoch_time_sec` over the run, epochs before a resume included.",
+        "Cumulative time", "s", "Timing", "Sum of `epoch_time_sec` over the run, epochs before a resume included."
     )
     nonfinite_batches: int | None = _metric(
         "Non-finite batches",

@@ -46,10 +46,7 @@ EDIT_RIGHT = (
 )
 HTTP_STATUS = {
     401: ("the server asks for credentials, or does not accept these (401)", SEND_CREDENTIALS),
-    403: (
-        "permission denied (403)",
-        EDIT_RIGHT,
-    ),
+    403: ("permission denied (403)", EDIT_RIGHT),
     404: (
         "there is no MLflow at this address (404)",
         "check the tracking URI; behind a path prefix (`mlflow server --static-prefix`) it ends with that prefix",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError
@@ -26,12 +27,12 @@ SCHEMA_VERSION = 1
 
 
 class RunDocument(NamedTuple):
-    """What the document holds."""
+    """What the document holds; of a run without one, nothing."""
 
-    run: Mapping[str, Any]
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    rows: Sequence[EpochMetrics]
+    run: Mapping[str, Any] = MappingProxyType({})
+    config: Mapping[str, Any] = MappingProxyType({})
+    environment: Mapping[str, Any] = MappingProxyType({})
+    rows: Sequence[EpochMetrics] = ()
 
 
 def encode_row(row: EpochMetrics) -> str:

@@ -45,9 +45,9 @@ class Mirror:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self._pid = directory, os.getpid()
-        self.run: dict[str, Any] = {}
-        self.config: Mapping[str, Any] = {}
-        self.environment: Mapping[str, Any] = {}
+        self._run: dict[str, Any] = {}
+        self._config: Mapping[str, Any] = {}
+        self._environment: Mapping[str, Any] = {}
         self._writing = threading.Lock()  # of the CSV; taken before the other one
         self._consistent = threading.Lock()  # held for microseconds: rows and the rest of the JSON change together
         self._revision = 0  # of all that the JSON holds
@@ -102,11 +102,14 @@ class Mirror:
                 self._revision += 1
             self._write_csv()
 
-    def describe(self, *, run: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Set what the JSON holds beside the epochs, and have it written soon."""
+    def describe(self, *, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Set the JSON's config and environment, which must not change afterwards."""
+        self._config, self._environment = config, environment
+
+    def update_run(self, known: Mapping[str, Any]) -> None:
+        """Add to the JSON's run section, and have it written soon."""
         with self._consistent:
-            self.run.update(run)
-            self.config, self.environment = config, environment
+            self._run.update(known)
             self._revision += 1
         if not self.is_foreign:
             self._json.request()
@@ -141,9 +144,9 @@ class Mirror:
         if self.is_foreign:
             return False
         with self._consistent:
-            self.run["status"] = outcome.status
+            self._run["status"] = outcome.status
             if outcome.at_ms is not None:
-                self.run["end_time_ms"] = outcome.at_ms
+                self._run["end_time_ms"] = outcome.at_ms
             self._revision += 1
             del self._encoded[len(self.rows) :]  # a signal may have come in the middle of a write
         self.flush()
@@ -247,8 +250,8 @@ class Mirror:
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
-            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self.run), self._revision
-        return revision, render_document(run, self.config, self.environment, summarise(rows, run), encoded)
+            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self._revision
+        return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)
 
     def _rescue(self) -> None:
         """Write the rows, which would be lost with this process, to the system's folder of temporary files."""

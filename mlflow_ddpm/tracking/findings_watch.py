@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mlflow_ddpm.analysis.findings.rules import Finding, find_findings
+from mlflow_ddpm.analysis.run_description import FINDINGS_TAG, findings_text
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.outage import OutageLog
 from mlflow_ddpm.tracking.upload_items import Tags
 
-FINDINGS_TAG = "mlflow_ddpm.findings"
 _LOGGED_BY_METER = "nonfinite_batches"  # with the batch's number, as soon as the row is measured
 _ANNOUNCED = {"error": logging.ERROR, "warning": logging.WARNING}  # severities, and the log's levels
 _SHARE, _REST_SEC_MAX, _QUIET_SEC_MAX = 0.01, 300.0, 1.0
@@ -101,7 +101,7 @@ class FindingsWatch:
         new = [f for f in findings if f.severity in _ANNOUNCED and f.rule not in self._known]
         self._known.update(finding.rule for finding in new)
         if new:
-            self._send(Tags({FINDINGS_TAG: ", ".join(finding.rule for finding in findings)}))
+            self._send(Tags({FINDINGS_TAG: findings_text(findings)}))
         for finding in new:
             self._announce(finding, history)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_ddpm.core.errors import RunMissingError, StoreError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.storage.store_address import remake_command, sync_command
 
 _CAUSES_MAX = 5  # of one outage, that are logged
@@ -82,8 +82,8 @@ def warn_unsent(
     unsent: Unsent, error: StoreError | None, directory: Path, tracking_uri: str, *, is_on_disk: bool
 ) -> None:
     """Log what MLflow does not have after all, where it is, and the command that sends it."""
-    parts = [_count(unsent.rows, "row"), _count(unsent.files, "file")]
-    what = " and ".join(part for part in parts if part) or ("" if unsent.is_ended else "the end of the run")
+    waiting = [count_of(count, noun) for count, noun in ((unsent.rows, "row"), (unsent.files, "file")) if count]
+    what = " and ".join(waiting) or ("" if unsent.is_ended else "the end of the run")
     where = display_path(directory)
     if what:
         why = f" ({str(error).rstrip('.')})" if error else ""
@@ -92,7 +92,7 @@ def warn_unsent(
     elif unsent.set_aside:
         _log.warning(
             "MLflow does not have %s, set aside; `mlflow-ddpm status %s` lists why",
-            _count(unsent.set_aside, "item"),
+            count_of(unsent.set_aside, "item"),
             where,
         )
 
@@ -101,7 +101,3 @@ def _remedy(error: StoreError | None, directory: Path, tracking_uri: str) -> str
     if isinstance(error, RunMissingError):
         return f"`{remake_command(directory, tracking_uri)}` makes the run anew in that store"
     return f"`{sync_command(directory, tracking_uri)}` sends it"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}" if number else ""

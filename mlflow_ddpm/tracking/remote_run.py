@@ -20,6 +20,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
@@ -214,7 +215,7 @@ class RemoteRun:
         inputs = [self._metadata.dataset] if self._metadata.dataset else []
         self._send_what_is_taken(inputs, run.log_datasets, lambda _: "the data set")
         known = {key: value for key, value in run.info().items() if key not in ("status", "end_time_ms")}
-        self._mirror.describe(run=known, config=self._metadata.config, environment=self._metadata.environment)
+        self._mirror.update_run(redacted(known).value)  # what MLflow knows of the run comes from anyone
 
     def _send_tags(self, run: MlflowRun, tags: Mapping[str, str]) -> None:
         self._send_what_is_taken(list(tags.items()), lambda some: run.set_tags(dict(some)), lambda t: f"tag {t[0]}")

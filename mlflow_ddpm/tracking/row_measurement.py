@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
@@ -175,7 +176,7 @@ class RowMeasurement:
             if self.windows.has_steps:  # else it holds micro-batches of a step that was not done
                 self._keep_window(self.windows, has_finished=has_finished)
         elif count and self._rank == 0:
-            batches = f"{count} batch{'es were' if count != 1 else ' was'}"
+            batches = count_of(count, "batch was", "batches were")
             _log.warning("epoch %d was still open when the run ended: its %s dropped", self.number, batches)
         self.meter.drop()
 

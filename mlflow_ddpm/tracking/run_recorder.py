@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import RunMissingError, StoreError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
@@ -80,7 +79,8 @@ class RunRecorder:
         self._has_nonfinite = any(row.faulty_batches for row in self._mirror.rows)
         self._resuming, self._uploaded_ms = bool(self._mirror.rows), self.next_timestamp() - 1
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
-        self._update_run_info({key: value for key, value in wanted.items() if value})
+        self._mirror.describe(config=self._metadata.config, environment=self._metadata.environment)
+        self._mirror.update_run({**self._state.as_run(), **{key: value for key, value in wanted.items() if value}})
         self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
         waiting = undelivered(self._mirror, self._state)
         uploader = Uploader(self._remote, self._file, advice=self._advice, items=waiting)
@@ -223,7 +223,8 @@ class RunRecorder:
             for row in self._mirror.rows[-1:]:  # a signal may have come between writing it and uploading it
                 if row.logged_at_ms > self._uploaded_ms:
                     self._upload_row(row)
-            self._update_run_info({"status": outcome.status, "end_time_ms": outcome.at_ms})
+            ended = {"status": outcome.status, "end_time_ms": outcome.at_ms}
+            self._mirror.update_run({**self._state.as_run(), **ended})
             self._mirror.flush()  # now: SIGKILL may follow SIGTERM
             self._findings.close(timeout)
             self._upload_files(final_files(self._mirror.directory))
@@ -281,13 +282,8 @@ class RunRecorder:
         self._resuming = False
         with self._file.change() as state:
             state.resumed_at_epochs = [e for e in state.resumed_at_epochs if e < epoch] + [epoch]
-        self._update_run_info({})
+        self._mirror.update_run(self._state.as_run())
         self._sink.write(Tags({RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))}))
-
-    def _update_run_info(self, known: Mapping[str, Any]) -> None:
-        """Update the JSON's run section; what MLflow knows of the run is added when the run is opened."""
-        run = redacted({**self._state.as_run(), **known}).value
-        self._mirror.describe(run=run, config=self._metadata.config, environment=self._metadata.environment)
 
     def _advice(self, error: StoreError) -> str:
         return advice(error, self._mirror.directory, self._target.tracking_uri)

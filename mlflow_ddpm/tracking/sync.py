@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_outcome import RunOutcome
@@ -61,7 +62,7 @@ def sync_directory(
     if tracking_uri and state.run_id and _has_lost_run(state, uri):
         state.begin_anew()
     elif state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows):
-        return f"{directory}: run {state.run_id} was complete in MLflow ({_epochs(rows)})"
+        return f"{directory}: run {state.run_id} was complete in MLflow ({count_of(len(rows), 'epoch')})"
     state.tracking_uri = redact(uri)
     mirror = Mirror(directory.absolute())
     uploader = None
@@ -79,13 +80,14 @@ def sync_directory(
             mirror.close(outcome)
         else:
             mirror.abandon()
+    epochs = count_of(len(mirror.rows), "epoch")
     if done:
-        return f"{directory}: run {state.run_id} is complete in MLflow ({_epochs(mirror.rows)})"
+        return f"{directory}: run {state.run_id} is complete in MLflow ({epochs})"
     if state.ended and state.set_aside and not uploader.waiting_files:
         name, cause = next(iter(state.set_aside.items()))
         more = f" and {len(state.set_aside) - 1} more" if len(state.set_aside) > 1 else ""
         return (
-            f"{directory}: run {state.run_id} is in MLflow ({_epochs(mirror.rows)}), without what it does not take: "
+            f"{directory}: run {state.run_id} is in MLflow ({epochs}), without what it does not take: "
             f"{name}{more} ({cause})"
         )
     sent = at_first - uploader.waiting_rows - uploader.waiting_files
@@ -100,15 +102,15 @@ def _document_of(directory: Path) -> RunDocument:
         return read_document(path)
     if DeliveryState.load(directory) is None:
         raise HistoryError(f"{directory} is not the output directory of a training run; nothing to send")
-    return RunDocument({}, {}, {}, [])
+    return RunDocument()
 
 
 def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument) -> Uploader:
     """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
     file = StateFile(mirror.directory, state)
     metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), {}, document.environment)
-    run = {**document.run, **state.as_run()}
-    mirror.describe(run=run, config=metadata.config, environment=metadata.environment)
+    mirror.describe(config=metadata.config, environment=metadata.environment)
+    mirror.update_run({**document.run, **state.as_run()})
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
     uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])
     with file.change():
@@ -140,10 +142,6 @@ def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], No
             progress(left, at_first)
         waiting = left
     return deadline
-
-
-def _epochs(rows: Sequence[EpochMetrics]) -> str:
-    return f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
 
 
 def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]) -> bool:

@@ -367,7 +367,7 @@ def test_a_forked_child_changes_nothing(tmp_path: Path) -> None:
     if child == 0:
         with contextlib.suppress(BaseException):
             mirror.write(_row(1, loss=9.0))
-            mirror.describe(run={"status": "wrong"}, config={}, environment={})
+            mirror.update_run({"status": "wrong"})
             mirror.flush()
             mirror.close(KILLED)
             mirror.abandon()

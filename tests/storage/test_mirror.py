@@ -72,7 +72,8 @@ def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> N
 def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Path) -> None:
     """Null is not measured; the strings NaN and Infinity are measured and not finite."""
     mirror = Mirror(tmp_path)
-    mirror.describe(run={"run_id": "abc"}, config={"lr": 0.1}, environment={"device": "cpu"})
+    mirror.describe(config={"lr": 0.1}, environment={"device": "cpu"})
+    mirror.update_run({"run_id": "abc"})
     mirror.write(_row(0, loss_mean=math.nan, lr=None, extra={"x": -math.inf}))
     mirror.close(FINISHED)
 

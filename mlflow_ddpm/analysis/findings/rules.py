@@ -170,7 +170,7 @@ def find_findings(history: RunHistory) -> list[Finding]:
 
 
 def _finding(rule: Rule, hit: RuleHit, history: RunHistory) -> Finding:
-    where = f"epoch{'s' * (len(hit.epochs) != 1)} {history.format_epochs(hit.epochs)}"
-    texts = [history.worded(text) for text in (rule.title, hit.sentence, rule.threshold, where)]
-    title, sentence, threshold, where = texts
+    noun = "epoch" if len(hit.epochs) == 1 else "epochs"
+    where = f"{noun} {history.format_epochs(hit.epochs)}"
+    title, sentence, threshold, where = map(history.worded, (rule.title, hit.sentence, rule.threshold, where))
     return Finding(rule.name, title, rule.severity, sentence, tuple(hit.epochs), threshold, where)
