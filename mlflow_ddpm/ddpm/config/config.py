@@ -8,7 +8,7 @@ The command line's options, the MLproject's parameters and the run's logged para
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlflow_ddpm.core.errors import ConfigError
@@ -23,11 +23,7 @@ from mlflow_ddpm.ddpm.config.groups import (
 )
 from mlflow_ddpm.ddpm.config.presets import preset_values
 
-__all__ = [
-    "Config",
-    "from_options",
-    "options",
-]
+__all__ = ["Config", "from_options", "options"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,15 +78,7 @@ _GROUPS = (DataConfig, ModelConfig, DiffusionConfig, OptimConfig, SampleConfig, 
 
 def options() -> list[Option]:
     """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
-    return [
-        Option(
-            *(a["flag"], group.GROUP, f.name, a["type"].parse, f.default, a["help"], a["choices"]),
-            *(a["type"].noun, a["metavar"]),
-        )
-        for group in _GROUPS
-        for f in fields(group)
-        for a in [f.metadata]
-    ]
+    return [option for group in _GROUPS for option in group.options()]
 
 
 def from_options(values: Mapping[str, Any]) -> Config:

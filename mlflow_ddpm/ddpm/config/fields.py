@@ -7,42 +7,23 @@ is made from these fields, takes 0.2 s in all; its messages would also have to b
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import Field, field, fields
 from typing import Any, ClassVar, NamedTuple
 
 from mlflow_ddpm.core.errors import ConfigError
 
-__all__ = [
-    "AUTO_FLOAT",
-    "AUTO_INT",
-    "AUTO_MULTS",
-    "FLOAT",
-    "INT",
-    "TEXT",
-    "CheckedSettings",
-    "Option",
-    "ValueType",
-    "setting",
-]
+__all__ = ["CheckedSettings", "Option", "setting"]
 
 
-class ValueType(NamedTuple):
+class _ValueType(NamedTuple):
     """How a setting's text is parsed, which values are accepted, and what an error message expects."""
 
     parse: Callable[[str], Any]  # ValueError if it cannot
     accepts: Callable[[Any], bool]
     noun: str
     metavar: str  # stands for a value in --help
-
-    def or_auto(self) -> ValueType:
-        """Return the same type with ``auto``, which is None."""
-
-        def parse_or_auto(text: str) -> Any:
-            return None if text == "auto" else self.parse(text)
-
-        noun = f"{self.noun} or 'auto'"
-        return ValueType(parse_or_auto, lambda value: value is None or self.accepts(value), noun, self.metavar)
 
 
 def _is_int(value: object) -> bool:
@@ -53,6 +34,10 @@ def _is_float(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def _is_multipliers(value: object) -> bool:
     return isinstance(value, tuple) and len(value) > 0 and all(_is_int(v) and v > 0 for v in value)
 
@@ -61,26 +46,27 @@ def _parse_multipliers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-INT = ValueType(int, _is_int, "a whole number", "N")
-FLOAT = ValueType(float, _is_float, "a finite number", "NUMBER")
-TEXT = ValueType(str, lambda value: isinstance(value, str) and value != "", "a non-empty string", "TEXT")
-AUTO_INT, AUTO_FLOAT = INT.or_auto(), FLOAT.or_auto()
-AUTO_MULTS = ValueType(_parse_multipliers, _is_multipliers, "positive whole numbers such as 1,2,2", "N,N,...").or_auto()
-
+_TYPES = {  # by annotation
+    "int": _ValueType(int, _is_int, "a whole number", "N"),
+    "float": _ValueType(float, _is_float, "a finite number", "NUMBER"),
+    "str": _ValueType(str, _is_text, "a non-empty string", "TEXT"),
+    "tuple[int, ...]": _ValueType(
+        _parse_multipliers, _is_multipliers, "positive whole numbers such as 1,2,2", "N,N,..."
+    ),
+}
 _BOUNDS: dict[str, Callable[[float, float], bool]] = {
-    ">": lambda value, limit: value > limit,
-    ">=": lambda value, limit: value >= limit,
-    "<": lambda value, limit: value < limit,
-    "<=": lambda value, limit: value <= limit,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
 }
 
 
 def setting(
-    flag: str,
-    value_type: ValueType,
-    default: Any,
     help_text: str,
+    default: Any = None,
     *,
+    flag: str = "",
     metavar: str = "",
     choices: tuple[str, ...] = (),
     gt: float | None = None,
@@ -90,19 +76,13 @@ def setting(
 ) -> Any:
     """Declare a setting as a dataclass field; its value must be > ``gt``, >= ``ge``, < ``lt`` and <= ``le``.
 
-    ``metavar`` stands for a value in ``--help``: the unit where there is one.
+    The field's annotation is the type of its value; a default of None is "auto". ``flag`` is the option, where it is
+    not named as the field; ``metavar`` stands for a value in ``--help``: the unit where there is one.
     """
-    limits = dict(zip(_BOUNDS, (gt, ge, lt, le), strict=True))
-    bounds = tuple((sign, limit) for sign, limit in limits.items() if limit is not None)
-    shown = metavar or (f"{{{','.join(choices)}}}" if choices else value_type.metavar)
-    metadata = {
-        "flag": flag,
-        "type": value_type,
-        "help": help_text,
-        "metavar": shown,
-        "choices": choices,
-        "bounds": bounds,
-    }
+    limits = zip(_BOUNDS, (gt, ge, lt, le), strict=True)
+    bounds = tuple((sign, limit) for sign, limit in limits if limit is not None)
+    shown = metavar or (f"{{{','.join(choices)}}}" if choices else "")
+    metadata = {"flag": flag, "help": help_text, "metavar": shown, "choices": choices, "bounds": bounds}
     return field(default=default, metadata=metadata)
 
 
@@ -113,31 +93,27 @@ class CheckedSettings:
     GROUP: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for declared in fields(self):  # type: ignore[arg-type]
-            _check(f"{self.GROUP}.{declared.name}", getattr(self, declared.name), declared)
+        for option in self.options():
+            option.check(getattr(self, option.field))
 
-
-def _check(name: str, value: Any, declared: Field[Any]) -> None:
-    value_type, choices, bounds = (declared.metadata[key] for key in ("type", "choices", "bounds"))
-    if not value_type.accepts(value):
-        raise ConfigError(f"{name} must be {value_type.noun}, got {value!r}")
-    if choices and value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    if value is not None and not all(_BOUNDS[sign](value, limit) for sign, limit in bounds):
-        wanted = " and ".join(f"{sign} {limit:g}" for sign, limit in bounds)
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+    @classmethod
+    def options(cls) -> list[Option]:
+        """Return the group's settings, in the order of its fields."""
+        return [_option(cls.GROUP, declared) for declared in fields(cls)]  # type: ignore[arg-type]
 
 
 class Option(NamedTuple):
     """One setting as a command line or an MLproject file sees it."""
 
-    flag: str
     group: str
     field: str
-    type: Callable[[str], Any]  # parses the option's text; ValueError if it cannot
-    default: Any
+    flag: str
+    default: Any  # None: "auto"
     help: str  # with the unit, and what 0 or auto means
     choices: tuple[str, ...]
+    bounds: tuple[tuple[str, float], ...]
+    type: Callable[[str], Any]  # parses the option's text; ValueError if it cannot
+    accepts: Callable[[Any], bool]
     noun: str  # what an error message expects
     metavar: str
 
@@ -154,6 +130,38 @@ class Option(NamedTuple):
     @property
     def default_text(self) -> str:
         """The default as a person would type it; ``type(default_text) == default``."""
-        if isinstance(self.default, tuple):
-            return ",".join(map(str, self.default))
         return "auto" if self.default is None else str(self.default)
+
+    def check(self, value: Any) -> None:
+        """Raise ConfigError for a value of another type or out of range."""
+        if value is None and self.default is None:
+            return
+        if not self.accepts(value):
+            raise ConfigError(f"{self.key} must be {self.noun}, got {value!r}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.key} must be one of {', '.join(self.choices)}, got {value!r}")
+        if not all(_BOUNDS[sign](value, limit) for sign, limit in self.bounds):
+            wanted = " and ".join(f"{sign} {limit:g}" for sign, limit in self.bounds)
+            raise ConfigError(f"{self.key} must be {wanted}, got {value!r}")
+
+
+def _option(group: str, declared: Field[Any]) -> Option:
+    kind, has_auto = _TYPES[str(declared.type).removesuffix(" | None")], declared.default is None
+    flag, help_text, metavar, choices, bounds = declared.metadata.values()
+
+    def parse_or_auto(text: str) -> Any:
+        return None if text == "auto" else kind.parse(text)
+
+    return Option(
+        group,
+        declared.name,
+        flag or "--" + declared.name.replace("_", "-"),
+        declared.default,
+        help_text,
+        choices,
+        bounds,
+        parse_or_auto if has_auto else kind.parse,
+        kind.accepts,
+        f"{kind.noun} or 'auto'" if has_auto else kind.noun,
+        metavar or kind.metavar,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlflow_ddpm.ddpm.config.fields import AUTO_FLOAT, AUTO_INT, AUTO_MULTS, FLOAT, INT, TEXT, CheckedSettings, setting
+from mlflow_ddpm.ddpm.config.fields import CheckedSettings, setting
 from mlflow_ddpm.ddpm.config.presets import PRESETS
 
 __all__ = [
@@ -33,32 +33,25 @@ class DataConfig(CheckedSettings):
     GROUP: ClassVar[str] = "data"
 
     name: str = setting(
-        "--data",
-        TEXT,
-        "digits",
         "data set: digits (scikit-learn's, 1,797 images), or an EMNIST split that is read from --data-dir: "
         + ", ".join(DATA_NAMES[1:]),
+        "digits",
+        flag="--data",
         choices=DATA_NAMES,
         metavar="NAME",
     )
     dir: str = setting(
-        "--data-dir",
-        TEXT,
-        "data",
         "EMNIST's gzip.zip, or a folder with it or its files, gzip'd or not; digits needs none",
+        "data",
+        flag="--data-dir",
         metavar="DIR",
     )
     balance: str = setting(
-        "--balance",
-        TEXT,
-        "none",
         "what an epoch draws: every image once (none), or as many images with every class equally often (classes)",
+        "none",
         choices=("none", "classes"),
     )
     image_size: int | None = setting(
-        "--image-size",
-        AUTO_INT,
-        None,
         "height and width in pixels that the model sees; auto: 16 for digits, 32 for EMNIST",
         ge=8,
         le=256,
@@ -73,36 +66,20 @@ class ModelConfig(CheckedSettings):
     GROUP: ClassVar[str] = "model"
 
     base_channels: int = setting(
-        "--base-channels",
-        AUTO_INT,
-        None,
-        "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192",
-        ge=8,
-        metavar="CHANNELS",
+        "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192", ge=8, metavar="CHANNELS"
     )
     channel_mults: tuple[int, ...] | None = setting(
-        "--channel-mults",
-        AUTO_MULTS,
-        None,
         "channels of each level as multiples of the first, by commas; auto: 1,2 for digits, 1,2,2 for EMNIST, and "
-        "1,2,2 or 1,2,2,2 if large",
+        "1,2,2 or 1,2,2,2 if large"
     )
-    blocks: int = setting("--blocks", AUTO_INT, None, "residual blocks a level; auto: 1, 2 or 3", ge=1)
+    blocks: int = setting("residual blocks a level; auto: 1, 2 or 3", ge=1)
     patch_size: int = setting(
-        "--patch-size",
-        AUTO_INT,
-        None,
         "side in pixels of the patches that the stem folds into channels, 1: none; auto: 2, 1 or 1",
         ge=1,
         metavar="PIXELS",
     )
     attention_size: int = setting(
-        "--attention-size",
-        AUTO_INT,
-        None,
-        "side in features of the maps that get self-attention, 0: none; auto: 8, 16 or 16",
-        ge=0,
-        metavar="FEATURES",
+        "side in features of the maps that get self-attention, 0: none; auto: 8, 16 or 16", ge=0, metavar="FEATURES"
     )
 
 
@@ -112,20 +89,10 @@ class DiffusionConfig(CheckedSettings):
 
     GROUP: ClassVar[str] = "diffusion"
 
-    timesteps: int = setting(
-        "--timesteps", INT, 1000, "steps of the noising process", ge=2, le=100_000, metavar="STEPS"
-    )
-    prediction: str = setting(
-        "--prediction", TEXT, "v", "what the model predicts: velocity (v) or noise (eps)", choices=("v", "eps")
-    )
+    timesteps: int = setting("steps of the noising process", 1000, ge=2, le=100_000, metavar="STEPS")
+    prediction: str = setting("what the model predicts: velocity (v) or noise (eps)", "v", choices=("v", "eps"))
     class_dropout: float = setting(
-        "--class-dropout",
-        FLOAT,
-        0.1,
-        "share of training images whose class is hidden, for classifier-free guidance",
-        ge=0,
-        lt=1,
-        metavar="SHARE",
+        "share of training images whose class is hidden, for classifier-free guidance", 0.1, ge=0, lt=1, metavar="SHARE"
     )
 
 
@@ -135,34 +102,17 @@ class OptimConfig(CheckedSettings):
 
     GROUP: ClassVar[str] = "optim"
 
-    lr: float = setting(
-        "--lr", AUTO_FLOAT, None, "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", gt=0, metavar="RATE"
-    )
+    lr: float = setting("learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", gt=0, metavar="RATE")
     warmup_steps: int = setting(
-        "--warmup-steps",
-        AUTO_INT,
-        None,
-        "batches of linear warm-up, a cosine to zero follows; auto: 50, 500 or 2000",
-        ge=0,
-        metavar="BATCHES",
+        "batches of linear warm-up, a cosine to zero follows; auto: 50, 500 or 2000", ge=0, metavar="BATCHES"
     )
-    beta1: float = setting("--beta1", FLOAT, 0.9, "AdamW's decay of the gradient's mean", ge=0, lt=1, metavar="DECAY")
-    beta2: float = setting(
-        "--beta2", FLOAT, 0.99, "AdamW's decay of the gradient's square", ge=0, lt=1, metavar="DECAY"
-    )
-    weight_decay: float = setting("--weight-decay", FLOAT, 0.01, "AdamW's weight decay", ge=0, metavar="DECAY")
+    beta1: float = setting("AdamW's decay of the gradient's mean", 0.9, ge=0, lt=1, metavar="DECAY")
+    beta2: float = setting("AdamW's decay of the gradient's square", 0.99, ge=0, lt=1, metavar="DECAY")
+    weight_decay: float = setting("AdamW's weight decay", 0.01, ge=0, metavar="DECAY")
     grad_clip: float = setting(
-        "--grad-clip",
-        FLOAT,
-        1.0,
-        "largest global gradient norm, longer ones are scaled; 0: no clipping",
-        ge=0,
-        metavar="NORM",
+        "largest global gradient norm, longer ones are scaled; 0: no clipping", 1.0, ge=0, metavar="NORM"
     )
     ema_decay: float = setting(
-        "--ema-decay",
-        AUTO_FLOAT,
-        None,
         "largest decay per batch of the weights' moving average, reached as (1+s)/(10+s); auto: 0.99, 0.999 or 0.9999",
         ge=0,
         lt=1,
@@ -177,33 +127,26 @@ class SampleConfig(CheckedSettings):
     GROUP: ClassVar[str] = "sample"
 
     every: int = setting(
-        "--sample-every",
-        INT,
-        4,
         "epochs between sample grids, besides those of the first and the last; 0: none",
+        4,
+        flag="--sample-every",
         ge=0,
         metavar="EPOCHS",
     )
-    sampler: str = setting("--sampler", TEXT, "ddim", "how samples are drawn", choices=("ddim", "ancestral"))
+    sampler: str = setting("how samples are drawn", "ddim", choices=("ddim", "ancestral"))
     steps: int = setting(
-        "--sample-steps", INT, 25, "denoising steps of a sample, at most --timesteps", ge=1, metavar="STEPS"
+        "denoising steps of a sample, at most --timesteps", 25, flag="--sample-steps", ge=1, metavar="STEPS"
     )
-    guidance_scale: float = setting(
-        "--guidance-scale", FLOAT, 2.0, "classifier-free guidance of the grids; 1: none", ge=0, metavar="SCALE"
-    )
+    guidance_scale: float = setting("classifier-free guidance of the grids; 1: none", 2.0, ge=0, metavar="SCALE")
     eval_per_class: int = setting(
-        "--eval-per-class",
-        INT,
-        30,
         "samples of each class that a classifier evaluates, a third of the class's images at most; 0: none",
+        30,
         ge=0,
         metavar="IMAGES",
     )
     eval_every: int = setting(
-        "--eval-every",
-        INT,
-        0,
         "epochs between evaluations of samples, besides that after the last epoch; 0: the last alone",
+        0,
         ge=0,
         metavar="EPOCHS",
     )
@@ -216,51 +159,32 @@ class TrainConfig(CheckedSettings):
     GROUP: ClassVar[str] = "train"
 
     preset: str = setting(
-        "--preset",
-        TEXT,
-        "laptop",
         "what every setting that is auto stands for: a size for a CPU, for one GPU, or for many",
+        "laptop",
         choices=PRESETS,
     )
     epochs: int | None = setting(
-        "--epochs",
-        AUTO_INT,
-        None,
         "passes over the training images; auto: 20, 200 or 400 for digits, 6, 40 or 100 for EMNIST",
         ge=1,
         metavar="EPOCHS",
     )
     batch_size: int | None = setting(
-        "--batch-size",
-        AUTO_INT,
-        None,
         "images a batch, over all processes together; auto: 64, 256 or 512 for digits, 32, 256 or 512 for EMNIST",
         ge=1,
         metavar="IMAGES",
     )
-    seed: int = setting("--seed", INT, 0, "seed of weights, batches, noise and samples", ge=0, lt=2**31)
+    seed: int = setting("seed of weights, batches, noise and samples", 0, ge=0, lt=2**31)
     threads: int | None = setting(
-        "--threads",
-        AUTO_INT,
-        None,
-        "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST",
-        ge=0,
-        metavar="THREADS",
+        "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST", ge=0, metavar="THREADS"
     )
-    device: str = setting(
-        "--device", TEXT, "auto", "where to train; auto: CUDA where there is one", choices=("auto", "cpu", "cuda")
-    )
+    device: str = setting("where to train; auto: CUDA where there is one", "auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
-        "--precision",
-        TEXT,
-        "auto",
         "of matrix products and convolutions while training; auto: bf16 on a GPU that has units for it, else fp32",
+        "auto",
         choices=("auto", "fp32", "bf16"),
     )
     compile: str = setting(
-        "--compile",
-        TEXT,
-        "no",
         "run the U-Net through torch.compile, which takes a minute or more at the first batch",
+        "no",
         choices=("no", "yes"),
     )
