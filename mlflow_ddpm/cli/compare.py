@@ -7,8 +7,6 @@ import argparse
 from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted
 from mlflow_ddpm.cli.parser import given
 
-__all__ = ["add", "run"]
-
 
 def add(commands: Commands) -> None:
     """Add the command."""

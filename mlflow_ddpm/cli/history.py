@@ -9,8 +9,6 @@ from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.cli.parser import choice, nearest
 from mlflow_ddpm.core.errors import UsageError
 
-__all__ = ["add", "run"]
-
 
 def add(commands: Commands) -> None:
     """Add the command."""

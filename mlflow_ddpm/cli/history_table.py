@@ -12,8 +12,6 @@ from mlflow_ddpm.core.formatting import format_number
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CORE", "print_history"]
-
 # First in every table; all others follow in the order of the metrics table.
 CORE = ("epoch", "loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec", "loss_std")
 _GAP = 2

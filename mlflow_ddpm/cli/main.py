@@ -17,8 +17,6 @@ from mlflow_ddpm.cli.terminal import discard_stdout, log_to_stderr, prepare_stre
 from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
 from mlflow_ddpm.core.version import __version__
 
-__all__ = ["build_parser", "main"]
-
 _EPILOG = """environment:
   MLFLOW_TRACKING_URI  the tracking store, where --tracking-uri is not given
   MLFLOW_RUN_ID        the run that train writes to, instead of a new one

@@ -11,8 +11,6 @@ from mlflow_ddpm.core.errors import UsageError
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
 
-__all__ = ["AUTO", "Commands", "add_figure_options", "add_source", "command", "figures_wanted", "named_source"]
-
 AUTO = "auto"  # the default of an option that the command works out for itself
 
 # argparse has no public name for it, and it takes its parameter from type checkers alone.

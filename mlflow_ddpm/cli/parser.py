@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 
 from mlflow_ddpm.cli.terminal import print_error
 
-__all__ = ["CommandParser", "choice", "given", "nearest", "number", "typed", "whole_number"]
-
 _NEEDS_VALUE = re.compile(r"expected (?:one|at least one) arguments?")
 _TAKES_NONE = "ignored explicit argument "
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
 
-__all__ = ["TrainingProgress", "download_on", "progress_on"]
-
 _SHOWN = ("loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec")
 _REFRESHES_PER_SEC = 4
 _GAP = "  "

@@ -10,8 +10,6 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["enter_callers_folder"]
-
 _ANCESTORS_MAX = 4  # this process, a shell or two, `mlflow run`
 
 

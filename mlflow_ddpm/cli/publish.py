@@ -19,8 +19,6 @@ from mlflow_ddpm.cli.parser import given
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
 
-__all__ = ["add", "run"]
-
 
 def add(commands: Commands) -> None:
     """Add the command."""

@@ -19,8 +19,6 @@ from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.layout import DASHBOARD_NAME, MODEL_FOLDER, REPORT_NAME, model_files
 from mlflow_ddpm.storage.run_search import open_store
 
-__all__ = ["Line", "aligned", "run_lines", "run_overview"]
-
 Line = tuple[str, str]  # a name and a text; a line without a name stands alone: a link, which must not break
 _WIDTH = 8  # of names: "warning" is the longest
 

@@ -10,8 +10,6 @@ from mlflow_ddpm.cli.options import Commands, command
 from mlflow_ddpm.cli.parser import choice, given, number, typed, whole_number
 from mlflow_ddpm.core.errors import UsageError
 
-__all__ = ["add", "run"]
-
 _ALL = "all"
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from mlflow_ddpm.cli.options import Commands, command
 from mlflow_ddpm.cli.parser import given
 
-__all__ = ["add", "run"]
-
 
 def add(commands: Commands) -> None:
     """Add the command."""

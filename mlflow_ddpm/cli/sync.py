@@ -11,8 +11,6 @@ from mlflow_ddpm.cli.options import Commands, command
 from mlflow_ddpm.cli.parser import given, number
 from mlflow_ddpm.core.errors import MlflowDdpmError
 
-__all__ = ["add", "run"]
-
 
 def add(commands: Commands) -> None:
     """Add the command."""

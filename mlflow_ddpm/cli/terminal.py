@@ -13,8 +13,6 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console_on", "discard_stdout", "log_to_stderr", "prepare_streams", "print_error", "width_of"]
-
 # What we print ourselves and a console may not have; other characters become escapes, which name a file exactly.
 _IN_ASCII = {"\u2013": "-", "\u2212": "-", "\u00b7": "-", "\u00d7": "x", "\u00e9": "e"}  # dashes, minus, dot, times
 _UNLIMITED = 1_000_000  # characters: no line of a file or a pipe is cut or wrapped

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_files import Archive
     from mlflow_ddpm.tracker import MetricsTracker
 
-__all__ = ["add", "run"]
-
 _T = TypeVar("_T")
 _STORE_WAIT_SEC = 10.0
 _FIRST_USE_SEC = 60.0

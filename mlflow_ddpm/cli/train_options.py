@@ -11,8 +11,6 @@ from mlflow_ddpm.cli.parser import choice, given, typed
 from mlflow_ddpm.ddpm.config.config import options
 from mlflow_ddpm.ddpm.config.params import NO_OPTIONS
 
-__all__ = ["NO", "YES", "add_training_options"]
-
 YES, NO = "yes", "no"  # mlflow run passes every parameter a value
 
 

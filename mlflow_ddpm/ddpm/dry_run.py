@@ -1,6 +1,6 @@
-"""What a training would be, and what is in its way, found out before the first step. Nothing is written.
+"""What a training would be, and what is in its way, before the first step. Nothing is written.
 
-Every check is made, whatever the others found: a person wants to hear of all problems at once.
+Every check is made, whatever the others found, so that all problems are shown at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import MlflowDdpmError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.ddpm.config.fields import typed_text
 from mlflow_ddpm.ddpm.data.emnist_download import check_offer
 from mlflow_ddpm.ddpm.data.emnist_files import Archive
 from mlflow_ddpm.ddpm.data.images import Dataset
@@ -29,8 +30,6 @@ from mlflow_ddpm.ddpm.training.memory_estimate import Memory, estimate_memory, f
 from mlflow_ddpm.storage.layout import CHECKPOINT_FOLDER
 from mlflow_ddpm.storage.run_target import preflight_store
 
-__all__ = ["Plan", "plan_training"]
-
 MIB = 2**20
 _CHECKPOINTS = 3  # two that are kept and one that is being written
 _ARTIFACTS = 50 * MIB  # plots, report and sample grids, here and in a store on the same disk
@@ -41,6 +40,16 @@ class Plan(NamedTuple):
 
     facts: list[tuple[str, str]]
     problems: list[str]
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Make a problem of what the body raises."""
+        try:
+            yield
+        except MlflowDdpmError as error:
+            self.problems.append(str(error))
+        except OSError as error:
+            self.problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def plan_training(
@@ -58,37 +67,25 @@ def plan_training(
     """
     plan = Plan([], [])
     dataset, device = None, torch.device("cpu")
-    with _noting(plan):
+    with plan.collecting():
         device = choose_device(config.train.device)
-    with _noting(plan):
+    with plan.collecting():
         if offer and is_missing(config.data):
-            plan.facts.append(
-                ("data", f"not there, {offer.size / 1e6:.0f} MB to fetch; what follows from it is not told")
-            )
+            size = f"{offer.size / 1e6:.0f} MB"
+            plan.facts.append(("data", f"not there, {size} to fetch; steps and memory are not estimated"))
             check_offer(Path(config.data.dir), offer)
         else:
             dataset = load_dataset(config.data)
-            plan.facts.append(("data", _tell_data(dataset, config)))
+            plan.facts.append(("data", _describe_data(dataset, config)))
     if dataset:
         _plan_size(plan, config, dataset, device, directory)
-    plan.facts.append(("device", _tell_device(device, config)))
-    with _noting(plan):
+    plan.facts.append(("device", _describe_device(device, config)))
+    with plan.collecting():
         plan.facts.append(("output", _plan_output(directory, config, resume=resume)))
-    with _noting(plan):
+    with plan.collecting():
         plan.facts.append(("store", preflight_store(tracking_uri=tracking_uri, experiment_name=experiment_name)))
-    plan.facts.extend(_tell_settings(config))
+    plan.facts.extend(_list_settings(config))
     return plan
-
-
-@contextmanager
-def _noting(plan: Plan) -> Iterator[None]:
-    """Make a problem of what the body raises."""
-    try:
-        yield
-    except MlflowDdpmError as error:
-        plan.problems.append(str(error))
-    except OSError as error:
-        plan.problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.device, directory: Path) -> None:
@@ -97,9 +94,15 @@ def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.devic
     steps = -(-images // batch)
     images_size = dataset.train.nbytes + dataset.test.nbytes
     memory = estimate_memory(config, classes, images_size, processes=ranks.world_size(), device=device)
-    plan.facts.append(("model", f"preset {config.train.preset}: {memory.weights // 4:,} parameters"))
-    plan.facts.append(("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {epochs:,} epochs"))
-    plan.facts.extend(_tell_memory(memory))
+    parts = ", ".join(f"{name.replace('_', ' ')} {_mib(size)}" for name, size in memory._asdict().items())
+    plan.facts.extend(
+        [
+            ("model", f"preset {config.train.preset}: {memory.weights // 4:,} parameters"),
+            ("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {epochs:,} epochs"),
+            ("memory", f"about {_mib(memory.total)} MiB a process, beside what Python, torch and MLflow take:"),
+            ("", parts),
+        ]
+    )
     free = free_memory(device)
     if memory.total > free:
         plan.problems.append(
@@ -111,62 +114,48 @@ def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.devic
 
 def _plan_disk(plan: Plan, memory: Memory, directory: Path) -> None:
     needed = _CHECKPOINTS * memory.state + 2 * memory.weights + _ARTIFACTS
-    place = nearest_existing(directory)
-    free = shutil.disk_usage(place).free
-    plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {display_path(place)}"))
+    existing = nearest_existing(directory)
+    free = shutil.disk_usage(existing).free
+    plan.facts.append(("disk", f"about {needed // MIB:,} MiB of {free // MIB:,} MiB free in {display_path(existing)}"))
     if needed > free:
         plan.problems.append(
-            f"checkpoints and artifacts need about {needed // MIB:,} MiB, {display_path(place)} has {free // MIB:,} "
+            f"checkpoints and artifacts need about {needed // MIB:,} MiB, {display_path(existing)} has {free // MIB:,} "
             "MiB free; make room, or choose another --output-dir"
         )
 
 
 def _plan_output(directory: Path, config: Config, *, resume: bool) -> str:
-    """Return what would become of the output directory.
-
-    Raises:
-        MlflowDdpmError: it cannot be used.
-    """
-    where = plan_output_dir(directory, config, resume=resume)
+    """Return what would become of the output directory; raise MlflowDdpmError if it cannot be used."""
+    output = plan_output_dir(directory, config, resume=resume)
     checkpoint = load_newest(directory / CHECKPOINT_FOLDER)
     if checkpoint is None or is_same_finished_run(directory, config):
-        return where
+        return output
     check_same_run(checkpoint.state["config"], config, checkpoint.path)
     epochs = config.train.epochs or 1
-    return f"{where}, continuing after epoch {checkpoint.epoch} ({checkpoint.epoch + 1} of {epochs})"
+    return f"{output}, continuing after epoch {checkpoint.epoch} ({checkpoint.epoch + 1} of {epochs})"
 
 
-def _tell_data(dataset: Dataset, config: Config) -> str:
-    size = config.data.image_size
-    told = f"{dataset.name}: {len(dataset.train.labels):,} images of {len(dataset.class_names)} classes to train on, "
-    return told + f"{len(dataset.test.labels):,} held out, seen at {size}x{size}"
+def _describe_data(dataset: Dataset, config: Config) -> str:
+    train, test, size = len(dataset.train.labels), len(dataset.test.labels), config.data.image_size
+    classes = len(dataset.class_names)
+    return (
+        f"{dataset.name}: {train:,} images of {classes} classes to train on, {test:,} held out, seen at {size}x{size}"
+    )
 
 
-def _tell_memory(memory: Memory) -> list[tuple[str, str]]:
-    parts = ", ".join(f"{name.replace('_', ' ')} {_mib(size)}" for name, size in memory._asdict().items())
-    told = f"about {_mib(memory.total)} MiB a process, beside what Python, torch and MLflow take:"
-    return [("memory", told), ("", parts)]
-
-
-def _tell_device(device: torch.device, config: Config) -> str:
-    threads = config.train.threads or torch.get_num_threads()
-    told = _counted(threads, "thread") if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return f"{device}, {told}, {_counted(ranks.world_size(), 'process')}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+def _describe_device(device: torch.device, config: Config) -> str:
+    threads = count_of(config.train.threads or torch.get_num_threads(), "thread")
+    name = threads if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{device}, {name}, {count_of(ranks.world_size(), 'process', 'processes')}"
 
 
 def _mib(size: int) -> str:
     return f"{size / MIB:,.0f}" if size >= 10 * MIB else f"{size / MIB:.1f}"
 
 
-def _tell_settings(config: Config) -> list[tuple[str, str]]:
-    groups = config.as_dict().items()
-    told = [(group, "  ".join(f"{name} {_typed(value)}" for name, value in chosen.items())) for group, chosen in groups]
-    return [("settings" if number == 0 else "", f"{group}: {text}") for number, (group, text) in enumerate(told)]
-
-
-def _typed(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _list_settings(config: Config) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for group, settings in config.as_dict().items():
+        values = "  ".join(f"{name} {typed_text(value)}" for name, value in settings.items())
+        lines.append(("" if lines else "settings", f"{group}: {values}"))
+    return lines

@@ -18,16 +18,6 @@ from mlflow_ddpm.storage.directory_lock import check_writable, is_locked
 from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import JSON_NAME, PUBLISHED_NAME
 
-__all__ = [
-    "check_output_dir",
-    "check_unpublished",
-    "choose_output_dir",
-    "is_same_finished_run",
-    "mark_published",
-    "nearest_existing",
-    "plan_output_dir",
-]
-
 
 def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
     """Return ``runs/DATA``, or the first of ``runs/DATA-2``, ... that is free or can be continued.
@@ -53,11 +43,13 @@ def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
     Raises:
         UsageError: it cannot be used.
     """
-    place = nearest_existing(directory)
-    if not place.is_dir():
-        raise UsageError(f"{display_path(place)} is a file; choose another --output-dir")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{display_path(place)} cannot be written; make it writable, or choose another --output-dir")
+    existing = nearest_existing(directory)
+    if not existing.is_dir():
+        raise UsageError(f"{display_path(existing)} is a file; choose another --output-dir")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{display_path(existing)} cannot be written; make it writable, or choose another --output-dir"
+        )
     if not directory.exists():
         return f"{display_path(directory)}, which will be made"
     if is_locked(directory):
@@ -65,10 +57,10 @@ def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
     if not resume and is_same_finished_run(directory, config):
         check_unpublished(directory)
         return f"{display_path(directory)}, trained to the end: its plots and report are made"
-    state = DeliveryState.load(directory)
-    if state and state.status == "FINISHED" and not resume:
-        where = f"{display_path(directory)} holds the finished run {state.run_id}"
-        raise UsageError(f"{where}; choose another --output-dir, or add --resume")
+    if not resume and (run_id := _finished_run(directory)):
+        raise UsageError(
+            f"{display_path(directory)} holds the finished run {run_id}; choose another --output-dir, or add --resume"
+        )
     return display_path(directory)
 
 
@@ -80,7 +72,7 @@ def nearest_existing(path: Path) -> Path:
 
 def is_same_finished_run(directory: Path, config: Config) -> bool:
     """Return whether the directory holds a run of these resolved settings that trained to its end."""
-    return _status(directory) == "FINISHED" and _has_settings(directory, config)
+    return _finished_run(directory) is not None and _has_settings(directory, config)
 
 
 def check_output_dir(directory: Path, *, resume: bool) -> None:
@@ -91,10 +83,10 @@ def check_output_dir(directory: Path, *, resume: bool) -> None:
     Raises:
         UsageError: it cannot, or the directory holds a finished run and ``resume`` is not set.
     """
-    if _status(directory) == "FINISHED" and not resume:
+    if not resume and (run_id := _finished_run(directory)):
         raise UsageError(
-            f"{display_path(directory)} holds the finished run {_run_id(directory)}; choose another output_dir, or "
-            "pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
+            f"{display_path(directory)} holds the finished run {run_id}; choose another output_dir, or pass "
+            "resume=True (mlflow-ddpm train --resume) to add epochs to that run"
         )
     check_writable(directory)
 
@@ -114,14 +106,14 @@ def check_unpublished(directory: Path) -> None:
 
 def mark_published(directory: Path) -> None:
     """Record that the post-run step is complete; until then the same command does it again."""
-    cursor = DeliveryState.load(directory)
-    if cursor is not None:
-        replace_file(directory / PUBLISHED_NAME, str(cursor.run_id).encode())
+    state = DeliveryState.load(directory)
+    if state is not None:
+        replace_file(directory / PUBLISHED_NAME, str(state.run_id).encode())
 
 
 def _is_published(directory: Path) -> bool:
-    cursor, path = DeliveryState.load(directory), directory / PUBLISHED_NAME
-    return cursor is not None and path.exists() and path.read_text(encoding="utf-8") == str(cursor.run_id)
+    state, path = DeliveryState.load(directory), directory / PUBLISHED_NAME
+    return state is not None and path.exists() and path.read_text(encoding="utf-8") == str(state.run_id)
 
 
 def _is_usable(directory: Path, config: Config) -> bool:
@@ -129,22 +121,18 @@ def _is_usable(directory: Path, config: Config) -> bool:
         return not is_locked(directory)  # hidden files alone: killed before its run had begun
     if is_locked(directory) or os.environ.get("MLFLOW_RUN_ID"):
         return False
-    finished = _status(directory) == "FINISHED" and _is_published(directory)
-    return not finished and _has_settings(directory, config)
+    is_complete = _finished_run(directory) is not None and _is_published(directory)
+    return not is_complete and _has_settings(directory, config)
 
 
-def _run_id(directory: Path) -> str | None:
-    state = DeliveryState.load(directory)
-    return state.run_id if state else None
-
-
-def _status(directory: Path) -> str | None:
-    cursor = DeliveryState.load(directory) if directory.is_dir() else None
-    return cursor.status if cursor else None
+def _finished_run(directory: Path) -> str | None:
+    """Return the id of the finished run that a directory holds."""
+    state = DeliveryState.load(directory) if directory.is_dir() else None
+    return str(state.run_id) if state and state.status == "FINISHED" else None
 
 
 def _has_settings(directory: Path, config: Config) -> bool:
-    if _status(directory) is None or not (directory / JSON_NAME).exists():
+    if DeliveryState.load(directory) is None or not (directory / JSON_NAME).exists():
         return False
     recorded = flatten(read_document(directory / JSON_NAME).config)
     settings = flatten(redacted(config.as_dict()).value)  # as a run's JSON has them

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,18 +33,13 @@ from mlflow_ddpm.tracking.run_metadata import RunConfig, write_run_config
 from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
 
     from mlflow_ddpm.tracker import MetricsTracker
 
-__all__ = ["Tracker", "TrainResult", "Training", "check_same_run", "prepare", "train", "train_with"]
-
 logger = logging.getLogger("mlflow_ddpm")
 
-# Settings that may differ between a checkpoint and the run that goes on from it; all others would make the run's
+# Settings that may differ between a checkpoint and the run that continues from it; all others would make the run's
 # parameters a lie. More epochs stretch the learning rate's cosine from here on.
 _FREE_ON_RESUME = (
     "train.preset",
@@ -66,36 +60,6 @@ class Progress(Protocol):
 
     def on_epoch(self, row: EpochMetrics) -> None:
         """An epoch is done."""
-
-
-class Tracker(Protocol):
-    """The part of :class:`mlflow_ddpm.tracker.MetricsTracker` that training uses; it does nothing on other ranks."""
-
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Start the epoch's clock."""
-
-    def log_batch(
-        self, loss: Tensor, lr: float | None = None, grad_norm: Tensor | None = None, batch_size: int | None = None
-    ) -> None:
-        """Keep a batch's values without reading them."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Stop the epoch's clock for a while."""
-
-    def log_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
-        """Keep an image (H, W) or (H, W, C)."""
-
-    def end_epoch(
-        self,
-        model: nn.Module | None = None,
-        ema_model: nn.Module | None = None,
-        extra: Mapping[str, float | None] | None = None,
-    ) -> EpochMetrics | None:
-        """Make the epoch's row durable; None on ranks other than 0."""
 
 
 class Training(NamedTuple):
@@ -146,7 +110,7 @@ def train(
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
         DataError: the data set's files are missing or damaged.
         MirrorError: no checkpoint of the output directory can be read, or its files are not ours.
-        PeerLostError: another process of this machine died; the run says FAILED.
+        PeerLostError: another process of this machine died; the run is FAILED.
         StoreError: MLflow refused the run.
     """
     from mlflow_ddpm.tracker import MetricsTracker
@@ -201,7 +165,7 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
 
 
 def train_with(
-    tracker: Tracker, training: Training, output_dir: Path, *, progress: Progress | None = None
+    tracker: MetricsTracker, training: Training, output_dir: Path, *, progress: Progress | None = None
 ) -> TrainResult:
     """Run the epochs that are left, once."""
     config, _, trainer, procs, first_epoch = training
@@ -231,7 +195,7 @@ def train_with(
     return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, quality, checkpoint)
 
 
-def _run_batches(tracker: Tracker, trainer: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:
+def _run_batches(tracker: MetricsTracker, trainer: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:
     """Train one epoch. No tensor is read here: the host stays ahead of the device until ``end_epoch``."""
     batches = trainer.batches_per_epoch
     for batch, result in enumerate(trainer.train_epoch(epoch), start=1):
@@ -241,7 +205,7 @@ def _run_batches(tracker: Tracker, trainer: Trainer, epoch: int, epochs: int, pr
 
 
 def _draw_and_evaluate(
-    tracker: Tracker, training: Training, evaluator: SampleEvaluator, epoch: int
+    tracker: MetricsTracker, training: Training, evaluator: SampleEvaluator, epoch: int
 ) -> SampleQuality | None:
     """Log a grid if this epoch has one; evaluate samples after the last epoch and every ``eval_every`` epochs."""
     config, dataset, model = training.config, training.dataset, training.trainer.ema.model

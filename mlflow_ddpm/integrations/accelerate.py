@@ -29,8 +29,6 @@ try:
 except ImportError as error:
     raise FrameworkMissingError("Accelerate", "accelerate") from error
 
-__all__ = ["AccelerateTracker"]
-
 _OWN = ("loss", "lr", "grad_norm", "batch_size")
 _TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
 

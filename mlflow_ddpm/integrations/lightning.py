@@ -29,8 +29,6 @@ from mlflow_ddpm.integrations.micro_batches import (
 )
 from mlflow_ddpm.tracker import MetricsTracker, compute_grad_norm
 
-__all__ = ["MetricsCallback"]
-
 
 def _callback_classes() -> tuple[type[Any], ...]:
     names = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]

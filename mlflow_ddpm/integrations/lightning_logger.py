@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["LoggerRun"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

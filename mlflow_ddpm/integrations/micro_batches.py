@@ -10,8 +10,6 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.tracker import MetricsTracker
 
-__all__ = ["FrameworkMissingError", "StepLogger", "batch_size_of", "run_status", "unfinished_run"]
-
 
 class FrameworkMissingError(UsageError, ImportError):
     """The framework of an integration is not installed."""

@@ -33,8 +33,6 @@ try:
 except ImportError as error:
     raise FrameworkMissingError("transformers", "transformers") from error
 
-__all__ = ["track"]
-
 
 def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
     """Record the trainings of a Trainer with a :class:`mlflow_ddpm.MetricsTracker`; call it before ``train``.

@@ -20,21 +20,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "MAX_NAMED",
-    "EndLabel",
-    "add_end_labels",
-    "contrast",
-    "duration",
-    "epochs_text",
-    "muted_color",
-    "number",
-    "run_subtitle",
-    "show_missing_reason",
-    "show_placeholder",
-    "text_color",
-]
-
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
 MAX_NAMED = 3  # this many epochs are named one by one; more are a range or a count
 

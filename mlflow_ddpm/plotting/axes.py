@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["epoch_axis", "epoch_ticks", "linear_axis", "log_axis", "pixel_columns", "spike_limit", "width_in_em"]
-
 _MIN_ROOM = 4.0  # rows that the axes have room for, so that one or two do not fill them
 _FLAT = 1e-3  # a series that varies by less than this part of its size is drawn as the constant it is
 SPIKE_RATIO = 4.0  # a spike is this many times higher than all that is not a spike

@@ -22,20 +22,6 @@ from mlflow_ddpm.plotting.series import GAP, rate_name, series
 if TYPE_CHECKING:
     from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = [
-    "Sentence",
-    "describe_best_epoch",
-    "describe_changes",
-    "describe_distance",
-    "describe_fall",
-    "describe_learning_rate",
-    "describe_loss",
-    "describe_memory",
-    "describe_spread",
-    "describe_throughput",
-    "describe_typical",
-]
-
 Sentence = Callable[["RunHistory"], str]
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Envelope", "envelope"]
-
 
 class Envelope(NamedTuple):
     """Columns of equal width, left to right; a column without a row is left out, one without a number is NaN."""

@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "NONFINITE",
-    "mark_nonfinite",
-    "mark_not_positive",
-    "mark_offscale",
-    "mark_resumes",
-    "missing_note",
-    "runs_text",
-]
-
 NONFINITE = "C6"  # the colour of what was measured and is not finite
 _EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
 

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "FORMATS",
-    "WIDTHS",
-    "FigureGrid",
-    "build_figure",
-    "width_of",
-    "write_figure",
-]
-
 WIDTHS = ("single", "double")  # of the paper theme: a column of a two-column page, and both columns
 FORMATS = ("png", "pdf", "svg")
 

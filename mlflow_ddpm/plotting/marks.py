@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "Trace",
-    "band",
-    "bars",
-    "bars_stand_apart",
-    "downsampling_note",
-    "line",
-    "star",
-]
-
 _DOT_EMS = 2.0  # lines show each row as a dot while these are so far apart
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
 _FEW_BARS = 60  # bars that are drawn where those of all rows would be a solid block

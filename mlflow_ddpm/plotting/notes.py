@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["BAND_ALPHA", "NOTE_ROW", "Note", "add_notes", "note_rows"]
-
 NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letters
 BAND_ALPHA = 0.28
 _ROWS = 2

@@ -37,8 +37,6 @@ from mlflow_ddpm.plotting.series import Series, mean_and_range, positive, series
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MOST_BANDS", "draw_overlay"]
-
 MOST_BANDS = 3  # this many runs at most show their spread as a band; more would be mud
 _NAME_SHARE = 0.6  # of the width of the axes in ems, how many letters a name may have
 

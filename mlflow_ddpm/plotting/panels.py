@@ -38,18 +38,6 @@ if TYPE_CHECKING:
     from mlflow_ddpm.analysis.run_history import RunHistory
     from mlflow_ddpm.plotting.quantity import Quantity
 
-__all__ = [
-    "NO_CHANGE",
-    "NO_POSITIVE",
-    "draw_bars",
-    "draw_change",
-    "draw_distribution",
-    "draw_line",
-    "draw_loss",
-    "draw_memory",
-    "zero_line",
-]
-
 NO_CHANGE = "no change to show yet:\nit takes two epochs in a row"
 NO_POSITIVE = "no loss above zero:\na log axis cannot show it"
 _POINTS_PER_EM = 1.5  # of the line that stands for too many bars

@@ -20,18 +20,6 @@ from mlflow_ddpm.plotting.series import Series, changes, plus_minus_std, rate_na
 if TYPE_CHECKING:
     from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = [
-    "MARK",
-    "Columns",
-    "change_columns",
-    "distribution_columns",
-    "measured",
-    "plot_columns",
-    "rate_columns",
-    "time_columns",
-    "write_plot_data",
-]
-
 MARK = "mark"  # the column of words: what is marked in a row
 Column = list[float | None]
 Columns = Callable[["RunHistory"], Mapping[str, Column]]

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mlflow_ddpm.analysis.run_history import RunHistory
     from mlflow_ddpm.plotting.descriptions import Sentence
 
-__all__ = ["PLOTS", "Plot", "describe_plot", "plot_columns", "plot_named"]
-
 
 class Plot(NamedTuple):
     """One row of the table."""

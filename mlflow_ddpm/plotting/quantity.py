@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = ["EARLY", "Quantity", "memory_unit"]
-
 EARLY, _RARE = 0.1, 0.02  # how many of the rows may run off scale: of a loss (it falls by decades at first), of others
 _GIB_FROM, _MIB_TO_GIB = 10 * 1024, 1 / 1024  # MiB
 

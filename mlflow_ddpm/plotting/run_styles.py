@@ -11,8 +11,6 @@ from mlflow_ddpm.core.markdown import one_line
 if TYPE_CHECKING:
     from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = ["MOST_RUNS", "RunLine", "run_lines", "with_short_names"]
-
 # M. Okabe and K. Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/: all but the one of the eight
 # that the background swallows, strongest contrast first. Light grey stands for black on the dark background.
 _COLORS = {

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["GAP", "Series", "changes", "mean_and_range", "plus_minus_std", "positive", "rate_name", "series"]
-
 GAP = 1.5  # times the usual spacing: rows further apart have a gap between them
 _HUGE = 1e300  # what drawing can still add and multiply without overflow; below its inverse, all is zero
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 
-__all__ = ["FONTS", "THEMES", "check_choice", "font_families", "theme_context"]
-
 THEMES = ("dark", "paper")
 FONTS = ("", "serif", "sans")  # DejaVu Sans, like Times, like Helvetica
 _SERIF = "STIXGeneral"  # comes with matplotlib

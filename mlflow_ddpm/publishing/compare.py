@@ -27,8 +27,6 @@ from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import child_runs, find_run
 
-__all__ = ["PAGE_NAME", "Comparison", "compare_runs"]
-
 PAGE_NAME = "comparison.md"
 _FEWEST_RUNS = 2
 _MOST_CHILDREN = 500

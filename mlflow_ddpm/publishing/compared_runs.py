@@ -15,8 +15,6 @@ from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 
-__all__ = ["ComparedRun", "group_runs", "read_runs"]
-
 _ID_LETTERS = 8  # of a run id, which tell two runs of one name apart
 
 

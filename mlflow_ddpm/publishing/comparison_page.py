@@ -12,8 +12,6 @@ from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
 from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, best_of_all, results_table
 
-__all__ = ["describe_comparison", "render_page"]
-
 _SHOWABLE = (".png", ".svg")  # by every reader of Markdown, best first
 
 

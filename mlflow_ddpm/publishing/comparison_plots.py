@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from mlflow_ddpm.analysis.run_history import RunHistory
 
-__all__ = ["draw_comparisons", "make_comparison"]
-
 Runs = Sequence[tuple[str, "RunHistory | Sequence[RunHistory]"]]
 
 _MOST_END_LABELS = 5  # more runs get a legend, which has them in the same order in every picture

@@ -17,8 +17,6 @@ from mlflow_ddpm.core.markdown import Code, Table
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
 from mlflow_ddpm.reporting.paper_tables import booktabs
 
-__all__ = ["BEST_MARK", "ComparedTable", "best_of_all", "groups_table", "hyperparameters_table", "results_table"]
-
 BEST_MARK = "\u2605"
 _SHORT = {  # head cells of the results that every run has
     "best_loss": "Best loss",

@@ -22,8 +22,6 @@ from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, REPORT_NAME
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
-__all__ = ["Downloaded", "download_run"]
-
 _DATA = (f"{ARTIFACT_FOLDER}/{CSV_NAME}", f"{ARTIFACT_FOLDER}/{JSON_NAME}")
 
 

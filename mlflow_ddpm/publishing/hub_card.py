@@ -22,8 +22,6 @@ from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter, yaml_header
 
-__all__ = ["HubCard", "license_fields", "render_card"]
-
 # The identifiers that the Hub takes as ``license``; others go into ``license_name``.
 # https://huggingface.co/docs/hub/repositories-licenses
 _HUB_LICENSES = """

@@ -40,8 +40,6 @@ from mlflow_ddpm.storage.layout import (
 )
 from mlflow_ddpm.storage.run_search import find_run
 
-__all__ = ["CARD_NAME", "Exported", "export_run", "hub_name"]
-
 CARD_NAME = "README.md"
 _PLOTS_FOLDER = "plots"
 _MODEL_NAMES = (WEIGHTS_NAME, DESCRIPTION_NAME)

@@ -16,8 +16,6 @@ from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import find_run, open_store
 from mlflow_ddpm.storage.store_address import store_of
 
-__all__ = ["NamedRun", "check_owner", "has_history", "name_run"]
-
 
 class NamedRun(NamedTuple):
     """A run in a tracking store, and the directory that named it, if one did."""

@@ -13,8 +13,6 @@ from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.images import PAGE_WIDTH, encode_png, images_on_disk
 from mlflow_ddpm.storage.layout import DASHBOARD_NAME, PREVIEW_NAME
 
-__all__ = ["write_preview"]
-
 _log = logging.getLogger("mlflow_ddpm")
 _HEIGHT = 520  # pixels at most
 _SMALL = 350  # a grid of fewer pixels is enlarged by a whole number

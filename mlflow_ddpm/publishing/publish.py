@@ -33,8 +33,6 @@ from mlflow_ddpm.storage.json_file import encode_row, render_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
-__all__ = ["Published", "epochs_missing_from", "publish_or_render", "publish_run", "render_mirror", "render_run"]
-
 _log = logging.getLogger("mlflow_ddpm")
 
 

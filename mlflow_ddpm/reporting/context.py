@@ -24,8 +24,6 @@ from mlflow_ddpm.core.strict_json import dumps, flatten
 from mlflow_ddpm.reporting.manifest import OutputFile
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 
-__all__ = ["MAX_EPOCH_ROWS", "ReportContext", "ReportFigure", "build_context"]
-
 # What keeps a report below 1 MB, whatever the run; the CSV has everything.
 MAX_EPOCH_ROWS = 1000
 _MAX_EXTRAS = 60

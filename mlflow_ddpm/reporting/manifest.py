@@ -16,8 +16,6 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.layout import CSV_NAME, HTML_NAME, JSON_NAME, REPORT_NAME, SAMPLES_FOLDER
 
-__all__ = ["OutputFile", "find_plot_files", "output_files", "relative_link", "sample_files"]
-
 _DATA = {
     CSV_NAME: "One row per epoch or window of steps, every metric at full precision",
     JSON_NAME: "The whole run: config, environment, summary and rows",

@@ -13,8 +13,6 @@ from typing import Any
 from mlflow_ddpm.core.markdown import Markdown, one_line
 from mlflow_ddpm.core.strict_json import flatten
 
-__all__ = ["Result", "data_set_name", "front_matter", "yaml_header"]
-
 Result = tuple[str, str, float]  # metric type, its description, value: finite
 
 _TASK = "unconditional-image-generation"  # the Hub has no task of its own for class-conditional generation

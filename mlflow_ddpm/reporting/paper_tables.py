@@ -16,8 +16,6 @@ from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.markdown import Table, one_line
 from mlflow_ddpm.storage.layout import SUMMARY_NAME
 
-__all__ = ["booktabs", "escape_latex", "write_key_results"]
-
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-__all__ = ["render_html", "render_markdown"]
-
 
 def render_markdown(context: ReportContext) -> str:
     """Return the report's text."""

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.model.ema import Ema
-from mlflow_ddpm.ddpm.model.precision import autocast_forward, compiled
 from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.ddpm.training.precision import autocast_forward, compiled
 
 __all__ = ["measure", "measure_on_gpu"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from stopwatches import Effort, Pair, in_turn
@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.ddpm.config.config import Config, from_options
-from mlflow_ddpm.ddpm.train import Tracker, Training, prepare, train_with
+from mlflow_ddpm.ddpm.train import Training, prepare, train_with
 from mlflow_ddpm.ddpm.training.distributed import Processes
 
 __all__ = ["Inert", "measure", "measure_on"]
@@ -69,7 +69,10 @@ def measure_on(effort: Effort, device: str) -> Iterator[Row]:
     epochs = _Epochs(config, prepare(config, Processes(0, 1, torch.device(device)), directory), directory, at_once)
     with _Counted(directory, tracking_uri=fresh_sqlite(effort, f"whole-{device}"), device=device) as tracker:
         spent: dict[str, list[float]] = {"ours": [], "bare": []}
-        ours, bare = (lambda: epochs.train(tracker, spent["ours"])), (lambda: epochs.train(Inert(), spent["bare"]))
+        ours, bare = (
+            (lambda: epochs.train(tracker, spent["ours"])),
+            (lambda: epochs.train(cast("MetricsTracker", Inert()), spent["bare"])),
+        )
         wall = in_turn(ours, bare, effort.of(16, 1))
         inside = tracker.spent / (len(spent["ours"]) * at_once)
         idle = (_idle(ours), _idle(bare)) if device == "cuda" else None
@@ -148,7 +151,7 @@ class _Epochs:
         self._config, self._training, self._directory, self._at_once = config, training, directory, at_once
         self._epoch = 0
 
-    def train(self, tracker: Tracker, cpu: list[float]) -> float:
+    def train(self, tracker: MetricsTracker, cpu: list[float]) -> float:
         """Train some more epochs; note their CPU seconds and return their wall seconds."""
         end = self._epoch + self._at_once
         told = dataclasses.replace(self._config, train=dataclasses.replace(self._config.train, epochs=end))

@@ -54,19 +54,19 @@ def test_no_tensor_is_read_during_an_epoch() -> None:
 
 
 def test_every_image_counts_once_an_epoch_in_an_order_of_its_own() -> None:
-    """Seen through the trainer's own indexing: each image's index once, differently in the next epoch."""
+    """Seen through the indexing of its batches: each image's index once, differently in the next epoch."""
     config = tiny()
     data = load_dataset(config.data).train
     marked = data._replace(images=torch.zeros(1500, 1, 8, 8, dtype=torch.uint8))
     trainer = Trainer(config, marked, 10, ALONE)
     seen: list[list[int]] = []
-    inner = trainer._train_step
+    inner = trainer._batches._draw_batch
 
     def spy(indices: torch.Tensor, generator: torch.Generator) -> Any:
         seen[-1] += indices.tolist()
         return inner(indices, generator)
 
-    trainer._train_step = spy  # type: ignore[method-assign]
+    trainer._batches._draw_batch = spy  # type: ignore[method-assign]
     for epoch in (0, 1):
         seen.append([])
         list(trainer.train_epoch(epoch))

@@ -18,13 +18,6 @@ BANNED = re.compile(
     r"without a word|of that name is none)\b",
     re.IGNORECASE,
 )
-# Rooms that still have such words. A room that is clean is taken off this list, and none is put on it.
-NOT_YET_CLEAN = {"ddpm"}
-
-
-def _room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else "doors"
 
 
 def banned_in(source: str) -> list[tuple[int, str]]:
@@ -42,10 +35,8 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", "
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_banned_phrase_stands_in_a_clean_room(path: Path) -> None:
+def test_no_banned_phrase_stands_in_a_file(path: Path) -> None:
     """Names of variables are left to readers; words that are read are checked."""
-    if _room(path) in NOT_YET_CLEAN:
-        pytest.skip("this room is not yet clean")
     text = path.read_text(encoding="utf-8")
     found = banned_in(text) if path.suffix == ".py" else [(0, match[0]) for match in BANNED.finditer(text)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.pipeline import STAND_IN
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,7 +73,7 @@ def no_cuda_sync() -> Iterator[None]:
 Guard = Callable[[], AbstractContextManager[None]]
 
 
-class Guarded:
+class Guarded(STAND_IN):  # type: ignore[misc]
     """A real tracker; between ``start_epoch`` and the entry of ``end_epoch`` the guard stands, but for pauses."""
 
     def __init__(self, tracker: MetricsTracker, guard: Guard, standing: ExitStack) -> None:

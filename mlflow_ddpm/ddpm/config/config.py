@@ -23,8 +23,6 @@ from mlflow_ddpm.ddpm.config.groups import (
 )
 from mlflow_ddpm.ddpm.config.presets import preset_values
 
-__all__ = ["Config", "from_options", "options"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:

@@ -14,8 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from mlflow_ddpm.core.errors import ConfigError
 
-__all__ = ["CheckedSettings", "Option", "setting"]
-
 
 class _ValueType(NamedTuple):
     """How a setting's text is parsed, which values are accepted, and what an error message expects."""
@@ -86,6 +84,13 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def typed_text(value: Any) -> str:
+    """Return a setting's value as a person would type it."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "auto" if value is None else str(value)
+
+
 class CheckedSettings:
     """A group of settings; every field is checked when the group is made."""
 
@@ -130,7 +135,7 @@ class Option(NamedTuple):
     @property
     def default_text(self) -> str:
         """The default as a person would type it; ``type(default_text) == default``."""
-        return "auto" if self.default is None else str(self.default)
+        return typed_text(self.default)
 
     def check(self, value: Any) -> None:
         """Raise ConfigError for a value of another type or out of range."""

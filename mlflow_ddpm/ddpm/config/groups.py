@@ -12,16 +12,6 @@ from typing import ClassVar
 from mlflow_ddpm.ddpm.config.fields import CheckedSettings, setting
 from mlflow_ddpm.ddpm.config.presets import PRESETS
 
-__all__ = [
-    "DATA_NAMES",
-    "DataConfig",
-    "DiffusionConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "SampleConfig",
-    "TrainConfig",
-]
-
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 DATA_NAMES = ("digits", *(f"emnist-{split}" for split in EMNIST_SPLITS))
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PRESETS", "preset_values"]
-
 PRESETS = ("laptop", "gpu", "large")
 Groups = dict[str, dict[str, Any]]
 

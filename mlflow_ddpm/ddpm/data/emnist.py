@@ -15,8 +15,6 @@ from mlflow_ddpm.core.errors import DataError
 from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split, read_idx
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
-__all__ = ["load_emnist"]
-
 _LABELS = 256  # labels are bytes
 _UNKNOWN = -1
 
@@ -25,7 +23,7 @@ def load_emnist(place: str | Path, split: str) -> Dataset:
     """Return the split ``byclass``, ``bymerge``, ``balanced``, ``letters``, ``digits`` or ``mnist``.
 
     ``place`` is EMNIST's ``gzip.zip``, or a folder with the official files, ``gzip/`` or ``gzip.zip``. The images take
-    their size on disk once, in bytes, and no more while they are read.
+    their size on disk, in bytes, and at most an eighth more.
 
     Raises:
         DataError: a file is missing, damaged, or does not belong to the others.
@@ -49,12 +47,12 @@ def _read_mapping(source: OfficialFile) -> dict[int, str]:
         cells = line.split()
         if not cells:
             continue
-        at = f"{source.where} line {number}"
+        place = f"{source.where} line {number}"
         if len(cells) < 2 or not all(cell.isascii() and cell.isdigit() for cell in cells):  # noqa: PLR2004
-            raise DataError(f"{at}: expected a label and character codes, got {line!r}; fetch it again")
+            raise DataError(f"{place}: expected a label and character codes, got {line!r}; fetch it again")
         label, code = int(cells[0]), int(cells[1])  # letters name both cases; the first, the capital, stands for both
         if label >= _LABELS or code >= _LABELS or label in names:
-            raise DataError(f"{at}: expected a new label and a code below 256, got {line!r}; fetch it again")
+            raise DataError(f"{place}: expected a new label and a code below 256, got {line!r}; fetch it again")
         names[label] = chr(code)
     if not names:
         raise DataError(f"{source.where} names no classes: expected lines such as '0 48', got none; fetch it again")
@@ -64,9 +62,8 @@ def _read_mapping(source: OfficialFile) -> dict[int, str]:
 def _read_part(
     images_file: OfficialFile, labels_file: OfficialFile, mapping: OfficialFile, stored_labels: list[int]
 ) -> LabelledImages:
-    images, labels = (
-        torch.from_numpy(read_idx(f, dims)) for f, dims in ((images_file, 3), (labels_file, 1))
-    )  # (N, W, H), (N,)
+    images = torch.from_numpy(read_idx(images_file, 3))  # (N, W, H)
+    labels = torch.from_numpy(read_idx(labels_file, 1))  # (N,)
     if len(images) != len(labels):
         raise DataError(
             f"{labels_file.where} does not belong to {Path(images_file.where).name}: expected {len(images)} labels, "

@@ -21,8 +21,6 @@ from mlflow_ddpm.core.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ARCHIVE_NAME", "EMNIST", "Archive", "OfficialFile", "SplitFiles", "find_split", "has_split", "read_idx"]
-
 ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
 
 

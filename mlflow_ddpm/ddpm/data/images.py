@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-__all__ = ["Dataset", "LabelledImages", "describe_dataset", "to_model_range", "to_pixels"]
-
 _DIGESTED = 10_000  # images
 _DEVICE_SHARE = 0.5  # of a device's free memory that the images may take; the rest is the model's
 

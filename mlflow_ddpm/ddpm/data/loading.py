@@ -13,8 +13,6 @@ from mlflow_ddpm.ddpm.data.emnist import load_emnist
 from mlflow_ddpm.ddpm.data.emnist_files import has_split
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
-__all__ = ["is_missing", "load_dataset", "load_digits"]
-
 _HELD_OUT = 297  # leaves 1,500 to train on
 _SPLIT_SEED = 0  # fixed: another seed of the run must not change what is held out
 _BRIGHTEST = 16.0

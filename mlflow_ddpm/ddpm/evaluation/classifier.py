@@ -16,13 +16,11 @@ from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.data.images import LabelledImages, to_model_range
 
-__all__ = ["FEATURES", "Classifier"]
-
 FEATURES = 32  # D: few, so that some hundred images suffice for a covariance of them
 _WIDTH = 16
 _SEED = 0
-_BATCH, _PASSES = 64, 20  # through the images, but not more than so many steps for each class
-_STEPS_PER_CLASS = 60
+_BATCH, _PASSES = 64, 20  # through the images
+_STEPS_PER_CLASS = 60  # at most
 _LR, _WARM_UP = 5e-3, 0.2
 _SMOOTHING = 0.1
 _PORTION = 512  # images at a time
@@ -49,7 +47,7 @@ class Classifier:
 
     @torch.no_grad()
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        """Return the share of images, given by their features (N, D), that are named as their label (N,) says."""
+        """Return the share of images, given by their features (N, D), that are named as their label (N,)."""
         named = self._head(features).argmax(1)
         return float((named == labels.to(named.device)).double().mean())
 

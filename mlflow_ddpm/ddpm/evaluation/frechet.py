@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Gaussian", "fit_gaussian", "frechet_distance"]
-
 
 class Gaussian(NamedTuple):
     """Mean (D,) and covariance (D, D), float64 on the CPU."""

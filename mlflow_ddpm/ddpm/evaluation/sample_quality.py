@@ -19,11 +19,9 @@ from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
 from mlflow_ddpm.ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from mlflow_ddpm.ddpm.model.seeds import Purpose, seeded_generator
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling.draw import draw_samples
-
-__all__ = ["SampleEvaluator", "SampleQuality"]
+from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
 
 _SPLIT_SEED = 0  # fixed: every run of a data set is compared with the same images
 _FIT_PER_CLASS, _HELD_OUT_MAX = 1000, 2000

@@ -14,24 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "ConditionalPredict",
-    "Denoised",
-    "Predict",
-    "ancestral_step",
-    "cosine_alpha_bar",
-    "ddim_step",
-    "denoised",
-    "guide",
-    "loss_per_image",
-    "posterior",
-    "q_sample",
-    "sample_ancestral",
-    "sample_ddim",
-    "strided_timesteps",
-    "target",
-]
-
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, H, W), timestep (B,)) -> v or eps (B, C, H, W)
 ConditionalPredict = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same, with labels (B,) as third argument
 
@@ -40,7 +22,7 @@ _BETA_MAX = 0.999  # the paper's clip, without which the last step's beta is 1 a
 
 
 class Denoised(NamedTuple):
-    """What a prediction says of the image and of the noise in it; both (B, C, H, W)."""
+    """The image and the noise that a prediction implies; both (B, C, H, W)."""
 
     x_0: Tensor
     eps: Tensor
@@ -104,14 +86,14 @@ def posterior(x_0: Tensor, x_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor
     return mean, beta * (1 - alpha_bar_s) / (1 - alpha_bar_t)
 
 
-def ddim_step(found: Denoised, alpha_bar_s: Tensor) -> Tensor:
-    """Return x_s from what x_t was found to hold: Song et al. 2021, eq. 12, with sigma = 0."""
-    return alpha_bar_s.sqrt() * found.x_0 + (1 - alpha_bar_s).sqrt() * found.eps
+def ddim_step(predicted: Denoised, alpha_bar_s: Tensor) -> Tensor:
+    """Return x_s from the image and noise predicted of x_t: Song et al. 2021, eq. 12, with sigma = 0."""
+    return alpha_bar_s.sqrt() * predicted.x_0 + (1 - alpha_bar_s).sqrt() * predicted.eps
 
 
-def ancestral_step(found: Denoised, x_t: Tensor, z: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
+def ancestral_step(predicted: Denoised, x_t: Tensor, z: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
     """Draw x_s from the posterior with standard normal ``z``: Ho et al. 2020, algorithm 2, variance beta-tilde."""
-    mean, variance = posterior(found.x_0, x_t, alpha_bar_t, alpha_bar_s)
+    mean, variance = posterior(predicted.x_0, x_t, alpha_bar_t, alpha_bar_s)
     return mean + variance.sqrt() * z
 
 
@@ -136,8 +118,8 @@ def guide(predict: ConditionalPredict, labels: Tensor, *, null_class: int, guida
     return guided
 
 
-def _find(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, prediction: str) -> Denoised:
-    """Ask the model, keep x_0 within the range of images, and let eps agree with what was kept."""
+def _denoise(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, prediction: str) -> Denoised:
+    """Return the model's x_0, clipped to the range of images, and the eps that fits it."""
     timestep = torch.full((len(x_t),), t, device=x_t.device)
     x_0 = denoised(prediction, predict(x_t, timestep), x_t, alpha_bar_t).x_0.clamp(-1, 1)
     return Denoised(x_0, (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt())
@@ -145,31 +127,25 @@ def _find(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, prediction
 
 def _strides(alpha_bar: Tensor, steps: int) -> list[tuple[int, Tensor, Tensor]]:
     """Return (t, alpha_bar_t, alpha_bar_s) from T-1 down; the last s is the clean image, where alpha_bar is 1."""
-    at = strided_timesteps(len(alpha_bar), steps)
-    levels = [*(alpha_bar[t] for t in at), alpha_bar.new_ones(())]
-    return list(zip(at, levels[:-1], levels[1:], strict=True))
+    timesteps = strided_timesteps(len(alpha_bar), steps)
+    levels = [*(alpha_bar[t] for t in timesteps), alpha_bar.new_ones(())]
+    return list(zip(timesteps, levels[:-1], levels[1:], strict=True))
 
 
 @torch.no_grad()
 def sample_ddim(predict: Predict, x_t: Tensor, *, alpha_bar: Tensor, prediction: str, steps: int) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t`` in ``steps`` passes, without further randomness."""
     for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
-        x_t = ddim_step(_find(predict, x_t, t, alpha_bar_t, prediction), alpha_bar_s)
+        x_t = ddim_step(_denoise(predict, x_t, t, alpha_bar_t, prediction), alpha_bar_s)
     return x_t
 
 
 @torch.no_grad()
 def sample_ancestral(
-    predict: Predict,
-    x_t: Tensor,
-    *,
-    alpha_bar: Tensor,
-    prediction: str,
-    steps: int,
-    draw: Callable[[], Tensor],
+    predict: Predict, x_t: Tensor, *, alpha_bar: Tensor, prediction: str, steps: int, draw: Callable[[], Tensor]
 ) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t``; ``draw()`` gives fresh noise of its shape."""
     for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
-        found = _find(predict, x_t, t, alpha_bar_t, prediction)
-        x_t = ancestral_step(found, x_t, draw(), alpha_bar_t, alpha_bar_s)
+        predicted = _denoise(predict, x_t, t, alpha_bar_t, prediction)
+        x_t = ancestral_step(predicted, x_t, draw(), alpha_bar_t, alpha_bar_s)
     return x_t

@@ -8,9 +8,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Ema"]
-
-
 M = TypeVar("M", bound=nn.Module)
 
 

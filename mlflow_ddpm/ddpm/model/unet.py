@@ -6,7 +6,7 @@ E size of the embedding, N attention heads, D channels a head, L = H W positions
 A U-Net of residual blocks with self-attention at one size, as in Ho et al. 2020, appendix B; timestep and class scale
 and shift within each block (Dhariwal & Nichol 2021, section 3.1, "AdaGN"); one class more stands for "no class given"
 (Ho & Salimans 2022, algorithm 1). The stem folds P x P pixels into channels (pixel unshuffle), which makes a step on a
-CPU several times as fast for P = 2: `python tests/bench/run.py --only unet` tells how much, and what other levers give.
+CPU several times as fast for P = 2: see `python tests/bench/run.py --only unet`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-
-__all__ = ["UNet"]
 
 _GROUPS = 8
 _HEAD_CHANNELS = 32

@@ -10,8 +10,6 @@ from mlflow_ddpm.ddpm.data.images import to_pixels
 from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.model.unet import UNet
 
-__all__ = ["draw_samples"]
-
 _PORTION = 256  # images at a time; guidance doubles it
 
 
@@ -22,15 +20,15 @@ def draw_samples(
     """Return one image a label, uint8 (N, 1, S, S) on the CPU, on the settings of ``config.sample``.
 
     The generator lives on the CPU, so that the same seed starts from the same noise on every device. With ``noises``
-    the start repeats after so many images: laid out class by class, each column then shares its noise.
+    the start repeats after that many images: laid out class by class, each column then shares its noise.
     """
     distinct = noises or len(labels)
     start = torch.randn(distinct, *model.image_shape, generator=generator)
     start = start[torch.arange(len(labels)) % distinct]  # (N, 1, S, S)
     device = next(model.parameters()).device
     drawn = []
-    for of, x_t in zip(labels.to(device).split(_PORTION), start.to(device).split(_PORTION), strict=True):
-        predict = diffusion.guide(model, of, null_class=model.null_class, guidance_scale=guidance_scale)
+    for classes, x_t in zip(labels.to(device).split(_PORTION), start.to(device).split(_PORTION), strict=True):
+        predict = diffusion.guide(model, classes, null_class=model.null_class, guidance_scale=guidance_scale)
         drawn.append(to_pixels(_denoise(predict, x_t, config, generator)).cpu())
     return torch.cat(drawn)
 

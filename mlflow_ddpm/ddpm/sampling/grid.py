@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.model.seeds import Purpose, seeded_generator
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling.draw import draw_samples
+from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = ["draw_grid", "sample_grid"]
 
 _LINE, _LINE_GREY, _NAME_GREY = 1, 48, 200
 _MARGIN = 1  # black pixels around a sample, before enlarging: the embedded digits fill their frame
@@ -54,12 +52,12 @@ def draw_grid(images: NDArray[np.uint8], class_names: Sequence[str]) -> NDArray[
     rows = -(-classes // panels)
     scale = max(1, _WIDTH // (panels * (samples + 1) * width))
     strips = [
-        np.concatenate([_name_cell(name, height * scale, width * scale), *_framed(of, scale)], axis=1)
-        for name, of in zip(class_names, images, strict=True)
+        np.concatenate([_name_cell(name, height * scale, width * scale), *_framed(row, scale)], axis=1)
+        for name, row in zip(class_names, images, strict=True)
     ]
     strips = [np.pad(strip, ((_LINE, 0), (0, 0)), constant_values=_LINE_GREY) for strip in strips]
     strips += [np.zeros_like(strips[0])] * (rows * panels - classes)
-    columns = [np.concatenate(strips[at : at + rows]) for at in range(0, len(strips), rows)]
+    columns = [np.concatenate(strips[top : top + rows]) for top in range(0, len(strips), rows)]
     return np.concatenate(columns, axis=1)
 
 

@@ -18,8 +18,6 @@ from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflo
 from mlflow_ddpm.storage.run_search import open_store, run_id_of
 from mlflow_ddpm.storage.run_target import resolve_run_target
 
-__all__ = ["load_model"]
-
 _MODEL_BYTES_MAX = 2**35
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
 _EXPECTED = "expected a run's output directory, a model's folder, a run id, runs:/ID or models:/..."

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["log_mlflow_model", "save_model"]
-
 _NAME = "unet"
 _KEEPS_A_POINT_ONCE = ("http", "sqlite", "postgresql", "mysql", "mssql")
 _TRACED = 2  # images in the traced batch: torch.export would take one for the only size there is

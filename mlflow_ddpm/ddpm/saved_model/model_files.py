@@ -26,8 +26,6 @@ from mlflow_ddpm.ddpm.saved_model.save import FORMAT_VERSION
 from mlflow_ddpm.ddpm.training.memory_estimate import free_memory
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, WEIGHTS_NAME
 
-__all__ = ["check_architecture", "read_description", "read_weights", "sampling_settings"]
-
 _DESCRIPTION_MAX, _HEADER_MAX = 2**20, 2**20  # bytes; of our largest models 1 kB and 60 kB
 _TENSORS_PER_STAGE = 10  # at least: two norms, two convolutions and a linear layer, each with weight and bias
 _COPIES = 3  # of the weights while they are loaded: the file's bytes, its tensors, the U-Net

@@ -1,6 +1,7 @@
 """Writes a trained model for others to use: ``model.safetensors`` and ``config.json``, no pickle in either.
 
-The second file says how to build the U-Net, what it predicts of which noising process, and which weights belong to it.
+The second file describes how to build the U-Net, what it predicts of which noising process, and which weights belong
+to it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 
-__all__ = ["FORMAT_VERSION", "save_model"]
-
 FORMAT_VERSION = 1  # of config.json; a change that older readers would misread raises it
 
 
@@ -34,10 +33,10 @@ def save_model(output_dir: Path, model: UNet, config: Config, class_names: Seque
     folder = output_dir / MODEL_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     weights = _encode_weights(model)
-    told = _describe(model, config, class_names, hashlib.sha256(weights).hexdigest())
+    description = _describe(model, config, class_names, hashlib.sha256(weights).hexdigest())
     paths = [folder / WEIGHTS_NAME, folder / DESCRIPTION_NAME]
     replace_file(paths[0], weights)
-    replace_file(paths[1], (dumps(told, indent=2) + "\n").encode())
+    replace_file(paths[1], (dumps(description, indent=2) + "\n").encode())
     return paths
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TrainedModel"]
-
 _SEEDS = 2**63
 
 
@@ -35,7 +33,7 @@ class TrainedModel:
         """Take a built U-Net and the description it came with.
 
         Raises:
-            ConfigError: the description's process or sampler is none of ours.
+            ConfigError: the description has a process or a sampler that this version does not know.
         """
         self.unet, self.description = unet, description
         self.class_names: tuple[str, ...] = tuple(description["class_names"])

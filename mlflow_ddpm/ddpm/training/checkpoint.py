@@ -20,8 +20,6 @@ from mlflow_ddpm.core.atomic_file import flush_directory
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.storage.layout import CHECKPOINT_PATTERN, checkpoint_name
 
-__all__ = ["Checkpoint", "checkpoint_paths", "load_newest", "save_checkpoint"]
-
 logger = logging.getLogger("mlflow_ddpm")
 
 _KEPT = 2  # the newest, and one before it should the newest prove damaged
@@ -49,10 +47,8 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_paths(directory: Path) -> list[Path]:
     """Return the folder's checkpoints, oldest epoch first; empty if there is no such folder."""
-    found = [
-        (int(match[1]), path) for path in directory.glob("*.pt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    paths = [path for path in directory.glob("*.pt") if CHECKPOINT_PATTERN.fullmatch(path.name)]
+    return sorted(paths, key=_epoch_of)
 
 
 def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Path:
@@ -75,7 +71,7 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
 
 
 def load_newest(directory: Path, *, map_location: torch.device | str = "cpu") -> Checkpoint | None:
-    """Return the newest checkpoint that can be read, or None if there is none at all.
+    """Return the newest checkpoint that can be read, or None without one.
 
     Raises:
         MirrorError: there are checkpoints, and none can be read.
@@ -107,6 +103,10 @@ def _load(path: Path, map_location: torch.device | str) -> Checkpoint:
 def _prune(directory: Path, epoch: int) -> None:
     """Delete what is older than the newest two, and what a run continued from an earlier epoch left beyond it."""
     paths = checkpoint_paths(directory)
-    current = [path for path in paths if int(path.stem.rpartition("_")[2]) <= epoch]
+    current = [path for path in paths if _epoch_of(path) <= epoch]
     for path in set(paths) - set(current[-_KEPT:]):
         path.unlink()
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])

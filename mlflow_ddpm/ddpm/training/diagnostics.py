@@ -3,7 +3,7 @@
 While an epoch runs, what the batches computed anyway is kept where it lies: no kernel is queued and no value is read.
 Every some hundred batches it is folded into a few sums on the device, fetched in one copy.
 
-Letters: B images of a batch, T timesteps, Q noise levels, G parts of the U-Net, P parameter tensors.
+Letters: B images of a batch, T timesteps, Q noise levels, G parts of the U-Net, P parameter tensors, M batches.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mlflow_ddpm.ddpm.model.gradients import PARTS, part_norms, parts_of
 from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.training.distributed import Processes
 
-__all__ = ["NOISE_LEVELS", "EpochDiagnostics", "update_to_weight"]
-
 NOISE_LEVELS = 4  # Q: as many equal ranges of the timestep; the first has least noise
 _FOLD_AT = 256  # batches
+PARTS = ("embedding", "encoder", "middle", "decoder")
+_PART_OF = {
+    **dict.fromkeys(("time", "label"), "embedding"),
+    **dict.fromkeys(("stem", "down"), "encoder"),
+    "middle": "middle",
+    **dict.fromkeys(("up", "norm", "head"), "decoder"),
+}
 
 
 class EpochDiagnostics:
@@ -91,6 +95,20 @@ class EpochDiagnostics:
             norms = part_norms(torch.stack(self._norms), self._parts)  # (M, G)
             self._norm_sums += _value_and_counts(norms).sum(0)
         self._losses, self._timesteps_of_images, self._norms = [], [], []
+
+
+def parts_of(model: nn.Module) -> Tensor:
+    """Return the position in :data:`PARTS` of each of a U-Net's parameters, (P,) int64, on their device."""
+    names = [name.partition(".")[0] for name, _ in model.named_parameters()]
+    device = next(model.parameters()).device
+    return torch.tensor([PARTS.index(_PART_OF[name]) for name in names], device=device)
+
+
+def part_norms(norms: Tensor, parts: Tensor) -> Tensor:
+    """Return the global norm of each part's gradients, (M, G) float64, from the norms of tensors (M, P)."""
+    squares = norms.double().square()
+    sums = squares.new_zeros(len(norms), len(PARTS)).index_add_(1, parts, squares)
+    return sums.sqrt()
 
 
 @torch.no_grad()

@@ -17,8 +17,6 @@ from torch import distributed, nn
 
 from mlflow_ddpm.core.errors import ConfigError
 
-__all__ = ["Processes", "choose_device", "cpu_threads", "processes"]
-
 # How long a rank waits for the others in a collective: rank 0 alone draws and evaluates samples, minutes on a slow CPU.
 _COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
 
@@ -89,7 +87,7 @@ def processes(device: str) -> Iterator[Processes]:
     the caller has initialised already is used, and left as it is.
 
     Raises:
-        ConfigError: ``cuda`` was asked for and there is none.
+        ConfigError: ``cuda`` was asked for, and torch finds no such device.
     """
     chosen = choose_device(device)
     is_ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
@@ -120,7 +118,7 @@ def choose_device(device: str) -> torch.device:
     """Return the device that ``auto``, ``cpu`` or ``cuda`` means for this process.
 
     Raises:
-        ConfigError: ``cuda`` was asked for and there is none.
+        ConfigError: ``cuda`` was asked for, and torch finds no such device.
     """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

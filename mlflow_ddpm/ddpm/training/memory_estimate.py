@@ -18,11 +18,9 @@ from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.model import diffusion
-from mlflow_ddpm.ddpm.model.precision import uses_bf16
 from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.ddpm.training.precision import uses_bf16
 from mlflow_ddpm.ddpm.training.trainer import build_model
-
-__all__ = ["Memory", "estimate_memory", "free_memory"]
 
 _MOMENTS = 2  # that AdamW keeps of every gradient
 _KERNELS = 100 * 2**20
@@ -52,7 +50,7 @@ class Memory(NamedTuple):
 
 
 def estimate_memory(config: Config, classes: int, image_bytes: int, *, processes: int, device: torch.device) -> Memory:
-    """Return what one of so many processes needs for a resolved configuration.
+    """Return what one of several processes needs for a resolved configuration.
 
     Runs two images through the model on the CPU, at the precision that ``device`` would have.
     """
@@ -68,7 +66,7 @@ def estimate_memory(config: Config, classes: int, image_bytes: int, *, processes
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device; where the system does not say, more than anybody has."""
+    """Return the bytes that are free on a device; a huge number where the system does not report them."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     with contextlib.suppress(OSError, StopIteration, ValueError):

@@ -15,7 +15,6 @@ from pathlib import Path
 from mlflow_ddpm.core.errors import PeerLostError
 from mlflow_ddpm.ddpm.training.distributed import Processes
 
-__all__ = ["detect_rank_failure"]
 _POLL_SEC, _GRACE_SEC, _DYING_SEC = 0.5, 5.0, 1.0  # between looks; for training to end by itself; for a peer to be gone
 
 

@@ -11,8 +11,8 @@ from support.pipeline import TINY, KillAt, KilledError, measured
 from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config, from_options
-from mlflow_ddpm.ddpm.data.loading import load_digits
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.data.loading import load_digits
 from mlflow_ddpm.ddpm.evaluation import sample_quality
 from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator

@@ -10,8 +10,8 @@ import torch
 from mlflow_ddpm.ddpm.config.config import from_options
 from mlflow_ddpm.ddpm.data.images import LabelledImages
 from mlflow_ddpm.ddpm.data.loading import load_dataset
-from mlflow_ddpm.ddpm.model.precision import uses_bf16
 from mlflow_ddpm.ddpm.training.distributed import Processes
+from mlflow_ddpm.ddpm.training.precision import uses_bf16
 from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model
 
 torch.set_num_threads(1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mlflow_ddpm.ddpm.model.seeds import Purpose, seeded_generator
-from mlflow_ddpm.ddpm.training.epoch_order import EpochOrder
+from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
+from mlflow_ddpm.ddpm.training.batches import EpochOrder
 
 SKEWED = torch.tensor([5] * 900 + [2] * 90 + [7] * 10)[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
 

@@ -7,8 +7,6 @@ from enum import IntEnum
 import numpy as np
 import torch
 
-__all__ = ["Purpose", "seed_for", "seeded_generator"]
-
 
 class Purpose(IntEnum):
     """What numbers are drawn for; each purpose has its own stream."""

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Forward", "autocast_forward", "compiled", "uses_bf16"]
-
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, timestep, labels) -> prediction, float32
 
 
