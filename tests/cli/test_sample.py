@@ -110,6 +110,7 @@ def test_a_run_without_a_model_and_no_run_at_all_are_told_apart(
 ) -> None:
     """The first lacks the files, the second is not in the store."""
     run_id = MlflowClient(sqlite_uri).create_run("0").info.run_id
+    capsys.readouterr()  # what MLflow itself prints
     statuses = [main(["sample", source, "--tracking-uri", sqlite_uri]) for source in (run_id, "0" * 32)]
     without, missing = capsys.readouterr().err.splitlines()
 
