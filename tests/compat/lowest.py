@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BOUNDS = ROOT / "tests" / "constraints-lowest.txt"
 _TOOLS = ("pytest", "pytest-xdist", "hypothesis", "huggingface_hub")
-_ROOMS = ("core", "storage", "analysis", "tracking", "doors", "reporting", "publishing")
+_ROOMS = ("storage", "analysis", "doors", "publishing")
 
 
 def main() -> int:

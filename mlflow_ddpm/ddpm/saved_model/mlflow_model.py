@@ -1,14 +1,17 @@
 """Logs a finished run's model as an MLflow model with two flavours, neither of which is a pickle.
 
 * ``mlflow.pytorch``: the U-Net as ``torch.export`` traces it (``pt2``), which takes a few seconds on a CPU.
-* ``python_function``: the two files of :func:`mlflow_ddpm.load_model`, and this module, which loads them: classes in,
-  images out. The package's own code goes with them, so that ``mlflow models serve`` needs no installation of it.
+* ``python_function``: the two files of :func:`mlflow_ddpm.load_model`, and a loader: classes in, images out. The package
+  goes with them as one zip file, so that ``mlflow models serve`` needs no installation of it; an installed one comes
+  first, and is never hidden by the copy in a model.
 """
 
 from __future__ import annotations
 
 import inspect
 import shutil
+import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -32,6 +35,16 @@ if TYPE_CHECKING:
 
 _NAME = "unet"
 _KEEPS_A_POINT_ONCE = ("http", "sqlite", "postgresql", "mysql", "mssql")
+_LOADER = "mlflow_ddpm_model"
+_LOADER_CODE = '''"""Loads the model for mlflow.pyfunc, by the mlflow_ddpm that is installed, else by the copy beside this file."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).with_name("mlflow_ddpm.zip")))
+
+from mlflow_ddpm.ddpm.saved_model.mlflow_model import load_pyfunc as _load_pyfunc
+'''
 _TRACED = 2  # images in the traced batch: torch.export would take one for the only size there is
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "safetensors", "filelock", "pillow")  # what loading and sampling import
 
@@ -83,27 +96,38 @@ def save_model(path: str, mlflow_model: Any, trained: TrainedModel, files: list[
 
     unet = trained.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     installed = {"torch": torch.__version__, **{name: version(name) for name in _REQUIREMENTS}}
-    mlflow.pytorch.save_model(
-        unet,
-        path,
-        mlflow_model=mlflow_model,
-        serialization_format="pt2",
-        input_example=[value.numpy() for value in _inputs(unet)],
-        signature=_traced_signature(unet),
-        code_paths=[str(Path(mlflow_ddpm.__file__).parent)],
-        # Given, since MLflow would otherwise load the model in another process to infer them.
-        pip_requirements=[f"{name}=={number.partition('+')[0]}" for name, number in installed.items()],
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        mlflow.pytorch.save_model(
+            unet,
+            path,
+            mlflow_model=mlflow_model,
+            serialization_format="pt2",
+            input_example=[value.numpy() for value in _inputs(unet)],
+            signature=_traced_signature(unet),
+            code_paths=[str(file) for file in _write_code(Path(temporary))],
+            # Given, since MLflow would otherwise load the model in another process to infer them.
+            pip_requirements=[f"{name}=={number.partition('+')[0]}" for name, number in installed.items()],
+        )
     Path(path, MODEL_FOLDER).mkdir()
     for file in files:
         shutil.copy2(file, Path(path, MODEL_FOLDER))
     environment = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}
-    mlflow.pyfunc.add_to_model(mlflow_model, loader_module=__name__, data=MODEL_FOLDER, code="code", **environment)
+    mlflow.pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, data=MODEL_FOLDER, code="code", **environment)
     mlflow_model.signature = _signature(trained)
     mlflow_model.save(str(Path(path, "MLmodel")))
 
 
-def _load_pyfunc(path: str) -> _Sampler:
+def _write_code(folder: Path) -> list[Path]:
+    """Write the loader and the package, as one file instead of one request for each module."""
+    package = Path(mlflow_ddpm.__file__).parent
+    with zipfile.ZipFile(folder / f"{package.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for source in sorted(package.rglob("*.py")):
+            archive.write(source, source.relative_to(package.parent))
+    (folder / f"{_LOADER}.py").write_text(_LOADER_CODE, encoding="utf-8")
+    return [folder / f"{_LOADER}.py", folder / f"{package.name}.zip"]
+
+
+def load_pyfunc(path: str) -> _Sampler:
     """Return what MLflow calls ``predict`` of; ``path`` is the folder with the model's two files."""
     return _Sampler(load_model(path))
 
