@@ -29,6 +29,7 @@ FINDINGS_TAG = "mlflow_ddpm.findings"
 SUMMARY_PREFIX = "summary/"
 _DESCRIPTION = "mlflow.note.content"
 _MARK = re.compile(r"\s*<!-- mlflow_ddpm ([0-9a-f]{32}) -->\s*")
+_COMPARISON = "<!-- mlflow_ddpm comparison -->"  # before what is known of the runs below this one
 _FORMER_DIGEST = "mlflow_ddpm.note_digest"
 # Tags of earlier versions whose values are metrics now; they would show the results of an earlier end of the run.
 _FORMER_RESULTS = (
@@ -84,21 +85,41 @@ def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: C
     now = max(int(time.time() * 1000), history.rows[-1].logged_at_ms)
     wanted = summary_metrics(history)
     store.log_points([Point(key, value, now, 0) for key, value in wanted.items() if _differs(value, state, key)])
-    _set_tags(store, state.tags, description, {FINDINGS_TAG: findings_text(findings)})
+    _set_tags(store, state.tags, {FINDINGS_TAG: findings_text(findings)}, own=description)
 
 
-def write_description(store: MlflowRun, description: str) -> None:
-    """Set the description unless a user wrote one. Raises as :func:`write_run_description`."""
-    _set_tags(store, store.read_page().tags, description, {})
+def write_comparison(store: MlflowRun, comparison: str) -> None:
+    """Put the comparison of the runs below this one into its description, after what the run itself has there.
+
+    Raises as :func:`write_run_description`.
+    """
+    _set_tags(store, store.read_page().tags, {}, comparison=comparison)
 
 
-def _set_tags(store: MlflowRun, present: Mapping[str, str], description: str, tags: Mapping[str, str]) -> None:
-    wanted = dict(tags)
-    if _is_ours(present.get(_DESCRIPTION, ""), present.get(_FORMER_DIGEST)):
-        (text,) = clean_tags({_DESCRIPTION: description}).values()
+def _set_tags(
+    store: MlflowRun, present: Mapping[str, str], tags: Mapping[str, str], *, own: str = "", comparison: str = ""
+) -> None:
+    """Set tags, and one of the two parts of the description unless a user wrote it; the other part stays."""
+    wanted, before = dict(tags), present.get(_DESCRIPTION, "")
+    if _is_ours(before, present.get(_FORMER_DIGEST)):
+        own_before, _, comparison_before = _MARK.sub("", before).partition(_COMPARISON)
+        text = _join(own or own_before, comparison or comparison_before)
+        (text,) = clean_tags({_DESCRIPTION: text}).values()
         wanted[_DESCRIPTION] = f"{text.rstrip()}\n\n<!-- mlflow_ddpm {_digest(text)} -->"
     store.set_tags({key: value for key, value in wanted.items() if present.get(key) != value})
     store.delete_tags([name for name in _FORMER_TAGS if name in present])
+
+
+def _join(own: str, comparison: str) -> str:
+    """Return both parts of a description; of a long one the last lines are left out, first those of the comparison."""
+    if not comparison.strip():
+        return own
+    parts = own.strip().splitlines(), comparison.strip().splitlines()
+    while True:
+        text = "\n".join([*parts[0], "", _COMPARISON, "", *parts[1]]).strip()
+        if len(text) <= DESCRIPTION_MAX:
+            return text
+        parts[len(parts[1]) > 1 or not parts[0]].pop()
 
 
 def summary_metrics(history: RunHistory) -> dict[str, float]:

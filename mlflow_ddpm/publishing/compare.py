@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.history import HistorySource, load_stored_run
-from mlflow_ddpm.analysis.run_description import write_description
+from mlflow_ddpm.analysis.run_description import write_comparison
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
@@ -101,7 +101,7 @@ def compare_runs(
     if store is not None:
         for path in files:
             store.log_file(path, _ARTIFACT_FOLDER)
-        write_description(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}", store.run_id))
+        write_comparison(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}", store.run_id))
     return Comparison(runs, directory, files)
 
 

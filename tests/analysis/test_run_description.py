@@ -22,7 +22,7 @@ from mlflow_ddpm.analysis.run_description import (
     describe_run,
     findings_text,
     summary_metrics,
-    write_description,
+    write_comparison,
     write_run_description,
 )
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -212,14 +212,34 @@ def test_a_comparison_follows_the_same_rule(sqlite_uri: str) -> None:
     """It stands in the description of the parent of the runs."""
     run_id = record(sqlite_uri, losses=())
     store = open_store(run_id, sqlite_uri)
-    write_description(store, "two runs")
-    write_description(store, "three runs")
+    write_comparison(store, "two runs")
+    write_comparison(store, "three runs")
     ours = tags_of(sqlite_uri, run_id)[NOTE]
     MlflowClient(sqlite_uri).set_tag(run_id, NOTE, "my own words")
-    write_description(store, "four runs")
+    write_comparison(store, "four runs")
 
-    assert ours.startswith("three runs\n")
+    assert ours.startswith("<!-- mlflow_ddpm comparison -->\n\nthree runs\n")
     assert tags_of(sqlite_uri, run_id)[NOTE] == "my own words"
+
+
+@pytest.mark.parametrize("lines", [1, 400])
+def test_a_parent_with_rows_of_its_own_keeps_both_parts_whichever_is_written_last(sqlite_uri: str, lines: int) -> None:
+    """Its own result stands first; a long comparison is cut, so that an old server takes it."""
+    run_id = record(sqlite_uri)
+    store = open_store(run_id, sqlite_uri)
+    notes = []
+    for _ in range(2):
+        write_comparison(store, "\n".join(["two runs", *["| a | 1 |"] * lines]))
+        notes.append(tags_of(sqlite_uri, run_id)[NOTE])
+        sum_up(sqlite_uri, run_id, "preview.png")
+        notes.append(tags_of(sqlite_uri, run_id)[NOTE])
+
+    assert notes[0].startswith("**")
+    assert all(note.startswith("![](get-artifact") for note in notes[1:])
+    for note in notes:
+        assert note.index("3 epochs") < note.index("two runs\n| a | 1 |")
+        assert note.count("two runs") == 1
+        assert len(note) <= 5000
 
 
 def test_a_page_that_the_store_refuses_keeps_no_run_from_ending(
