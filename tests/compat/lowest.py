@@ -1,8 +1,9 @@
 """Run the quick tests with the lowest versions that pyproject.toml allows: ``python tests/compat/lowest.py``.
 
 The environment is made in a temporary folder, or in the one that ``--dir`` names, on the Python that runs this; it
-should be 3.11, the lowest. Other arguments go to pytest. Without ``--all`` it has what the package itself asks for, and the tests of the tracker, its files and MLflow
-run, as in CI; with it come the frameworks, notebooks and browser, and every quick test.
+should be 3.11, the lowest. Other arguments go to pytest. Without ``--all`` it has what the package itself asks for, and
+the tests of files, stores, readers and the tracker run, as in CI; with it come the frameworks, notebooks and browser,
+and every quick test.
 """
 
 from __future__ import annotations

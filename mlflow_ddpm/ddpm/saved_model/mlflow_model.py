@@ -1,9 +1,9 @@
 """Logs a finished run's model as an MLflow model with two flavours, neither of which is a pickle.
 
 * ``mlflow.pytorch``: the U-Net as ``torch.export`` traces it (``pt2``), which takes a few seconds on a CPU.
-* ``python_function``: the two files of :func:`mlflow_ddpm.load_model`, and a loader: classes in, images out. The package
-  goes with them as one zip file, so that ``mlflow models serve`` needs no installation of it; an installed one comes
-  first, and is never hidden by the copy in a model.
+* ``python_function``: the two files of :func:`mlflow_ddpm.load_model`, and a loader: classes in, images out. With them
+  goes the package, as one zip file, so that ``mlflow models serve`` needs no installation of it. An installed one
+  comes first: the copy in a model never hides it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _NAME = "unet"
 _KEEPS_A_POINT_ONCE = ("http", "sqlite", "postgresql", "mysql", "mssql")
 _LOADER = "mlflow_ddpm_model"
-_LOADER_CODE = '''"""Loads the model for mlflow.pyfunc, by the mlflow_ddpm that is installed, else by the copy beside this file."""
+_LOADER_CODE = '''"""Loads the model for mlflow.pyfunc: by the installed mlflow_ddpm, else by the copy beside this file."""
 
 import sys
 from pathlib import Path

@@ -93,7 +93,10 @@ def test_mlflow_models_predict_and_serve_draw_classes(logged: Path, tmp_path: Pa
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with subprocess.Popen(
-        [*command, "serve", *options, "--port", str(port)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "serve", *options, "--port", str(port)],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as server:
         try:
             answer = _ask(f"http://127.0.0.1:{port}/invocations", asked)
