@@ -147,18 +147,17 @@ _OWN_FOLDERS = ("live", "summary")  # of points within an epoch, and of the key 
 _RESERVED = frozenset(_BY_NAME) | {"logged_at_ms"}
 
 
-def check_new_extra_names(names: Iterable[str]) -> None:
-    """Check names that a loop gives to extras; those that were recorded earlier may have ``live/`` or ``summary/``.
+def check_new_extra_names(names: Iterable[str], known: Iterable[str] = ()) -> None:
+    """Check names that a loop gives to extras, with those ``known`` from its earlier rows: one file holds them all.
 
     Raises:
-        UsageError: as :func:`check_extra_names`, or a name in a folder that MLflow's page has for something else.
+        UsageError: as :func:`check_extra_names`, or a new name in a folder that MLflow's page has for something else.
     """
-    names = list(names)
     for name in names:
         folder = name.partition("/")[0] if isinstance(name, str) else ""
         if folder in _OWN_FOLDERS:
             raise UsageError(f"the metric folder {folder}/ is taken; give {name!r} another name, such as 'my_{name}'")
-    check_extra_names(names)
+    check_extra_names([*known, *names])
 
 
 def check_extra_names(names: Iterable[str]) -> None:

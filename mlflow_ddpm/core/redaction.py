@@ -19,6 +19,7 @@ from mlflow_ddpm.core.strict_json import plain
 
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
+_PAIR_NAMES, _PAIR_VALUES = ("name", "key", "variable", "header", "label", "id"), ("value", "val", "default")
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
 # Of credentials, these are none.
 _DESCRIPTION = re.compile(
@@ -104,7 +105,8 @@ class _Walk:
         if isinstance(value, dict):
             pair = _name_of_pair(value)
             return {
-                self._text(k): self._item(v, k, path, level, pair if k == "value" else "") for k, v in value.items()
+                self._text(k): self._item(item, k, path, level, pair if k in _PAIR_VALUES else "")
+                for k, item in value.items()
             }
         if isinstance(value, list):
             return self._list(value, path, level)
@@ -133,6 +135,8 @@ class _Walk:
     @staticmethod
     def _level_after(previous: Any, items: list[Any]) -> Suspicion:
         """Return the suspicion of an item after ``--hf-token``, or of the second of ["Authorization", "..."]."""
+        if previous in ("-u", "-U", "--user", "--proxy-user"):
+            return Suspicion.IF_LOGIN
         if not isinstance(previous, str) or not re.fullmatch(r"-{0,2}[A-Za-z_][\w.\-]{0,60}", previous):
             return Suspicion.NONE
         level = suspicion(previous)
@@ -157,8 +161,7 @@ class _Walk:
 
 def _name_of_pair(value: dict[str, Any]) -> str:
     """Return the name in {"name": "HF_PASSWORD", "value": ...}; empty for any other dict."""
-    names = [value[key] for key in ("name", "key", "variable", "header", "id") if isinstance(value.get(key), str)]
-    return names[0] if names and "value" in value else ""
+    return next((value[key] for key in _PAIR_NAMES if isinstance(value.get(key), str)), "")
 
 
 def _environment_secrets() -> Iterator[str]:

@@ -101,6 +101,13 @@ def _after_name(match: Match) -> bool:
     return suspicion(match["name"]) >= Suspicion.IF_MIXED and _mixed(match)
 
 
+def _in_sentence(match: Match) -> bool:
+    """Read ``the API_TOKEN is abc123``, but neither ``the token is missing`` nor ``key 'conv1' is missing``."""
+    level = suspicion(match["name"])
+    most = Suspicion.IF_MIXED if level >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
+    return is_secret(match["secret"], min(level, most))
+
+
 def _mixed(match: Match) -> bool:
     return is_secret(match["secret"], Suspicion.IF_MIXED)
 
@@ -183,6 +190,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_named, rf"{_START}-{{0,2}}{_NAME}(?:=(?!\s)|\s=\s){_BARE}"),
     (_after_colon, rf"{_START}{_NAME}:\s{{0,9}}{_QUOTED}"),
     (_after_colon, rf"{_START}{_NAME}['\"]?:\s{{0,9}}{_BARE}"),
+    (_named, rf"<{_NAME}>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
     # command lines, also as Python shows a list
     (_named, rf"(?P<n>['\"])--?{_NAME}(?P=n),\s?{_QUOTED}"),
     (_named, rf"(?<!\S)--?{_NAME}\s+(?!-){_BARE}"),
@@ -190,8 +198,10 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, r"(?<!\S)(?:-[uU]|--user|--proxy-user)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)"),
     (_mixed, r"\b(?:sshpass|login|mysql\w*|mongo\w*|redis-cli)\b[^|;\n]{0,80}?\s-[pa]\s?(?P<secret>[^\s\-]\S*)"),
     # sentences
-    (_always, rf"(?i:\b{_PASSWORD}\s+(?:is\s+)?{_QUOTED})"),
-    (_mixed, rf"(?i:\b{_PASSWORD}\s+{_BARE})"),
+    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY)\s+(?:is\s+)?{_QUOTED})"),
+    (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?{_BARE})"),
+    (_in_sentence, rf"{_START}{_NAME}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
+    (_in_sentence, rf"{_START}{_NAME}\s+(?:is|was|->|=>|:=)\s+{_BARE}"),
     # what issuers give out; then Slack, AWS, Twilio and Mailgun, JSON web tokens, Telegram, Discord
     (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{_PREFIXES})(?P<tail>[\w.\-]{{10,}}))"),
     (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-)[0-9a-f]{32})\b"),

@@ -81,6 +81,7 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("auth basic login"), None, Suspicion.IF_LOGIN),
     (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
     (_words("phrase word"), _words("pass recovery seed"), Suspicion.IF_TEXT),
+    (_words("passe"), _words("de"), Suspicion.IF_TEXT),  # mot_de_passe
     (_words("code codes"), _words("access auth backup mfa recovery security verification"), Suspicion.IF_MIXED),
     (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
     (_KEYS | _words("tokens keys"), _OPENS, Suspicion.IF_TEXT),

@@ -37,6 +37,8 @@ PASSING_STATUS = frozenset({408, 409, 423, 425, 429})  # and every 5xx but 501
 PASSING_ERRNO = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ESTALE}
 )
+# Of one name in a file store: too long, or both a file and a folder.
+ITEM_ERRNO = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 SEND_CREDENTIALS = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN: credentials in a tracking "
     "URI are not kept on disk"

@@ -106,12 +106,15 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Return the PNG file of an image.
 
     Raises:
-        UsageError: it is not uint8 of shape (H, W), (H, W, 3) or (H, W, 4), or it is empty.
+        UsageError: it is not uint8 of shape (H, W), (H, W, 3) or (H, W, 4), or it is empty, or no array.
     """
     import numpy as np
     from PIL import Image
 
-    pixels = np.asarray(image)
+    try:
+        pixels = np.asarray(image)
+    except Exception as error:  # a ragged list; a tensor on a GPU, or with a gradient
+        raise UsageError(f"a picture must be an array of uint8, got {type(image).__name__}: {error}") from error
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))  # noqa: PLR2004
     if pixels.dtype != np.uint8 or not is_image or not pixels.size:
         raise UsageError(

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow_ddpm.core.errors import (
@@ -27,11 +28,12 @@ from mlflow_ddpm.core.errors import (
 )
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
-from mlflow_ddpm.storage.mlflow_faults import classify_fault
+from mlflow_ddpm.storage.mlflow_faults import classify_fault, error_chain
 
 _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0
+_ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
 _NOISY_LOGGERS = (
@@ -79,6 +81,7 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
         StoreRefusedError: the same call will be refused again.
     """
     bound_mlflow_waits()
+    _bound_answers()
     with _quiet_logs():
         try:
             _check_reachable(tracking_uri)
@@ -86,7 +89,44 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
         except MlflowDdpmError:
             raise
         except Exception as error:
+            if ours := next((link for link in error_chain(error) if isinstance(link, MlflowDdpmError)), None):
+                raise ours from error
             raise _translated(classify_fault(error), redact(tracking_uri), item, is_file=is_file) from error
+
+
+def _bound_answers() -> None:
+    """Have MLflow's client read at most :data:`_ANSWER_MAX` bytes of an answer; it knows no bound of its own."""
+    from mlflow.utils import request_utils
+
+    make = getattr(request_utils, "_get_request_session", None)  # of MLflow 2 and 3; another has no bound
+    if make is None or hasattr(make, "is_bounded"):
+        return
+
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        session = make(*args, **kwargs)
+        if _read_bounded not in session.hooks["response"]:
+            session.hooks["response"].append(_read_bounded)
+        return session
+
+    bounded.is_bounded = True  # type: ignore[attr-defined]
+    request_utils._get_request_session = bounded  # noqa: SLF001
+
+
+def _read_bounded(response: Any, *, stream: bool = False, **_: Any) -> None:
+    """Read an answer in a call of ours, piece by piece: it may be packed a thousand times smaller than it is."""
+    if stream or not getattr(_calls, "depth", 0):
+        return
+    content = bytearray()
+    for chunk in response.iter_content(2**16):
+        content += chunk
+        if len(content) > _ANSWER_MAX:
+            response.close()
+            raise StoreRefusedError(
+                f"{redact(response.url)} answered with more than {_ANSWER_MAX >> 20} MiB, which MLflow never does; "
+                "check the tracking URI"
+            )
+    response._content = bytes(content)  # noqa: SLF001 - as reading it whole does
+    response.encoding = response.encoding or "utf-8"  # else it would be guessed, which takes minutes
 
 
 def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreError:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from json import JSONDecodeError
 
 from mlflow_ddpm.core.errors import RunMissingError
 from mlflow_ddpm.storage.fault_rules import (
@@ -18,6 +19,7 @@ from mlflow_ddpm.storage.fault_rules import (
     EDIT_RIGHT,
     HTTP_STATUS,
     ITEM_CODES,
+    ITEM_ERRNO,
     KNOWN_TEXTS,
     OF_ITEM,
     PACKAGES,
@@ -42,6 +44,7 @@ def classify_fault(error: BaseException) -> Fault:
         or _http_fault(chain, text)
         or _connection_fault(chain, text)
         or _cloud_fault(chain, text)
+        or _name_fault(chain)
         or _database_fault(chain, text)
         or _mlflow_fault(chain)
         or _file_fault(chain)
@@ -82,7 +85,8 @@ def _missing_package(chain: list[BaseException]) -> Fault | None:
 def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
     status = _http_status(chain, text)
     if status is None:
-        if "not in a valid JSON format" in text:  # after a redirect to a login page, say
+        is_no_json = any(isinstance(link, JSONDecodeError) for link in chain)
+        if is_no_json or "not in a valid JSON format" in text:  # after a redirect to a login page, say
             cause = "a web page came instead of MLflow's answer"
             return Fault(PASSING, cause, "check the tracking URI; a login page or a proxy may stand in front")
         return None
@@ -184,6 +188,12 @@ def _cloud_fault(chain: list[BaseException], text: str) -> Fault | None:
     return Fault(PASSING, f"{store} does not answer ({name})")
 
 
+def _name_fault(chain: list[BaseException]) -> Fault | None:
+    """Classify a name that a file store cannot make a file of; MLflow calls that an internal error."""
+    link = next((one for one in chain if isinstance(one, OSError) and one.errno in ITEM_ERRNO), None)
+    return Fault(OF_ITEM, os.strerror(link.errno or 0), "give it another name") if link else None
+
+
 def _database_fault(chain: list[BaseException], text: str) -> Fault | None:
     if not any(_family(one) in ("sqlalchemy", "alembic", "sqlite3", "psycopg", "psycopg2") for one in chain) and (
         "database schema" not in text
@@ -210,7 +220,7 @@ def _mlflow_fault(chain: list[BaseException]) -> Fault | None:
     words = re.sub(rf"^{code}: ", "", _first_line(link)).rstrip(".")
     if "'active' state" in words or "deleted state" in words:
         return Fault(PERMANENT, words, RESTORE)
-    if code == "RESOURCE_DOES_NOT_EXIST" and re.search(r"\b[Rr]un\b", words):
+    if (code == "RESOURCE_DOES_NOT_EXIST" and re.search(r"\b[Rr]un\b", words)) or "for parameter 'run_id'" in words:
         return Fault(RunMissingError, words)
     if code in ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
         return Fault(PERMANENT, words, SEND_CREDENTIALS)

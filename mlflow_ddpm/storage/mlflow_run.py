@@ -10,14 +10,15 @@ import contextlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import ItemRefusedError
+from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
@@ -25,7 +26,8 @@ from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first
 NONFINITE_TAG = "mlflow_ddpm.nonfinite"  # a loss or gradient norm was NaN or infinite
-_PARAM_MAX, _TAG_MAX, _KEY_MAX = 6000, 5000, 250  # characters; limits of MLflow 2.9, the oldest server we support
+_PARAM_MAX, _TAG_MAX = 6000, 5000  # characters; limits of MLflow 2.9, the oldest server we support
+_KEY_MAX = 250  # bytes: the file store makes files of keys
 METRICS_PER_BATCH = 1000  # MLflow's limit of one request
 _PAGE = 25_000  # points, as MLflow's client asks for
 
@@ -46,7 +48,7 @@ class MlflowRun:
     """
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
-        self.tracking_uri, self.run_id = tracking_uri, run_id
+        self.tracking_uri, self.run_id, self._keeps_files = tracking_uri, run_id, False
         with translate_mlflow_errors(tracking_uri):  # a file store refuses to be made, without its switch
             self._client = client(tracking_uri)
             _forget_artifact_address(run_id)
@@ -77,9 +79,10 @@ class MlflowRun:
 
     def logged_images(self) -> tuple[str, ...]:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
-        with translate_mlflow_errors(self.tracking_uri):
-            files = artifact_repository(self.tracking_uri, self.run_id).list_artifacts("images")
-            return tuple(file.path for file in files if not file.is_dir)
+        try:
+            return tuple(self._list_files("images"))
+        except StoreRefusedError:  # credentials that may write, but not list
+            return ()
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Send points: one request as long as they fit into one."""
@@ -97,7 +100,7 @@ class MlflowRun:
 
         with translate_mlflow_errors(self.tracking_uri, "a batch of params"):
             present = self._client.get_run(self.run_id).data.params
-            wanted = {_key(k): _text(v)[:_PARAM_MAX] for k, v in params.items()}  # two names may become one
+            wanted = {_key(k): clean_text(v)[:_PARAM_MAX] for k, v in params.items()}  # two names may become one
             new = [Param(k, v) for k, v in wanted.items() if k not in present]
             if new:
                 self._client.log_batch(self.run_id, params=new, synchronous=True)
@@ -132,20 +135,40 @@ class MlflowRun:
         from PIL import Image
 
         with translate_mlflow_errors(self.tracking_uri, png.name, is_file=True):
-            _check_readable(png)
+            check_sendable(png)
             with Image.open(png) as picture:
                 pixels = np.asarray(picture)
             # first: what the image view does not take can still be downloaded
-            self._client.log_artifact(self.run_id, str(png), f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
-            if not _is_logged(logged, name, epoch, timestamp_ms):
+            self._send_file(png, f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
+            if _is_logged(logged, name, epoch, timestamp_ms):
+                self._client.set_tag(self.run_id, "mlflow.loggedImages", "true")  # an earlier try may have failed here
+            else:
                 at = {"step": epoch, "timestamp": timestamp_ms}
                 self._client.log_image(self.run_id, pixels, key=name, **at, synchronous=True)
 
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""
         with translate_mlflow_errors(self.tracking_uri, path.name, is_file=True):
-            _check_readable(path)
-            self._client.log_artifact(self.run_id, str(path), folder)
+            check_sendable(path)
+            self._send_file(path, folder)
+
+    def _send_file(self, path: Path, folder: str) -> None:
+        """Send a file; the first time, look whether a server keeps it: a login page answers "200 OK", too."""
+        repository = None if self._keeps_files else artifact_repository(self.tracking_uri, self.run_id)
+        self._client.log_artifact(self.run_id, str(path), folder)
+        if hasattr(repository, "_host_creds"):  # MLflow's own server
+            with contextlib.suppress(StoreRefusedError):
+                if f"{folder}/{path.name}" not in self._list_files(folder):
+                    raise StoreUnavailableError(
+                        f"MLflow at {redact(self.tracking_uri)} does not have a file that it has just accepted; "
+                        "a login page or a proxy may stand in front of its artifacts"
+                    )
+        self._keeps_files = True
+
+    def _list_files(self, folder: str) -> list[str]:
+        with translate_mlflow_errors(self.tracking_uri):
+            files = artifact_repository(self.tracking_uri, self.run_id).list_artifacts(folder)
+            return [file.path for file in files if not file.is_dir]
 
     def read_page(self) -> MlflowPage:
         """Return the run's experiment, params, tags and last metric values, in one request."""
@@ -180,7 +203,7 @@ class MlflowRun:
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return tags as every store takes them: their lengths and characters."""
-    return {_key(key): _text(str(value))[:_TAG_MAX] for key, value in tags.items()}
+    return {_key(key): clean_text(str(value))[:_TAG_MAX] for key, value in tags.items()}
 
 
 @contextlib.contextmanager
@@ -214,31 +237,23 @@ def artifact_repository(tracking_uri: str, run_id: str) -> Any:
     """Return MLflow's access to a run's artifacts.
 
     The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
+
+    Raises:
+        StoreRefusedError: the store names a folder of this machine that is not the run's: it may be any.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
     address = client(tracking_uri).get_run(run_id).info.artifact_uri
     address = add_databricks_profile_info_to_artifact_uri(address, tracking_uri)
-    return get_artifact_repository(address, tracking_uri=tracking_uri)
-
-
-def _check_readable(path: Path) -> None:
-    """Check that a path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder.
-
-    Raises:
-        ItemRefusedError: it is another kind of file, or cannot be read, whatever the store.
-    """
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ItemRefusedError(f"{path.name} is a directory; log its files one by one")
-        if not stat.S_ISREG(mode):
-            raise ItemRefusedError(f"{path.name} is a pipe, a socket or a device; expected a plain file")
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ItemRefusedError(f"{path.name} cannot be read ({error.strerror or error})") from error
+    repository = get_artifact_repository(address, tracking_uri=tracking_uri)
+    folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
+    if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):
+        raise StoreRefusedError(
+            f"MLflow at {redact(tracking_uri)} names {folder} for the artifacts of run {run_id}; expected a folder "
+            f"{run_id}/artifacts, and nothing else on this machine is read or written"
+        )
+    return repository
 
 
 def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:
@@ -248,13 +263,13 @@ def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) 
     return any(path.startswith(starts) and path.endswith("compressed.webp") for path in logged)
 
 
-def _text(value: str) -> str:
+def clean_text(value: str) -> str:
     """Return the text without what a database refuses: zero bytes (PostgreSQL), and bytes that are no Unicode."""
     return value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _key(name: str) -> str:
     """Return a param or tag name with what MLflow would refuse in it replaced."""
-    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/")[:_KEY_MAX]
+    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/").encode()[:_KEY_MAX].decode(errors="ignore")
     parts = ["_" if part in (".", "..") else part for part in clean.split("/") if part]  # they may become folders
     return "/".join(parts) or "_"

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, client
+from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text, client
 
 # The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second
 # tracker out of a run that is taken. MLflow's pages hide tags that begin with "mlflow.".
 RUN_KEY = "mlflow.mlflow_ddpm.run_key"
 _PARENT = "mlflow.parentRunId"
 _ERROR_TAGS = ("error.type", "error.message")  # why an earlier part of the run ended
+_NAME_MAX = 250  # characters of a run's name in MLflow's tables
 _DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -32,6 +33,20 @@ class RunTarget(NamedTuple):
     experiment_name: str | None = None
     run_key: str = ""  # of the tracker; empty: take the run whoever writes to it
     is_own: bool = False  # the directory wrote to this run before: it is the tracker's, whatever the run's tag
+
+    def with_names(self, clean: Callable[[str], str]) -> Self:
+        """Return the target with the names that it asks for made clean.
+
+        Raises:
+            UsageError: a name, or the run's id, is not a string.
+        """
+        for field, value in zip(("run_id", "run_name", "experiment_name"), self[1:4], strict=True):
+            if not isinstance(value, str | None):
+                raise UsageError(f"{field} must be a string, got {value!r}")
+        return self._replace(
+            run_name=self.run_name and clean(self.run_name),
+            experiment_name=self.experiment_name and clean(self.experiment_name),
+        )
 
 
 def resolve_run_target(target: RunTarget | None = None, *, tracking_uri: str | Path | None = None) -> RunTarget:
@@ -163,9 +178,10 @@ def _create_run(
     mlflow: Any, target: RunTarget, experiment_id: str, started_at_ms: int, tags: Mapping[str, str]
 ) -> MlflowRun:
     """Create a run, or take one of the same key that an earlier try made and whose response was lost."""
+    name = target.run_name and clean_text(target.run_name)[:_NAME_MAX]
     key = {RUN_KEY: target.run_key} if target.run_key else {}  # first: file stores write tags one by one, until a kill
     run = _find_by_key(mlflow, experiment_id, target.run_key) or mlflow.create_run(
-        experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=target.run_name
+        experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=name
     )
     if not run.info.run_id:
         where = redact(target.tracking_uri)
@@ -188,8 +204,8 @@ def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
 def _experiment_id(mlflow: Any, name: str | None) -> str:
     if name is None and os.environ.get("MLFLOW_EXPERIMENT_ID"):  # mlflow.set_experiment sets it, too
         return os.environ["MLFLOW_EXPERIMENT_ID"]
-    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    if name is None:
+    name = clean_text(name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "")
+    if not name:
         return "0"
     experiment = mlflow.get_experiment_by_name(name) or _create_experiment(mlflow, name)
     return str(experiment.experiment_id)

@@ -14,6 +14,8 @@ from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.storage.store_address import remake_command, sync_command
 
 _CAUSES_MAX = 5  # of one outage, that are logged
+# Addresses, ids and ports differ in each message, and a server that stops resets, aborts and refuses connections.
+_VARIABLE = re.compile(r"(?:the )?connection (?:refused|reset by peer|aborted|broke off)|0x[0-9a-f]+|[0-9a-f]{8,}|\d+")
 Advice = Callable[[StoreError], str]
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -37,7 +39,7 @@ class OutageLog:
     def failed(self, error: StoreError, failures: int = 1) -> None:
         """Log the cause, if it is a new one of the present outage."""
         cause = str(error)
-        key = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", cause)  # addresses, ids and ports differ in each message
+        key = _VARIABLE.sub("#", cause)
         if (
             self._advice is None
             or key in self._causes

@@ -75,9 +75,7 @@ class RemoteRun:
         """Find or create the run, and describe it: what makes its page readable from the first epoch on."""
         if not self._state.tags:
             with self._file.change() as state:
-                state.tags = context_tags(
-                    {"mlflow_ddpm.output_dir": self._mirror.directory.name, **self._metadata.tags}
-                )
+                state.tags = context_tags({"mlflow_ddpm.output_dir": self._mirror.directory.name})
         run, created = open_run(self._target, started_at_ms=self._state.started_at_ms, tags=self._state.tags)
         if created and self._target.run_id:  # a child of the run that was asked for, which another tracker writes to
             with self._file.change() as state:
@@ -251,8 +249,9 @@ class RemoteRun:
         with self._file.change() as state:
             state.set_aside = {**state.set_aside, name: cause}
             state.artifacts = [other for other in state.artifacts if other != name]
-        level = logging.DEBUG if cause in self._causes else logging.WARNING
-        self._causes.add(cause)
+        kind = cause.replace(name.rpartition("/")[2], "")  # of 2,000 pictures, one warning
+        level = logging.DEBUG if kind in self._causes else logging.WARNING
+        self._causes.add(kind)
         where = display_path(self._mirror.directory)
         with contextlib.suppress(Exception):  # a handler of the user's may raise
             _log.log(

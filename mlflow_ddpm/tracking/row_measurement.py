@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
@@ -44,6 +45,7 @@ class RowMeasurement:
         self.number, self.is_partial = -1, False
         self.has_measures = rank == 0 or meter.reduce_over_ranks
         self._rank = rank
+        self._extras: set[str] | None = None  # names of all rows, those of before a resume included
         self._batches_before = 0  # in the whole run, before the epoch that is open
 
     @property
@@ -91,6 +93,18 @@ class RowMeasurement:
         if self._rank == 0:
             self.live.open()
 
+    def check_extras(self, names: Iterable[str]) -> None:
+        """Check the names of extras, each once.
+
+        Raises:
+            UsageError: MLflow would refuse a name, or it is taken, or it does not go together with an earlier one.
+        """
+        if self._extras is None:
+            self._extras = {name for row in self.recorder.rows for name in row.extra}
+        if not self._extras.issuperset(names):
+            check_new_extra_names(names, self._extras)
+            self._extras.update(names)
+
     def write_live(self, steps_done: int | None = None) -> None:
         """Have what was logged since the last live point uploaded, at the number of steps, or batches, done so far."""
         if batches := self.meter.batches:
@@ -117,7 +131,7 @@ class RowMeasurement:
             join_collectives(*values.values(), *extra.values())
             return
         done = None if step is None else windows.check(step)
-        windows.check_extras(extra)
+        self.check_extras(extra)
         if done is not None and (overdue := windows.overdue(done)):
             self._end_window(windows, overdue)
         is_first = self.meter.batches is None

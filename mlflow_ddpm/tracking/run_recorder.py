@@ -57,10 +57,7 @@ class RunRecorder:
         self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
         self._metadata = RunMetadata.create(config, {**tags, **axis_tags(every_n_steps)}, environment)
-        target = target._replace(
-            run_name=target.run_name and self._metadata.redact(target.run_name),
-            experiment_name=target.experiment_name and self._metadata.redact(target.experiment_name),
-        )
+        target = target.with_names(self._metadata.redact)
         self._mirror = open_mirror(directory.absolute(), target, resume=resume)  # absolute: it stays
         self._uploader: Uploader | None = None
         try:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
 _REAL: set[Any] = set()  # real dtypes of the tensors seen; looking one up costs less than asking torch
 _LOCAL: set[type] = set()  # tensor types seen whose value lies in this process: all but DTensor
@@ -102,9 +101,8 @@ def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
     """Return extra metrics as floats, less those that are None.
 
     Raises:
-        UsageError: MLflow would refuse a name, or it is taken; or a value is no single number.
+        UsageError: a value is no single number.
     """
-    check_new_extra_names(extra)
     # no -0.0: sqlite would drop its sign
     return {name: float(value) + 0.0 for name, value in measured_extras(extra).items()}
 

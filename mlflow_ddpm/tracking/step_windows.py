@@ -6,11 +6,9 @@ window of a process may begin in the middle, after a resume, and the last one ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Self
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 
 STEP_MAX = 2**53 - 2  # JSON readers and plots, which count in float64, still tell apart the steps done
 
@@ -26,7 +24,6 @@ class StepWindows:
         self.every, self.steps_done = every, 0
         self.has_steps = False  # a window is open, and a step was done in it
         self._is_resumed_inside = False
-        self._extras: set[str] = set()
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
@@ -55,16 +52,6 @@ class StepWindows:
                 "counted from 0 over the whole run"
             )
         return int(step) + 1
-
-    def check_extras(self, names: Iterable[str]) -> None:
-        """Check the names of extras, each once.
-
-        Raises:
-            UsageError: MLflow would refuse a name, or it is taken.
-        """
-        if not self._extras.issuperset(names):
-            check_new_extra_names(self._extras.union(names))
-            self._extras.update(names)
 
     def overdue(self, done: int) -> int | None:
         """Return the number of the open window if it ended before this step, which skipped its last ones."""

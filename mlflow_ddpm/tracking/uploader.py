@@ -230,7 +230,7 @@ class Uploader:
             self._send_files()
 
     def _send_files(self) -> None:
-        """Send files; one whose fault may pass makes way for the others and is tried again after them."""
+        """Send files; one that the store does not take now makes way for the others and is tried again after them."""
         failures: list[StoreError] = []
         for _ in range(len(self._files)):
             if self._file_lane.stopped or not self._remote.is_open or len(failures) == _FAILURES_MAX:
@@ -241,7 +241,7 @@ class Uploader:
                     self._remote.send_image(item)
                 else:
                     self._remote.send_file(item)
-            except StoreUnavailableError as error:
+            except StoreError as error:
                 failures.append(error)
                 self._files.rotate(-1)
             else:

@@ -5,17 +5,20 @@ The server is a real HTTP server that speaks as much of MLflow's API as reading 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlflow_ddpm import publish_run, read_history
-from mlflow_ddpm.core.errors import HistoryError, MirrorError
+from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError
 from mlflow_ddpm.publishing.download import download_run
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 POINT = {"key": "loss_mean", "value": 1.0, "timestamp": 1, "step": 0}
@@ -28,6 +31,8 @@ class Server:
         self.metrics = ["loss_mean", "epoch_time_sec"]
         self.page: Callable[[], dict[str, Any]] = lambda: {"metrics": [POINT]}
         self.files: list[dict[str, Any]] = []
+        self.artifacts = f"mlflow-artifacts:/0/{RUN_ID}/artifacts"
+        self.padding = 0  # bytes of white space that follow each answer
         self.requests = 0
 
     def answer(self, path: str) -> dict[str, Any]:
@@ -45,7 +50,7 @@ class Server:
             "status": "FINISHED",
             "lifecycle_stage": "active",
         }
-        info |= {"artifact_uri": f"mlflow-artifacts:/0/{RUN_ID}/artifacts", "run_name": "endless", "start_time": 1}
+        info |= {"artifact_uri": self.artifacts, "run_name": "endless", "start_time": 1}
         return {"run": {"info": info, "data": {"metrics": [{**POINT, "key": key} for key in self.metrics]}}}
 
 
@@ -61,9 +66,12 @@ def server() -> Iterator[tuple[Server, str]]:
             content = json.dumps(answers.answer(self.path)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(content) + answers.padding))
             self.end_headers()
             self.wfile.write(content)
+            with contextlib.suppress(OSError):  # the client has seen enough
+                for _ in range(answers.padding >> 20):
+                    self.wfile.write(b" " * 2**20)
 
         def log_message(self, *_args: object) -> None:
             """Print nothing."""
@@ -121,3 +129,32 @@ def test_folders_within_folders_without_end_are_refused(server: tuple[Server, st
     with pytest.raises(MirrorError, match="no run of mlflow_ddpm has so much"):
         download_run(RUN_ID, "copy", tracking_uri=uri)
     assert answers.requests < 300
+
+
+@pytest.mark.parametrize("read", [read_history, publish_run])
+def test_one_answer_without_end_is_refused(server: tuple[Server, str], read: Callable[..., object]) -> None:
+    """A gigabyte after a good beginning is not read to its end."""
+    answers, uri = server
+    answers.padding = 2**30
+
+    with pytest.raises(StoreRefusedError, match="answered with more than 32 MiB"):
+        read(RUN_ID, tracking_uri=uri)
+
+
+@pytest.mark.parametrize("folder", ["", f"other/{RUN_ID}", f"{RUN_ID}/artifacts/.."])
+def test_a_server_that_names_a_folder_of_this_machine_gets_nothing_from_it(
+    server: tuple[Server, str], tmp_path: Path, folder: str
+) -> None:
+    """Unless it is that run's folder, as MLflow names it: on a disk that server and client share."""
+    answers, uri = server
+    (tmp_path / "files" / folder / "metrics").mkdir(parents=True)
+    (tmp_path / "files" / folder / "metrics/training_report.html").write_text("private")
+    answers.artifacts = f"file://{tmp_path}/files/{folder}"
+
+    with pytest.raises(StoreRefusedError, match="nothing else on this machine is read or written"):
+        download_run(RUN_ID, "copy", tracking_uri=uri)
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(StoreRefusedError, match="nothing else on this machine is read or written"):
+        MlflowRun(uri, RUN_ID).log_file(tmp_path / "model.bin", "metrics")
+    assert not Path("copy/training_report.html").exists()
+    assert not (tmp_path / "files" / folder / "metrics/model.bin").exists()

@@ -75,6 +75,13 @@ ORDINARY_NAMES = _words("""
 """)
 # Made up, in the form of the real thing. What stands between the marks must be gone.
 SECRET_TEXTS = _lines(r"""
+the database password was «hunter2x» before
+API_TOKEN -> «abc123def»
+client_secret is «abc123def»
+the api_key "«abc123def456»" was revoked
+CREATE USER ann IDENTIFIED BY '«hunter»'
+<server><password>«hunter»</password></server>
+<api_key>«abc123def»</api_key>
 hf_token=«abc123def»
 HF_TOKEN: «abc123def»
 export OPENAI_API_KEY=«sk-abc123def456»
@@ -223,6 +230,11 @@ X-Token: «abc123def»
 DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
 """)
 ORDINARY_TEXTS = _lines(r"""
+the key 'conv1_weight2' is missing
+unexpected token 'x1y2z3' in line 2
+the token is class0
+<key>conv1_weight2</key>
+<token_type>cls0x</token_type>
 https://github.com/a/b
 http://127.0.0.1:5000/#/experiments/1/runs/0123456789abcdef0123456789abcdef
 http://127.0.0.1:5000/a@b
@@ -417,6 +429,9 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {"dsn": "postgresql://«bob:hunter2x9»@db/x", "note": "try «hunter2x9» again"},
     {"weather_token": "«aB3dE5fG7hI9jK1lM3»"},
     {"mapbox_key": "«aB3dE5fG7hI9jK1lM3»"},
+    {"envs": [{"key": "SMTP_PASSWORD", "val": "«abcdef»"}], "kv": {"label": "api_token", "default": "«abc»"}},
+    {"cmd": ["curl", "-u", "«bob:hunter2»", "https://example.com"]},
+    {"mot_de_passe": "«abcdef»"},
 ]
 ORDINARY_CONFIGS: list[dict[str, Any]] = [
     {"token": "char", "client_key": "client_0", "user_token": "user_id", "session_key": "session_id", "pass": "low"},
@@ -433,5 +448,6 @@ ORDINARY_CONFIGS: list[dict[str, Any]] = [
     {"partition_key": "region=eu-west-1/day=01", "state_dict_key": "model.ema_unet_v2.state", "user": "1000:1000"},
     {"s3_key": "datasets/emnist/v1/train.tar.gz", "monitor_key": "val/loss_epoch", "hotkey": "ctrl+k1"},
     {"image_key": "jpg;png", "tokens": ["<s>", "</s>", "abc123def"], "keys": ["a", "b1"], "trigger_token": "sks123abc"},
+    {"options": [{"name": "token", "default": "cls"}, {"name": "key", "value": "conv1x"}], "argv": ["-u", "bob"]},
     {"cache_key": "9f86d081884c7d659a2feaa0c55ad015", "row_key": "1a2b3c4d-0000-1111-2222-333344445555"},
 ]
