@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
@@ -93,17 +93,18 @@ class RowMeasurement:
         if self._rank == 0:
             self.live.open()
 
-    def check_extras(self, names: Iterable[str]) -> None:
-        """Check the names of extras, each once.
+    def checked_extras(self, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return extras, having checked their names, each once.
 
         Raises:
             UsageError: MLflow would refuse a name, or it is taken, or it does not go together with an earlier one.
         """
         if self._extras is None:
             self._extras = {name for row in self.recorder.rows for name in row.extra}
-        if not self._extras.issuperset(names):
-            check_new_extra_names(names, self._extras)
-            self._extras.update(names)
+        if not self._extras.issuperset(extra):
+            check_new_extra_names(extra, self._extras)
+            self._extras.update(extra)
+        return extra
 
     def write_live(self, steps_done: int | None = None) -> None:
         """Have what was logged since the last live point uploaded, at the number of steps, or batches, done so far."""
@@ -131,7 +132,7 @@ class RowMeasurement:
             join_collectives(*values.values(), *extra.values())
             return
         done = None if step is None else windows.check(step)
-        self.check_extras(extra)
+        self.checked_extras(extra)
         if done is not None and (overdue := windows.overdue(done)):
             self._end_window(windows, overdue)
         is_first = self.meter.batches is None
