@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted
-from mlflow_ddpm.cli.parser import given
+from mlflow_ddpm.cli.parser import folder, given
 
 
 def add(commands: Commands) -> None:
@@ -27,16 +27,20 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--output-dir",
-        type=given,
+        type=folder,
         default="comparison",
         metavar="DIR",
         help="where the files are made (default: %(default)s)",
     )
     parser.add_argument(
-        "--parent", metavar="RUN", help="compare all child runs of this run instead, and log everything to it as well"
+        "--parent",
+        type=given,
+        metavar="RUN",
+        help="compare all child runs of this run instead, and log everything to it as well",
     )
     parser.add_argument(
         "--group-by",
+        type=given,
         metavar="PARAM",
         help="a hyperparameter by its dotted name; runs that share its value are drawn as their mean and range",
     )

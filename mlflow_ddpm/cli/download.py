@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
-from mlflow_ddpm.cli.parser import given
+from mlflow_ddpm.cli.parser import folder
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         arguments="RUN DIR",
     )
     add_source(parser)
-    parser.add_argument("directory", type=given, metavar="DIR", help="where the files are put; made if it is missing")
+    parser.add_argument("directory", type=folder, metavar="DIR", help="where the files are put; made if it is missing")
     parser.set_defaults(run=run)
 
 
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
         f"{len(fetched.files)} files ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in "
         f"{display_path(fetched.directory)}"
     )
-    for folder, paths in _by_folder(fetched.files):
-        print(f"  {display_path(folder)}: {_kinds(paths)}")
+    for place, paths in _by_folder(fetched.files):
+        print(f"  {display_path(place)}: {_kinds(paths)}")
 
 
 def _by_folder(files: Sequence[Path]) -> list[tuple[Path, list[Path]]]:

@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> None:
     frame = history.frame
     measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
     measured.sort(key=lambda name: CORE.index(name) if name in CORE else len(CORE))
-    columns = [name.strip() for name in args.columns.split(",")] if args.columns else measured
+    columns = [name.strip() for name in (args.columns or "").split(",") if name.strip()] or measured
     unknown = [name for name in columns if name not in frame.columns]
     if unknown:
         near = nearest(unknown[0], frame.columns)
-        hint = f" (did you mean {near}?)" if near else ""
-        raise UsageError(f"no column {', '.join(unknown)}{hint}; there are {', '.join(frame.columns)}")
+        advice = f"did you mean {near}?" if near else f"there are {', '.join(frame.columns)}"
+        raise UsageError(f"--columns: no column {unknown[0]}; {advice}")
     if args.format == "csv":
         rows = [{**row.values(), "logged_at_ms": row.logged_at_ms} for row in history.rows]
         chosen = csv_bytes(columns, [[row.get(name) for name in columns] for row in rows])

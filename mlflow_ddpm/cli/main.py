@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from mlflow_ddpm.cli import compare, download, export, history, publish, sample, status, sync, train
 from mlflow_ddpm.cli.parser import CommandParser
 from mlflow_ddpm.cli.terminal import discard_stdout, log_to_stderr, prepare_streams, print_error
-from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
+from mlflow_ddpm.core.errors import MlflowDdpmError, RunMissingError, UsageError
 from mlflow_ddpm.core.version import __version__
 
 _EPILOG = """environment:
@@ -24,6 +24,8 @@ _EPILOG = """environment:
 
 options of a command, with units, defaults and an example:
   mlflow-ddpm COMMAND --help"""
+
+_OTHER_STORE = "; if another store has it, name that one with --tracking-uri"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
         sys.stdout.flush()
     except MlflowDdpmError as error:
-        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        advice = _OTHER_STORE if isinstance(error, RunMissingError) and "--tracking-uri" not in str(error) else ""
+        return _fail(f"{error}{advice}", 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _fail(f"interrupted{getattr(args, 'when_interrupted', '')}", 130)
     except BrokenPipeError:  # `mlflow-ddpm history ... | head` is no error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
-from mlflow_ddpm.cli.parser import CommandParser, choice, given
+from mlflow_ddpm.cli.parser import CommandParser, choice, choices, given
 from mlflow_ddpm.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if store is not None:
-        parser.add_argument("--tracking-uri", metavar="URI", help=f"tracking store (default: {store})")
+        parser.add_argument("--tracking-uri", type=given, metavar="URI", help=f"tracking store (default: {store})")
     return parser
 
 
@@ -73,10 +73,10 @@ def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: 
     parser.add_argument(
         "--theme", type=choice("dark", "paper"), metavar="{dark,paper}", default="dark", help=f"{theme} (default: dark)"
     )
-    parser.add_argument("--format", default=AUTO, metavar="LIST", help=formats)
+    parser.add_argument("--format", type=choices(AUTO, "png", "pdf", "svg"), metavar="LIST", help=formats)
     parser.add_argument(
         "--width",
-        default=AUTO,
+        type=choices(AUTO, "single", "double"),
         metavar="LIST",
         help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
         "ones end in _double (default: auto: single,double)",
@@ -94,11 +94,14 @@ def figures_wanted(args: argparse.Namespace) -> FigureSet:
     """Return what the options of :func:`add_figure_options` ask for."""
     from mlflow_ddpm.plots import FigureSet
 
-    paper = args.theme == "paper"
-    formats = ("pdf,svg" if paper else "png") if args.format == AUTO else args.format
-    widths = ("single,double" if paper else "") if args.width == AUTO else args.width
-    return FigureSet(args.theme, _parts(formats), _parts(widths), args.font or "")
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    is_paper = args.theme == "paper"
+    formats, widths = (None if names in (None, (AUTO,)) else names for names in (args.format, args.width))
+    for flag, value in (("--width", widths), ("--font", args.font)):
+        if value and not is_paper:
+            raise UsageError(f"{flag} goes with --theme paper, got --theme {args.theme}")
+    return FigureSet(
+        args.theme,
+        formats or (("pdf", "svg") if is_paper else ("png",)),
+        widths or (("single", "double") if is_paper else ()),
+        args.font or "",
+    )

@@ -8,12 +8,14 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mlflow_ddpm.cli.terminal import print_error
 
 _NEEDS_VALUE = re.compile(r"expected (?:one|at least one) arguments?")
 _TAKES_NONE = "ignored explicit argument "
+_DASHES = ("\N{EN DASH}", "\N{EM DASH}")  # word processors make one of two hyphens
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -27,8 +29,11 @@ class CommandParser(argparse.ArgumentParser):
         self._check_names(words)
         values, unknown = super().parse_known_args(words, namespace)
         if unknown:
-            what = "option" if unknown[0].startswith("-") else "further argument"
-            self.error(f"{self._name} takes no {what} {unknown[0]}; see `{self.prog} --help`")
+            word = unknown[0]
+            what = "option" if word.startswith(("-", *_DASHES)) else "further argument"
+            meant = f"--{word[1:]}" if word.startswith(_DASHES) else ""
+            advice = f"did you mean {meant}?" if meant in self._option_string_actions else f"see `{self.prog} --help`"
+            self.error(f"{self._name} takes no {what} {word}; {advice}")
         return values, []
 
     def error(self, message: str) -> NoReturn:
@@ -54,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if word.startswith("--") and not any(known.startswith(name) for known in self._option_string_actions):
                 self._refuse("option", name, [known for known in self._option_string_actions if known[1] == "-"])
-        first = next((word for word in words if not word.startswith("-")), None)
+        first = next((word for word in words if word == "-" or not word.startswith("-")), None)
         if commands and first is not None and first not in commands:
             self._refuse("command", first, commands)
 
@@ -89,6 +94,17 @@ def choice(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def choices(*names: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of one or more of several names, joined by commas."""
+    parse_name = choice(*names)
+
+    def parse(text: str) -> tuple[str, ...]:
+        parts = [part.strip() for part in text.split(",") if part.strip()] or [text]
+        return tuple(dict.fromkeys(parse_name(part) for part in parts))
+
+    return parse
+
+
 def typed(parse: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
     """Return a parser whose error names what is wanted; ``parse`` raises ValueError."""
 
@@ -106,6 +122,15 @@ def given(text: str) -> str:
     if text:
         return text
     raise argparse.ArgumentTypeError("expected a name, got ''; is a shell variable empty?")
+
+
+def folder(text: str) -> str:
+    """Return the path of a directory that can be made, or is there already."""
+    path = Path(given(text))
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is None:
+        return text
+    raise argparse.ArgumentTypeError(f"{file} is a file; expected a directory")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

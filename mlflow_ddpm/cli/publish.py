@@ -14,7 +14,7 @@ from mlflow_ddpm.cli.options import (
     figures_wanted,
     named_source,
 )
-from mlflow_ddpm.cli.parser import given
+from mlflow_ddpm.cli.parser import folder
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     add_source(parser)
     parser.add_argument(
         "--output-dir",
-        type=given,
+        type=folder,
         default=AUTO,
         metavar="DIR",
         help="where the files are made, besides the run's artifacts (default: auto: RUN if it is a directory, else "

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.cli.train_options import NO, YES, add_training_options
-from mlflow_ddpm.core.errors import MlflowDdpmError, StoreUnavailableError
-from mlflow_ddpm.ddpm.config.config import Config, from_options, options
+from mlflow_ddpm.core.errors import ConfigError, MlflowDdpmError, StoreUnavailableError
+from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.ddpm.config.config import Config, from_options, name_flags, options
 from mlflow_ddpm.ddpm.config.params import run_params
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+    """Run the command; an error that names a setting names its option."""
+    try:
+        _run(args)
+    except ConfigError as error:
+        raise ConfigError(name_flags(str(error))) from None
+
+
+def _run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core import ranks
     from mlflow_ddpm.ddpm.output_dir import (
         check_unpublished,
@@ -91,10 +99,9 @@ def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
     for subject, text in plan.facts:
         print(f"{subject:<9}{text}")
     for problem in plan.problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        print(f"problem: {name_flags(problem)}", file=sys.stderr)
     if plan.problems:
-        count = len(plan.problems)
-        raise MlflowDdpmError(f"{count} problem{'s' * (count > 1)} in the way of this training; nothing was written")
+        raise MlflowDdpmError(f"the dry run found {count_of(len(plan.problems), 'problem')}; nothing was written")
 
 
 def _check_store(args: argparse.Namespace, directory: Path) -> None:
@@ -181,9 +188,12 @@ def _wait_for_run(tracker: MetricsTracker) -> str | None:
     """Return the run's id, None if MLflow does not answer. A new database takes MLflow some seconds to make."""
     from mlflow_ddpm.storage.mlflow_call import is_first_use
 
-    until = time.monotonic() + _FIRST_USE_SEC
-    is_new = is_first_use(tracker.tracking_uri or "")
-    while (run_id := tracker.run_id) is None and is_new and time.monotonic() < until:
+    start = until = time.monotonic()
+    while (run_id := tracker.run_id) is None:
+        if is_first_use(tracker.tracking_uri or ""):
+            until = min(time.monotonic() + _STORE_WAIT_SEC, start + _FIRST_USE_SEC)
+        if time.monotonic() >= until:
+            break
         time.sleep(0.1)
     return run_id
 

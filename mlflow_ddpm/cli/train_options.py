@@ -24,9 +24,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         help="where metrics, samples and checkpoints are written; an unfinished run in the directory is continued "
         "(default: auto: runs/DATA, or runs/DATA-2, ... where that is taken)",
     )
-    parser.add_argument("--run-name", metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)")
     parser.add_argument(
-        "--experiment-name", metavar="NAME", help="the run's experiment, made if missing (default: MLflow's settings)"
+        "--run-name", type=given, metavar="NAME", help="the run's name in MLflow (default: MLflow makes one up)"
+    )
+    parser.add_argument(
+        "--experiment-name",
+        type=given,
+        metavar="NAME",
+        help="the run's experiment, made if missing (default: MLflow's settings)",
     )
     parser.add_argument("--resume", action="store_true", help="add epochs to a run that had finished")
     parser.add_argument(
@@ -73,7 +78,7 @@ def _model_name(text: str) -> str:
     """Return a name that MLflow's registry takes: it would refuse another after hours of training."""
     if text.strip() and not set(text) & set("/:"):
         return text
-    raise argparse.ArgumentTypeError(f"expected a name without / and :, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected a name without / or :, got {text!r}")
 
 
 class _FurtherOptions(argparse.Action):

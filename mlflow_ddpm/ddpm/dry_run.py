@@ -98,7 +98,7 @@ def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.devic
     plan.facts.extend(
         [
             ("model", f"preset {config.train.preset}: {memory.weights // 4:,} parameters"),
-            ("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {epochs:,} epochs"),
+            ("steps", f"{steps:,} an epoch of batches of {batch:,}, {steps * epochs:,} in {count_of(epochs, 'epoch')}"),
             ("memory", f"about {_mib(memory.total)} MiB a process, beside what Python, torch and MLflow take:"),
             ("", parts),
         ]

@@ -59,7 +59,8 @@ def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
         return f"{display_path(directory)}, trained to the end: its plots and report are made"
     if not resume and (run_id := _finished_run(directory)):
         raise UsageError(
-            f"{display_path(directory)} holds the finished run {run_id}; choose another --output-dir, or add --resume"
+            f"{display_path(directory)} holds the finished run {run_id}; choose another --output-dir, or add epochs "
+            "with --resume"
         )
     return display_path(directory)
 

@@ -180,7 +180,7 @@ def check_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         if error.errno not in _PASSING:
-            message = f"output_dir {display_path(directory)} cannot be written ({error.strerror}); choose another"
+            message = f"{display_path(directory)} cannot be written ({error.strerror}); choose another output directory"
             raise UsageError(message) from error
 
 

@@ -150,7 +150,7 @@ def test_sync_says_what_became_of_each_directory(run_id: str, capsys: pytest.Cap
         (["history", "no/where"], 1, "no such file or directory: no/where"),
         (["publish", "0123456789abcdef0123456789abcdef"], 1, "0123456789abcdef0123456789abcdef"),
         (["history", "out", "--columns", "lss"], 2, "no column lss; there are epoch, loss_mean"),
-        (["train", "--lr", "-1"], 2, "optim.lr must be > 0, got -1"),
+        (["train", "--lr", "-1"], 2, "--lr must be > 0, got -1"),
         (["train", "--data", "emnist-mnist", "--data-dir", "no/where"], 1, "no/where"),
         (["train", "--output-dir", "out"], 2, "holds the finished run"),
         (["sync", "elsewhere"], 1, "elsewhere is not the output directory of a training run"),

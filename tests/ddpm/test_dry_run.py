@@ -60,7 +60,7 @@ def test_the_plan_says_what_the_training_will_be(
     assert (status, problems) == (0, [])
     assert facts["data"].startswith("digits: 1,500 images of 10 classes to train on, 297 held out, seen at 8x8")
     assert facts["model"] == f"preset laptop: {result.parameters:,} parameters"
-    assert facts["steps"] == "4 an epoch of batches of 400, 4 in 1 epochs"
+    assert facts["steps"] == "4 an epoch of batches of 400, 4 in 1 epoch"
     assert facts["output"] == "runs/digits, which will be made"
     assert facts["store"].endswith("mlflow.db, which will be made")
     assert facts["device"] == "cpu, 1 thread, 1 process"
@@ -89,7 +89,7 @@ def test_every_problem_gets_a_line_of_its_own(sqlite_uri: str, capsys: pytest.Ca
 
     assert status == 1
     assert [problem.split()[1:4] for problem in problems] == [
-        ["train.device", "is", "cuda,"],
+        ["--device", "is", "cuda,"],
         ["expected", "the", "official"],
         ["file", "is", "a"],
         ["experiment", "gone", "in"],
@@ -103,7 +103,7 @@ def test_every_problem_gets_a_line_of_its_own(sqlite_uri: str, capsys: pytest.Ca
         (["--tracking-uri", "sqlite:///no/such/folder/mlflow.db"], "no/such/folder cannot be written"),
         (["--batch-size", "90000000"], "choose a smaller --batch-size or --preset"),
         (["--output-dir", "done"], "done holds the finished run"),
-        (["--output-dir", "broken", "--lr", "0.5"], "optim.lr must be 0.002 to continue from"),
+        (["--output-dir", "broken", "--lr", "0.5"], "--lr must be 0.002 to continue from"),
     ],
 )
 def test_what_would_stop_a_training_stops_its_plan(

@@ -208,6 +208,18 @@ def test_the_manifest_is_a_table_and_the_newest_samples_are_shown(tmp_path: Path
     assert "![Generated samples](samples/epoch_10.png)" in text
 
 
+def test_every_class_of_the_page_has_a_style(tmp_path: Path) -> None:
+    """A name that no rule knows is a misspelt one: what it should hide, frame or narrow is not."""
+    extras = {f"extra/{number}": 1.0 for number in range(30)}  # too many columns to be printed
+    write_report(tmp_path, [row(0, extra=extras), row(1, loss_mean=math.nan, nonfinite_batches=3)])
+    page = (tmp_path / "training_report.html").read_text(encoding="utf-8")
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    used = {name for names in re.findall(r'class="([^"]*)"', page) for name in names.split()}
+
+    assert {"unprinted", "wide", "stacked", "long"} <= used
+    assert {name for name in used if not re.search(rf"\.{name}\b", style)} == {"l"}
+
+
 def test_the_same_inputs_give_the_same_bytes_in_any_directory(tmp_path: Path) -> None:
     """No path and no time of day enters the report; writing it again changes nothing."""
     texts = []

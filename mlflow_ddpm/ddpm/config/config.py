@@ -7,6 +7,7 @@ The command line's options, the MLproject's parameters and the run's logged para
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -60,8 +61,8 @@ def _check_together(config: Config) -> None:
     multiple = config.model.patch_size * 2 ** (len(mults) - 1)
     if image_size % multiple:
         raise ConfigError(
-            f"data.image_size must be a multiple of {multiple} (model.patch_size {config.model.patch_size}, halved "
-            f"{len(mults) - 1} times by model.channel_mults), got {image_size}"
+            f"data.image_size must be a multiple of {multiple} (model.patch_size {config.model.patch_size}, doubled by "
+            f"each level of model.channel_mults after the first), got {image_size}"
         )
     if config.model.base_channels % 8:
         raise ConfigError(f"model.base_channels must be a multiple of 8, got {config.model.base_channels}")
@@ -77,6 +78,12 @@ _GROUPS = (DataConfig, ModelConfig, DiffusionConfig, OptimConfig, SampleConfig, 
 def options() -> list[Option]:
     """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
     return [option for group in _GROUPS for option in group.options()]
+
+
+def name_flags(message: str) -> str:
+    """Return an error message on settings as the command line's user knows them: ``--lr`` for ``optim.lr``."""
+    flags = {option.key: option.flag for option in options()}
+    return re.sub(r"\b[a-z]+\.[a-z_0-9]+\b", lambda match: flags.get(match[0], match[0]), message)
 
 
 def from_options(values: Mapping[str, Any]) -> Config:

@@ -146,7 +146,7 @@ class Option(NamedTuple):
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.key} must be one of {', '.join(self.choices)}, got {value!r}")
         if not all(_BOUNDS[sign](value, limit) for sign, limit in self.bounds):
-            wanted = " and ".join(f"{sign} {limit:g}" for sign, limit in self.bounds)
+            wanted = " and ".join(f"{sign} {limit:.12g}" for sign, limit in self.bounds)
             raise ConfigError(f"{self.key} must be {wanted}, got {value!r}")
 
 

@@ -156,6 +156,7 @@ class TrainConfig(CheckedSettings):
     epochs: int | None = setting(
         "passes over the training images; auto: 20, 200 or 400 for digits, 6, 40 or 100 for EMNIST",
         ge=1,
+        le=1_000_000,
         metavar="EPOCHS",
     )
     batch_size: int | None = setting(
@@ -165,7 +166,10 @@ class TrainConfig(CheckedSettings):
     )
     seed: int = setting("seed of weights, batches, noise and samples", 0, ge=0, lt=2**31)
     threads: int | None = setting(
-        "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST", ge=0, metavar="THREADS"
+        "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST",
+        ge=0,
+        le=1024,
+        metavar="THREADS",
     )
     device: str = setting("where to train; auto: CUDA where there is one", "auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(

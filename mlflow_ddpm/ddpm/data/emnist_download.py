@@ -74,7 +74,7 @@ def _open(part: Path, archive: Archive) -> Iterator[requests.Response]:
     have = part.stat().st_size if part.exists() else 0
     free = shutil.disk_usage(next(place for place in part.absolute().parents if place.exists())).free
     if not re.match("https?://[^/]", archive.url):
-        raise UsageError(f"expected an address such as {EMNIST.url}, got {archive.url!r}")
+        raise UsageError(f"--download: expected an address such as {EMNIST.url}, got {archive.url!r}")
     if free + have < archive.size:
         raise DataError(f"{part.parent} has {free:,} bytes free, the archive needs {archive.size - have:,}; make room")
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})

@@ -132,7 +132,7 @@ def _in_archive(archive: Path) -> dict[str, OfficialFile]:
         root = zipfile.Path(archive)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
-            f"expected a folder or EMNIST's {ARCHIVE_NAME}, but {archive} is no sound zip file ({error}); delete "
+            f"expected a folder or EMNIST's {ARCHIVE_NAME}, but {archive} is damaged ({error}); delete "
             "it and fetch it again"
         ) from None
     members = list(root.iterdir())

@@ -16,10 +16,10 @@ from mlflow_ddpm.ddpm.config.presets import PRESETS
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("lr", -1, "optim.lr must be > 0, got -1"),
     ("lr", float("nan"), "optim.lr must be a finite number or 'auto', got nan"),
-    ("epochs", 0, "train.epochs must be >= 1, got 0"),
+    ("epochs", 0, "train.epochs must be >= 1 and <= 1000000, got 0"),
     ("epochs", "3", "train.epochs must be a whole number or 'auto', got '3'"),
     ("batch_size", 0, "train.batch_size must be >= 1, got 0"),
-    ("seed", 2**31, "train.seed must be >= 0 and < 2.14748e+09, got 2147483648"),
+    ("seed", 2**31, "train.seed must be >= 0 and < 2147483648, got 2147483648"),
     ("ema_decay", 1.0, "optim.ema_decay must be >= 0 and < 1, got 1.0"),
     ("class_dropout", -0.1, "diffusion.class_dropout must be >= 0 and < 1, got -0.1"),
     ("prediction", "x0", "diffusion.prediction must be one of v, eps, got 'x0'"),

@@ -103,9 +103,9 @@ def damage_member(path: Path) -> None:
     [
         (
             lambda path: path.write_bytes(path.read_bytes()[:5000]),
-            "is no sound zip file .*delete it and fetch it again",
+            "is damaged .*delete it and fetch it again",
         ),
-        (lambda path: path.write_bytes(b"<html>"), "is no sound zip file"),
+        (lambda path: path.write_bytes(b"<html>"), "is damaged"),
         (
             damage_member,
             "emnist.zip/gzip/emnist-byclass-train-images-idx3-ubyte.gz (cannot be unzipped|is not a sound)",
