@@ -42,6 +42,7 @@ __all__ = [
 
 _SHOWABLE = ("png", "svg", "pdf")  # what a report can show, best first
 CAPTIONS_NAME = "captions.txt"
+_READ = ("best ", "highest ", "last ", "median ", "peak ")  # facts of a figure that its sentence has already
 
 
 def make_figure(
@@ -184,10 +185,9 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
     def make(name: str, width: str | None) -> Figure:
         figure = make_figure(name, history, theme=wanted.theme, width=width, font=wanted.font)
         plot = plot_named(name)
-        facts = "; ".join(dict.fromkeys(getattr(figure, "facts", None) or ()))
-        captions[name] = " ".join(
-            [history.worded(plot.caption), plot.describe(history), *([f"{facts}."] if facts else [])]
-        )
+        facts = [fact for fact in dict.fromkeys(getattr(figure, "facts", None) or ()) if not fact.startswith(_READ)]
+        text = f"{history.worded(plot.caption)} {plot.describe(history)}"
+        captions[name] = f"{text} {facts[0][0].upper()}{'; '.join(facts)[1:]}." if facts else text
         return figure
 
     written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]

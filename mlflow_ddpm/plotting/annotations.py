@@ -49,9 +49,10 @@ def number(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time in the two units that matter."""
+    seconds = round(seconds) if seconds >= 59.95 else seconds  # noqa: PLR2004 - what rounds to a minute
     for unit, size, next_unit, next_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
-            return f"{seconds // size:.0f} {unit} {seconds % size // next_size:.0f} {next_unit}"
+            return f"{seconds // size:.0f} {unit} {seconds % size // next_size:02.0f} {next_unit}"
     return f"{number(seconds)} s"
 
 
@@ -66,7 +67,7 @@ def epochs_text(series_of_run: Series, epochs: Floats) -> str:
 
 
 def run_subtitle(history: RunHistory) -> str:
-    """Return the run in one line: name, epochs, best loss, epochs without a finite loss, total time if measured."""
+    """Return the run in one line: name, epochs, best loss, epochs without a finite loss, training time if measured."""
     facts = [str(history.run.get("run_name") or str(history.run.get("run_id") or "")[:8]).replace("$", r"\$")]
     loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
     if not len(loss.epoch):
@@ -81,7 +82,7 @@ def run_subtitle(history: RunHistory) -> str:
     if len(loss.nonfinite_epochs):
         facts.append(f"{loss.nonfinite_kind} in {epochs_text(loss, loss.nonfinite_epochs)}")
     if len(time.finite):
-        facts.append("total " + duration(time.finite[-1]))
+        facts.append("training time " + duration(time.finite[-1]))
     return "  \u00b7  ".join(fact for fact in facts if fact)
 
 

@@ -44,7 +44,13 @@ def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentenc
 
 
 def _at(point: tuple[int, float], history: RunHistory, unit: str = "") -> str:
-    return f"{format_number(point[1])}{unit and ' ' + unit} ({history.axis_label.lower()} {point[0]})"
+    return f"{format_number(point[1])}{unit and ' ' + unit} ({history.axis_label.lower()} {point[0]:,})"
+
+
+def _throughout(points: Points, history: RunHistory, unit: str = "") -> str:
+    """Return the one value of all points."""
+    same = f"{format_number(points[0][1])}{unit and ' ' + unit} throughout"
+    return same if len(points) > 1 else _at(points[0], history, unit)
 
 
 def _lowest(points: Points) -> tuple[int, float]:
@@ -76,8 +82,8 @@ def describe_fall(points: Points, history: RunHistory) -> str:
         return f"No {noun} is below the first, {_at(first, history)}."
     middle = max(math.sqrt(first[1]) * math.sqrt(best[1]), best[1])  # the product of two may be 0 or infinite
     half = next(point for point in points if point[1] <= middle)
-    whole = f"{_times(first, best)} by {noun} {best[0]}, where it is lowest: {format_number(best[1])}"
-    early = "" if half[0] == best[0] else f"{_times(first, half)} by {noun} {half[0]} and "
+    whole = f"{_times(first, best)} by {noun} {best[0]:,}, where it is lowest: {format_number(best[1])}"
+    early = "" if half[0] == best[0] else f"{_times(first, half)} by {noun} {half[0]:,} and "
     return f"The loss falls {early}{whole}."
 
 
@@ -100,7 +106,7 @@ def describe_learning_rate(points: Points, history: RunHistory) -> str:
     """Return where the learning rate begins, peaks and ends."""
     low, top = _lowest(points), _highest(points)
     if low[1] == top[1]:
-        return f"The learning rate is {format_number(top[1])} throughout."
+        return f"The learning rate is {_throughout(points, history)}."
     over = f" over a peak of {_at(top, history)}" if top[1] > max(points[0][1], points[-1][1]) else ""
     return f"The learning rate goes from {_at(points[0], history)}{over} to {_at(points[-1], history)}."
 
@@ -112,7 +118,7 @@ def describe_typical(name: str, noun: str) -> Sentence:
     def describe(points: Points, history: RunHistory) -> str:
         middle = f"{format_number(median(v for _, v in points))}{unit and ' ' + unit}"
         if _lowest(points)[1] == _highest(points)[1]:
-            return f"The {history.worded(noun)} is {middle} throughout."
+            return f"The {history.worded(noun)} is {_throughout(points, history, unit)}."
         lowest, highest = _at(_lowest(points), history), _at(_highest(points), history)
         return f"The median {history.worded(noun)} is {middle}, between {lowest} and {highest}."
 
@@ -141,7 +147,7 @@ def describe_memory(points: Points, history: RunHistory) -> str:
 def describe_distance(points: Points, history: RunHistory) -> str:
     """Return where the distance of the EMA weights is largest and where it ends."""
     if _lowest(points)[1] == _highest(points)[1]:
-        return f"The distance is {format_number(points[0][1])} throughout."
+        return f"The distance is {_throughout(points, history)}."
     return f"The distance is largest at {_at(_highest(points), history)} and ends at {_at(points[-1], history)}."
 
 
@@ -153,8 +159,9 @@ def describe_changes(points: Points, history: RunHistory) -> str:
         return f"No two {history.axis_label.lower()}s in a row, so no change to show."
     rises = [change for change in changes if change[1] > 0]
     fell = sum(change < 0 for _, change in changes)
-    worst = f" and rose in {len(rises)}; the largest rise is {_at(_highest(rises), history)}" if rises else ""
-    return f"From one {history.axis_label.lower()} to the next, the loss fell in {fell} of {len(changes)} cases{worst}."
+    worst = f" and rose in {len(rises):,}; the largest rise is {_at(_highest(rises), history)}" if rises else ""
+    fall = f"the loss fell in {fell:,} of {len(changes):,} cases"
+    return f"From one {history.axis_label.lower()} to the next, {fall}{worst}."
 
 
 @_about("loss_mean")
@@ -162,9 +169,9 @@ def describe_best_epoch(points: Points, history: RunHistory) -> str:
     """Return how long the run is and what its lowest loss is."""
     summary = summarise(history.rows)
     if history.axis_label == "Epoch":
-        length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs} epochs"
+        length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs:,} epochs"
     else:
-        length = f"{history.rows[-1].epoch} {history.axis_label.lower()}s"
+        length = f"{history.rows[-1].epoch:,} {history.axis_label.lower()}s"
     seconds = summary.training_time_sec
     time = "" if seconds is None else f" in {format_duration(seconds)} of training"
     return f"{length}{time}; the lowest mean loss is {_at(_lowest(points), history)}."

@@ -253,9 +253,9 @@ def _raised_note(height: float) -> Note:
 
 
 def _total(values: Series, history: RunHistory) -> Note:
-    """Note the run's whole time, which counts epochs without a row too where it was measured."""
+    """Note the run's training time, which counts epochs without a row too where it was measured."""
     cumulative = series(history, "cumulative_time_sec").finite
-    return Note(f"total {duration(cumulative[-1] if len(cumulative) else values.finite.sum())}")
+    return Note(f"training time {duration(cumulative[-1] if len(cumulative) else values.finite.sum())}")
 
 
 def _highest(peak: Series, reserved: np.ndarray, unit: str) -> Note:

@@ -267,4 +267,4 @@ def test_captions_lie_beside_printed_figures(tmp_path: Path) -> None:
     assert set(captions) == set(NAMES)
     assert captions["epoch_timing"].startswith("Wall-clock seconds of each epoch; the dashed line is the median.")
     assert "The median epoch time is 1" in captions["epoch_timing"]
-    assert "total 4 min 9 s" in captions["epoch_timing"]
+    assert "Training time 4 min 09 s" in captions["epoch_timing"]
