@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.terminal import console_on
-from mlflow_ddpm.core.formatting import format_number
+from mlflow_ddpm.core.formatting import count_of, format_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # First in every table; all others follow in the order of the metrics table.
 CORE = ("epoch", "loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec", "loss_std")
 _GAP = 2
+_NAMED = 6  # columns without room that are named; --all shows all
 
 
 def print_history(
@@ -37,8 +38,10 @@ def print_history(
     _print_table(cells, shown)
     left = [name for name in columns if name not in shown]
     if left and not all_columns:
-        noun = "column" if len(left) == 1 else "columns"
-        print(f"{len(left)} more {noun}: {', '.join(left)}; see them with --all, --columns or --format csv")
+        names = [*left[:_NAMED], *(["..."] if len(left) > _NAMED else [])]
+        print(
+            f"{count_of(len(left), 'more column')}: {', '.join(names)}; see them with --all, --columns or --format csv"
+        )
     while left and all_columns:
         shown = _fitting(cells, [columns[0], *left], width)
         shown = shown if len(shown) > 1 else [columns[0], left[0]]

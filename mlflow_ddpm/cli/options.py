@@ -78,15 +78,16 @@ def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: 
         "--width",
         type=choices(AUTO, "single", "double"),
         metavar="LIST",
-        help="of paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; names of double "
-        "ones end in _double (default: auto: single,double)",
+        help="with --theme paper: single (one column, 3.5 in), double (both, 7.2 in), or both joined by a comma; "
+        "names of double ones end in _double (default: auto: single,double)",
     )
     parser.add_argument(
         "--font",
         type=choice("serif", "sans"),
         metavar="{serif,sans}",
         default=None,
-        help="of paper: serif (like Times), or sans (like Helvetica, if one is installed) (default: DejaVu Sans)",
+        help="with --theme paper: serif (like Times), or sans (like Helvetica, if one is installed) "
+        "(default: DejaVu Sans)",
     )
 
 

@@ -41,9 +41,9 @@ def add(commands: Commands) -> None:
     add_figure_options(
         parser,
         theme="look of further figures, put into a folder of that name; the report's own are dark PNGs",
-        formats="their files: png, pdf, svg, or several joined by commas; beside pdf and svg lie the data of each "
-        "figure as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further figures for "
-        "dark)",
+        formats="files of the further figures: png, pdf, svg, or several joined by commas; beside pdf and svg lie the "
+        "data of each figure as CSV, and training_summary.csv and .tex (default: auto: pdf,svg for paper, no further "
+        "figures for dark)",
     )
     parser.set_defaults(run=run)
 

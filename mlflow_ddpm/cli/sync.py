@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "sync",
-        "upload what MLflow does not have yet of the runs in output directories; may be repeated",
+        "upload to MLflow what it does not have yet of the runs in output directories; may be repeated",
         "mlflow-ddpm sync runs/digits --tracking-uri http://127.0.0.1:5000",
         "the one that the run was meant for",
         arguments="DIR ...",

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "train",
-        "train, track every epoch, and publish plots and report at the end",
+        "train a model, record every epoch, and publish plots and report at the end",
         "mlflow-ddpm train --data emnist-mnist --data-dir ~/emnist --epochs 8",
     )
     add_training_options(parser)
