@@ -137,7 +137,7 @@ def test_numbers_and_durations_are_short() -> None:
     assert [duration(s) for s in (0.5, 59.0, 61.0, 3600.0, 90_000.0)] == [
         "0.5 s",
         "59 s",
-        "1 min 1 s",
-        "1 h 0 min",
-        "1 d 1 h",
+        "1 min 01 s",
+        "1 h 00 min",
+        "1 d 01 h",
     ]
