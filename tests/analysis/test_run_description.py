@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 from support.unhealthy_runs import Run, healthy_run, sick_run
 
 from mlflow_ddpm import MetricsTracker, publish_run
@@ -136,7 +137,7 @@ def test_the_picture_is_the_preview_else_the_newest_sample() -> None:
     assert note_of(run, "training_dashboard.png").startswith("**20 epochs")
 
 
-@pytest.mark.parametrize(("width", "shown"), [(84, 1), (700, 1), (701, 0)])
+@pytest.mark.parametrize(("width", "shown"), [slow(84, 1), slow(700, 1), (701, 0)])
 def test_an_unpublished_run_shows_its_newest_sample_if_the_page_has_room(
     sqlite_uri: str, width: int, shown: int
 ) -> None:

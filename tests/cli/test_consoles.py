@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.common import slow
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
@@ -33,7 +34,7 @@ def run_id(sqlite_uri: str) -> str:
     return str(tracker.run_id)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "utf-8"])
+@pytest.mark.parametrize("encoding", [slow("ascii"), "cp1252", slow("cp437"), slow("utf-8")])
 def test_commands_end_well_on_every_console(encoding: str, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the console has is shown, the rest as escapes, by which a file can be found."""
     for command in [*COMMANDS, ["publish", run_id, "--output-dir", NAME + "3"]]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.common import slow
 from support.terminals import run_in_terminal
 
 from mlflow_ddpm import MetricsTracker
@@ -32,7 +33,7 @@ def directory(sqlite_uri: str) -> str:
     return "out"
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", [slow(40), 80, slow(120)])
 def test_a_history_fits_the_terminal(directory: str, columns: int) -> None:
     """Core columns come first; the last line names the others, and ``--all`` shows them below."""
     head, *rows = run_in_terminal("history", directory, columns=columns, NO_COLOR="1").text.splitlines()
@@ -95,7 +96,7 @@ def test_an_interrupt_is_one_line_and_the_cursor_stays_visible(sqlite_uri: str) 
     assert "mlflow-ddpm: error: interrupted; run the same command to continue from the last checkpoint" in last
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "| head -c 1"])
+@pytest.mark.parametrize("closed", [slow(">&-"), slow("2>&-"), slow(">&- 2>&-"), ">/dev/full", slow("| head -c 1")])
 def test_streams_that_are_closed_or_full_end_no_command_with_a_traceback(directory: str, closed: str) -> None:
     """What cannot be written is lost; a full disk is an error."""
     for words, status in ((f"history {directory}", 0), ("status nowhere", 1), ("trian", 2)):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 from support.wrong_commands import WRONG, Wrong, prepare, run_command
 
 from mlflow_ddpm.cli.main import main
@@ -55,7 +56,7 @@ def test_no_wrong_command_line_makes_a_run(place: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("number", [0, 4, 24, 41])
+@pytest.mark.parametrize("number", [0, slow(4), slow(24), slow(41)])
 def test_a_process_of_its_own_prints_the_same(number: int, place: Path) -> None:
     """Its exit status is that of the table."""
     wrong = WRONG[number]

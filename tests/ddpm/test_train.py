@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.common import slow
 from support.pipeline import ALONE, TINY, KillAt, KilledError, RecordingTracker, bits, measured, new_trainer, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -160,7 +161,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, change: dict[
         run(tiny(epochs=2, **change), tmp_path, RecordingTracker())
 
 
-@pytest.mark.parametrize(("damaged", "first_epoch"), [(False, 2), (True, 1)])
+@pytest.mark.parametrize(("damaged", "first_epoch"), [(False, 2), slow(True, 1)])
 def test_a_killed_run_goes_on_to_the_very_same_model_and_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, damaged: bool, first_epoch: int
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from support.common import HandClock
+from support.common import HandClock, slow
 from torch import nn
 
 from mlflow_ddpm import MetricsTracker
@@ -228,7 +228,7 @@ def test_an_exception_ends_the_run_as_failed_and_says_why(sqlite_uri: str) -> No
     assert ["0", "1"] == [cells["epoch"] for cells in _table("out")]
 
 
-@pytest.mark.parametrize(("ending", "status"), [("pass", "FINISHED"), ("1 / 0", "FAILED")])
+@pytest.mark.parametrize(("ending", "status"), [slow("pass", "FINISHED"), ("1 / 0", "FAILED")])
 def test_without_a_with_block_the_interpreters_end_ends_the_run_truthfully(
     sqlite_uri: str, ending: str, status: str
 ) -> None:
@@ -246,7 +246,7 @@ tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
     assert run.data.metrics["loss_mean"] == 1.0
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("signal_name", ["SIGTERM", slow("SIGINT")])
 def test_a_signal_ends_the_run_as_killed_and_finally_blocks_run(sqlite_uri: str, signal_name: str) -> None:
     """Where no handler of the user's own is installed."""
     code = f"""

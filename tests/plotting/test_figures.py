@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
+from support.common import slow
 from support.histories import (
     INF,
     NAN,
@@ -280,7 +281,7 @@ def test_only_few_values_may_run_off_scale() -> None:
     assert [spike_limit(v, 0.02) for v in (few, even, often, once)] == [100.0, 1.0, 100.0, 1.0]
 
 
-@pytest.mark.parametrize("name", SINGLES)
+@pytest.mark.parametrize("name", [SINGLES[0], *map(slow, SINGLES[1:])])
 def test_ten_thousand_epochs_become_few_points_and_no_spike_vanishes(name: str) -> None:
     """More epochs than pixels are drawn as their envelope: as few vertices as columns, extremes kept."""
     frame = healthy(10_000)

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from PIL import Image
-from support.common import ROOT
+from support.common import ROOT, slow
 from support.histories import changed, drawn, everywhere, healthy, only_axes, resumed, sick
 
 from mlflow_ddpm.analysis.frame import numbers
@@ -27,10 +27,6 @@ from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns
 
 NAMES = [plot.name for plot in PLOTS]
 SINGLES = NAMES[:-1]
-
-
-def _slow(value: object) -> object:
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def _write(name: str, path: str, epochs: int, width: str = "single") -> Path:
@@ -78,7 +74,7 @@ def test_pdfs_embed_truetype_fonts_and_no_file_holds_a_date() -> None:
     assert b"<dc:date>" not in svg
 
 
-@pytest.mark.parametrize("name", ["loss_linear", "loss_derivative", _slow("training_dashboard")])
+@pytest.mark.parametrize("name", ["loss_linear", slow("loss_derivative"), slow("training_dashboard")])
 def test_ten_thousand_epochs_make_small_files_of_few_objects(name: str) -> None:
     """Bars and bands are one object each however many epochs they span."""
     pdf, svg = (_write(name, f"many.{fmt}", 10_000) for fmt in ("pdf", "svg"))
@@ -95,7 +91,7 @@ def _shapes(svg: Path) -> int:
     return sum(element.tag.rpartition("}")[2] in ("path", "use") for element in tree.iter())
 
 
-@pytest.mark.parametrize("name", ["loss_log", "gpu_memory", _slow("training_dashboard")])
+@pytest.mark.parametrize("name", ["loss_log", "gpu_memory", slow("training_dashboard")])
 def test_words_stand_in_the_same_place_at_every_resolution(name: str) -> None:
     """A PDF has 72 dots to the inch, a PNG 300: nothing may be placed by the pixel."""
     figure = make_figure(name, resumed(50), theme="paper")
@@ -148,7 +144,7 @@ def test_same_history_same_bytes_and_pyplot_stays_out(tmp_path: Path) -> None:
     assert (lines[0], lines[-1]) == ("loaded at import: []", "loaded at last: []")
 
 
-@pytest.mark.parametrize("epochs", [0, 50, _slow(10_000)])
+@pytest.mark.parametrize("epochs", [0, 50, slow(10_000)])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_csv_has_every_epoch_of_what_the_picture_shows(name: str, epochs: int, csv_of: object) -> None:
     """In full resolution, with the history's own numbers, whatever the picture gathers or clips."""

@@ -14,8 +14,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +33,11 @@ class HandClock:
     def __call__(self) -> float:
         """Return the seconds that it shows."""
         return self.seconds
+
+
+def slow(*values: object) -> ParameterSet:
+    """Values of a parametrised test that only the slow suite tries."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @contextmanager
