@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _NAME = "unet"
 _KEEPS_A_POINT_ONCE = ("http", "sqlite", "postgresql", "mysql", "mssql")
 _LOADER = "mlflow_ddpm_model"
-_LOADER_CODE = '''"""Loads the model for mlflow.pyfunc: by the installed mlflow_ddpm, else by the copy beside this file."""
+_LOADER_CODE = '''"""Loads the model for mlflow.pyfunc by the installed package, else by the copy beside this file."""
 
 import sys
 from pathlib import Path
