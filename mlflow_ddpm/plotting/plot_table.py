@@ -136,7 +136,7 @@ PLOTS: tuple[Plot, ...] = (
         "Change of the mean loss from the epoch before: below zero it improved, above it worsened.",
         say.describe_changes,
         draw.draw_change,
-        _LOSS._replace(is_change=True, from_zero=True, lower=""),
+        Quantity("loss_mean", _LOSS.missing_reason, is_change=True, from_zero=True),
         data.change_columns,
     ),
     Plot(
