@@ -280,7 +280,8 @@ class MetricsTracker:
 
         Args:
             status: FINISHED, FAILED or KILLED; default: what follows from ``error``.
-            error: what ended the training, for the tags; default: the exception under way, as in a ``finally`` block.
+            error: what ended the training, for the tags; default: the exception under way, as in a ``finally`` block,
+                or the signal for which the loop was left.
             timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.
 
         Returns:
@@ -296,5 +297,4 @@ class MetricsTracker:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        shutdown = self._rows.shutdown
-        self._rows.end(shutdown.outcome_of(error) if shutdown else classify_exit(error))
+        self.close(error=error)

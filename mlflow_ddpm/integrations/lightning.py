@@ -138,6 +138,6 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._paused.close()
         if tracker:
             self._has_ended = True
-            tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            tracker.close(error=error)
             if self._logger_run:
                 self._logger_run.will_end_as(run_status(self._directory))

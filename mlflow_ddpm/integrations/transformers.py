@@ -159,7 +159,7 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         tracker, self._tracker, self._steps, self._is_open = self._tracker, None, None, False
         if tracker:
             self._has_ended = True
-            tracker.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            tracker.close(error=error)
 
 
 class _CallbackRun:

@@ -6,10 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.core.errors import RunMissingError, StoreError, UsageError
+from mlflow_ddpm.core.errors import RunMissingError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
@@ -80,7 +81,8 @@ class RunRecorder:
         self._mirror.update_run({**self._state.as_run(), **{key: value for key, value in wanted.items() if value}})
         self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
         waiting = undelivered(self._mirror, self._state)
-        uploader = Uploader(self._remote, self._file, advice=self._advice, items=waiting)
+        outage_advice = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
+        uploader = Uploader(self._remote, self._file, advice=outage_advice, items=waiting)
         about = (self._mirror, self._metadata.environment, every_n_steps)
         self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
         self._uploader = uploader
@@ -281,9 +283,6 @@ class RunRecorder:
             state.resumed_at_epochs = [e for e in state.resumed_at_epochs if e < epoch] + [epoch]
         self._mirror.update_run(self._state.as_run())
         self._sink.write(Tags({RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))}))
-
-    def _advice(self, error: StoreError) -> str:
-        return advice(error, self._mirror.directory, self._target.tracking_uri)
 
     def _warn_unsent(self, *, is_on_disk: bool) -> None:
         sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri

@@ -2,7 +2,7 @@
 
 A signal counts only if it ended the training: an ignored one, and one whose exception the loop catches, change nothing.
 A handler of the user's that returns changes nothing, with one exception: after SIGTERM, the request to leave, a
-``with`` block that is left within one epoch more was left for it, as by a batch system's job that saves and goes.
+loop that is left within one epoch more was left for it, as by a batch system's job that saves and goes.
 SIGKILL cannot be handled; resume the run instead.
 """
 
@@ -83,10 +83,12 @@ class ShutdownHandler:
 
         Without an error it is the one under way, as in a ``finally`` or ``except`` block, unless an epoch began in it.
         """
+        if status == "FINISHED" and error is None:
+            return RunOutcome(status)
         under_way = sys.exc_info()[1]
-        if error is None and status != "FINISHED" and under_way is not self._handled:
+        if error is None and under_way is not self._handled:
             error = None if isinstance(under_way, _NO_ERRORS) else under_way
-        outcome = self.outcome_of(error) if error else classify_exit(None)
+        outcome = self.outcome_of(error)
         return outcome._replace(status=status or outcome.status)
 
     def note_signal(self, signum: int, error: BaseException | None) -> None:

@@ -217,6 +217,13 @@ def run(epoch):
         ("try:\n  run(0); sys.exit(3)\nfinally: tracker.close()", "FAILED", "SystemExit"),
         ("try:\n  run(0); sys.exit(0)\nfinally: tracker.close()", "FINISHED", None),
         ("try:\n  run(0)\nfinally: tracker.close()", "FINISHED", None),
+        ("signal.signal(15, lambda *_: 0); run(0); os.kill(os.getpid(), 15); tracker.close()", "KILLED", "SIGTERM"),
+        (
+            "signal.signal(15, lambda *_: 0); os.kill(os.getpid(), 15); run(0); run(1); tracker.close()",
+            "FINISHED",
+            None,
+        ),
+        ("signal.signal(15, lambda *_: 0); os.kill(os.getpid(), 15); tracker.close('FINISHED')", "FINISHED", None),
         ("try: raise ValueError('x')\nexcept ValueError: run(0); tracker.close()", "FINISHED", None),
         ("try: raise ValueError('x')\nexcept ValueError: pass\nrun(0); tracker.close()", "FINISHED", None),
         ("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close('FINISHED')", "FINISHED", None),
