@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
-from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.extra_metrics import (
-    FORMER_NAMES,
     PIPELINE_METRICS,
-    axis_label,
-    check_extra_names,
-    extra_value,
-    metric,
 )
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 
@@ -31,27 +23,9 @@ def test_the_table_has_every_specified_metric_by_its_name_and_in_order() -> None
     assert ["epoch", *SPECIFIED, "nonfinite_batches", "skipped_steps", "batches", "partial"] == names
 
 
-def test_axis_labels_end_with_the_unit_where_there_is_one() -> None:
-    """A number with a unit never stands without it."""
-    assert axis_label("gpu_peak_mb") == "GPU peak (MiB)"
-    assert axis_label("lr") == "Learning rate"
-    assert axis_label("time/data_sec") == "Data time (s)"
-    assert axis_label("fid") == "fid"
-
-
 def test_every_metric_says_what_it_means() -> None:
     """Docs and report are derived from these sentences."""
     assert all(m.meaning.endswith(".") and m.label for m in (*METRICS, *PIPELINE_METRICS))
-
-
-def test_the_pipelines_extras_are_described_and_no_name_is_taken_twice() -> None:
-    """They are extras like any other: no row has a column for them unless they were measured."""
-    names = [m.name for m in PIPELINE_METRICS]
-    check_extra_names(names)
-
-    assert len(set(names)) == len(names)
-    assert metric("sample/frechet") in PIPELINE_METRICS
-    assert metric("my_own").meaning == "Recorded by the training loop."
 
 
 def test_points_leave_out_what_was_not_measured_and_keep_what_is_not_finite() -> None:
@@ -65,24 +39,6 @@ def test_points_leave_out_what_was_not_measured_and_keep_what_is_not_finite() ->
     assert points.keys() == {"loss_mean", "lr", "nonfinite_batches", "fid"}
     assert math.isnan(points["loss_mean"])
     assert points["fid"] == math.inf
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        *(["a@b"], ["a//b"], ["../x"], ["/abs"], ["x/"], [""], ["a" * 251], ["a,b"], ['a"b'], ["new\nline"], [7]),
-        *(["loss_mean"], ["epoch"], ["logged_at_ms"], ["system/cpu"], ["pp", "pp/q"], ["loss_mean/q1"]),
-    ],
-)
-def test_names_that_some_store_would_refuse_are_refused_at_once(names: list[str]) -> None:
-    """No run dies on its first call to MLflow."""
-    with pytest.raises(UsageError):
-        check_extra_names(names)
-
-
-def test_usual_names_of_extras_are_taken() -> None:
-    """Letters of any script, digits, and _ - . : / and space."""
-    check_extra_names(["fid", "loss/q1", "loss/q2", "fréchet distance", "top-5", "v1.2:x"])
 
 
 def _rows(*written: tuple[int, int]) -> list[EpochMetrics]:
@@ -102,15 +58,3 @@ def test_a_resume_voids_every_earlier_row_from_its_first_epoch_on() -> None:
 def test_a_missing_epoch_stays_missing() -> None:
     """Nothing invents a row."""
     assert [0, 2] == [r.epoch for r in keep_last_written(_rows((0, 1), (2, 3)))]
-
-
-def test_extras_of_earlier_runs_keep_their_names_and_are_labelled_and_found_as_todays() -> None:
-    """A run recorded as ``sample_accuracy`` shows the label of ``sample/accuracy``; a row may hold either."""
-    assert metric("sample_accuracy")._replace(name="sample/accuracy") == metric("sample/accuracy")
-    assert metric("sample_accuracy").name == "sample_accuracy"
-    assert set(FORMER_NAMES.values()) == {m.name for m in PIPELINE_METRICS}
-    assert [extra_value(row, "sample/frechet") for row in ({"sample_frechet": 1.0}, {"sample/frechet": 2.0}, {})] == [
-        1.0,
-        2.0,
-        None,
-    ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlflow_ddpm.analysis.findings.rules import Finding, find_findings
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 
@@ -20,6 +21,11 @@ def history_of(
 ) -> RunHistory:
     """Return the history of rows that are sorted already."""
     return RunHistory(rows=tuple(rows), run={"resumed_at_epochs": list(resumed)}, environment=environment or {})
+
+
+def findings_by_rule(rows: Sequence[EpochMetrics], **environment: int) -> dict[str, Finding]:
+    """Return what is found in rows."""
+    return {finding.rule: finding for finding in find_findings(history_of(rows, environment))}
 
 
 @dataclass
