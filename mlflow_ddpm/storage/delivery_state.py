@@ -64,7 +64,7 @@ class DeliveryState:
         try:
             if not path.exists():
                 return None
-            saved = json.loads(read_bounded(path))
+            saved = dict(**json.loads(read_bounded(path)))
             return cls(**{f.name: _checked(f.name, saved[f.name]) for f in fields(cls) if f.name in saved})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise MirrorError(
