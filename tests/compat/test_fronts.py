@@ -127,23 +127,15 @@ def test_without_its_prefix_an_address_is_refused_with_the_remedy(
 
 
 ADMIN, READER = ("admin", "of-a-test-1234"), ("reader", "reader12345678")
+_REFUSED = [
+    (("", ""), ("401", "MLFLOW_TRACKING_USERNAME")),
+    (("admin", "wrong"), ("401", "MLFLOW_TRACKING_USERNAME")),
+    (READER, ("403", "EDIT permission")),
+]
 
 
-@pytest.mark.parametrize(
-    ("user", "words"),
-    [
-        (("", ""), ("401", "MLFLOW_TRACKING_USERNAME")),
-        (("admin", "wrong"), ("401", "MLFLOW_TRACKING_USERNAME")),
-        (READER, ("403", "EDIT permission")),
-    ],
-    ids=["none", "wrong", "reader"],
-)
 def test_basic_auth_that_refuses_is_one_line_and_the_rows_stay_on_disk(
-    user: tuple[str, str],
-    words: tuple[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No password, a wrong one, and a user who may only read; the administrator's run ends FINISHED."""
     pytest.importorskip("flask_wtf", reason="needs Flask-WTF: pip install -e '.[servers]'")
@@ -154,25 +146,26 @@ def test_basic_auth_that_refuses_is_one_line_and_the_rows_stay_on_disk(
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
 
-    with mlflow_server(tmp_path, options=("--app-name", "basic-auth")) as uri:
+    with mlflow_server(tmp_path, empty_database, options=("--app-name", "basic-auth")) as uri:
         sign_in(*ADMIN)
         user_made = {"username": READER[0], "password": READER[1]}
         requests.post(f"{uri}/api/2.0/mlflow/users/create", json=user_made, auth=ADMIN, timeout=60).raise_for_status()
         finished = str(train(uri).run_id)
         assert ended(uri, finished) == ("FINISHED", 3)
-        shutil.rmtree("out")
-        caplog.clear()
-        sign_in(*user)
-        train(uri)
-        for thread in threading.enumerate():  # an attempt under way would sign in as the administrator below
-            if thread.name.startswith("mlflow_ddpm-upload"):
-                thread.join(60)
+        for user, words in _REFUSED:
+            shutil.rmtree("out")
+            caplog.clear()
+            sign_in(*user)
+            train(uri)
+            for thread in threading.enumerate():  # an attempt under way would sign in as the next user
+                if thread.name.startswith("mlflow_ddpm-upload"):
+                    thread.join(60)
+            check_cause(caplog, *words)
+            assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4
         sign_in(*ADMIN)
         runs = MlflowClient(uri).search_runs([MlflowClient(uri).get_run(finished).info.experiment_id])
 
     assert [run.info.run_id for run in runs] == [finished]
-    check_cause(caplog, *words)
-    assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4
 
 
 @pytest.fixture
@@ -205,12 +198,17 @@ def sign_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["runs", "nowhere"])
-def test_s3_behind_the_server_needs_nothing_here(
-    bucket: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_s3_behind_the_server_needs_nothing_here(  # noqa: PLR0917 - fixtures
+    bucket: str,
+    s3: str,
+    tmp_path: Path,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Neither boto3 nor credentials; a bucket that is not there costs the files, and is named."""
     destination = s3.replace("runs", bucket)
-    with mlflow_server(tmp_path, options=("--artifacts-destination", destination)) as uri:
+    with mlflow_server(tmp_path, empty_database, options=("--artifacts-destination", destination)) as uri:
         sign_off(monkeypatch)
         monkeypatch.setitem(sys.modules, "boto3", None)
         run_id = str(train(uri).run_id)
@@ -247,21 +245,25 @@ def test_s3_without_a_server_between_takes_the_files_or_says_what_is_missing(  #
         assert client.list_artifacts(run_id, "metrics/samples")
 
 
-@pytest.mark.parametrize("what", ["server", "direct", "driver"])
-def test_postgresql_behind_a_server_or_without_one(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """All is well; without the driver, one line names it, and the rows stay on disk."""
+def test_postgresql_behind_a_server_or_without_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All is well both ways, on one database."""
     with postgres_server() as postgres:
-        if what == "server":
-            with mlflow_server(tmp_path, store=postgres.uri) as uri:
-                assert ended(uri, str(train(uri).run_id)) == ("FINISHED", 3)
-        elif what == "direct":
-            assert ended(postgres.uri, str(train(postgres.uri).run_id)) == ("FINISHED", 3)
-        else:
-            monkeypatch.setitem(sys.modules, "psycopg", None)
-            monkeypatch.setitem(sys.modules, "psycopg2", None)
-            train(postgres.uri)
+        with mlflow_server(tmp_path, store=postgres.uri) as uri:
+            assert ended(uri, str(train(uri).run_id)) == ("FINISHED", 3)
+        shutil.rmtree("out")
+        assert ended(postgres.uri, str(train(postgres.uri, experiment="direct").run_id)) == ("FINISHED", 3)
 
-    check_cause(caplog, *(["pip install 'psycopg[binary]'"] if what == "driver" else []))
+    check_cause(caplog)
+    assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4
+
+
+def test_postgresql_without_its_driver_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It names the driver, and the rows stay on disk; no server is asked."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    train("postgresql://mlflow@127.0.0.1:9/postgres")
+
+    check_cause(caplog, "pip install 'psycopg[binary]'")
     assert len(Path("out/training_metrics.csv").read_text().splitlines()) == 4

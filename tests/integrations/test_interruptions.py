@@ -45,8 +45,16 @@ def _statuses(uri: str) -> list[str]:
     return [run.info.status for run in MlflowClient(uri).search_runs(["0"])]
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "error"])
-@pytest.mark.parametrize("arguments", [("lightning",), ("lightning", "--mlflow"), ("transformers", "--mlflow")])
+@pytest.mark.parametrize(
+    ("end", "arguments"),
+    [
+        ("SIGTERM", ("lightning", "--mlflow")),
+        ("SIGINT", ("lightning",)),
+        ("error", ("lightning", "--mlflow")),
+        ("SIGINT", ("transformers", "--mlflow")),
+        ("error", ("transformers", "--mlflow")),
+    ],
+)
 def test_a_training_ended_inside_an_epoch_is_continued_in_one_run(
     sqlite_uri: str, arguments: tuple[str, ...], end: str
 ) -> None:
