@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from mlflow import MlflowClient
@@ -17,13 +19,48 @@ pytestmark = pytest.mark.slow
 _SUPPORT = ROOT / "tests" / "support"
 
 
-def _run(
-    *arguments: str, launcher: tuple[str, ...] = (), script: str = "framework_loops.py"
-) -> subprocess.CompletedProcess[str]:
+class Ended(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    status: int
+    log: str
+
+
+def _environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
+
+
+def _run_alone(*arguments: str, launcher: tuple[str, ...] = (), script: str = "framework_loops.py") -> Ended:
     command = [sys.executable, *launcher, str(_SUPPORT / script), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=300, check=False)
+    return Ended(done.returncode, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def forker() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported the frameworks and forks a training for each line."""
+    command = [sys.executable, str(_SUPPORT / "framework_loops.py"), "--serve"]
+    with subprocess.Popen(
+        command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+@pytest.fixture
+def run(forker: subprocess.Popen[str]) -> Callable[..., Ended]:
+    """Return what runs a training in a process of its own."""
+
+    def run(*arguments: str) -> Ended:
+        assert forker.stdin
+        assert forker.stdout
+        forker.stdin.write(json.dumps([str(Path.cwd()), _environment(), arguments]) + "\n")
+        forker.stdin.flush()
+        return Ended(int(forker.stdout.readline()), Path("log.txt").read_text(encoding="utf-8"))
+
+    return run
 
 
 def _seen(rank: str = "") -> list[float]:
@@ -56,20 +93,20 @@ def _statuses(uri: str) -> list[str]:
     ],
 )
 def test_a_training_ended_inside_an_epoch_is_continued_in_one_run(
-    sqlite_uri: str, arguments: tuple[str, ...], end: str
+    sqlite_uri: str, run: Callable[..., Ended], arguments: tuple[str, ...], end: str
 ) -> None:
     """Killed or failed in epoch 1's second step: the status is so; resumed, its row is marked as partial."""
-    ended = _run(*arguments, "--end", end, "--at", "12")
+    ended = run(*arguments, "--end", end, "--at", "12")
 
-    assert ended.returncode != 0
+    assert ended.status != 0
     assert _statuses(sqlite_uri) == ["FAILED" if end == "error" else "KILLED"]
     assert [row["epoch"] for row in _rows()] == ["0"]
     assert float(_rows()[0]["loss_mean"]) == pytest.approx(_mean(_seen()[:7]), rel=1e-5)
 
-    resumed = _run(*arguments, "--resume")
+    resumed = run(*arguments, "--resume")
     rows, count = _rows(), len(_seen()) - 12  # Lightning does not skip the batches that were done, transformers does
 
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.status == 0, resumed.log
     assert [(row["epoch"], row["partial"], row["batches"]) for row in rows] == [("0", "0", "7"), ("1", "1", str(count))]
     assert float(rows[1]["loss_mean"]) == pytest.approx(_mean(_seen()[12:]), rel=1e-5)
     assert float(rows[1]["lr"]) == pytest.approx(0.1 * 0.9**5)
@@ -77,14 +114,16 @@ def test_a_training_ended_inside_an_epoch_is_continued_in_one_run(
 
 
 @pytest.mark.parametrize("framework", ["lightning", "transformers", "accelerate"])
-def test_a_training_ended_inside_a_window_is_continued_in_one_run(sqlite_uri: str, framework: str) -> None:
+def test_a_training_ended_inside_a_window_is_continued_in_one_run(
+    sqlite_uri: str, run: Callable[..., Ended], framework: str
+) -> None:
     """Killed in step 5, after the window of steps 3 and 4; the next window is whole, the step is done again."""
-    _run(framework, "--every", "2", "--end", "SIGTERM", "--at", "12")
+    run(framework, "--every", "2", "--end", "SIGTERM", "--at", "12")
 
     assert _statuses(sqlite_uri) == ["KILLED"]
     assert [row["epoch"] for row in _rows()] == ["2", "4"]
 
-    _run(framework, "--every", "2", "--resume")
+    run(framework, "--every", "2", "--resume")
     rows = _rows()
 
     assert [(row["epoch"], row["partial"]) for row in rows] == [("2", "0"), ("4", "0"), ("6", "0")]
@@ -92,9 +131,9 @@ def test_a_training_ended_inside_a_window_is_continued_in_one_run(sqlite_uri: st
     assert _statuses(sqlite_uri) == ["FINISHED"]
 
 
-def test_a_training_in_accelerate_that_fails(sqlite_uri: str) -> None:
+def test_a_training_in_accelerate_that_fails(sqlite_uri: str, run: Callable[..., Ended]) -> None:
     """The exception is not Accelerate's to see: the interpreter ends with it, and the run as FAILED."""
-    _run("accelerate", "--end", "error", "--at", "12")
+    run("accelerate", "--end", "error", "--at", "12")
 
     assert _statuses(sqlite_uri) == ["FAILED"]
 
@@ -109,9 +148,9 @@ def test_a_training_in_accelerate_that_fails(sqlite_uri: str) -> None:
 )
 def test_two_processes_make_one_run(sqlite_uri: str, launcher: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     """Rank 0 records its own losses; samples count those of both."""
-    done = _run(*arguments, launcher=launcher)
+    done = _run_alone(*arguments, launcher=launcher)
 
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.status == 0, done.log[-2000:]
     assert _statuses(sqlite_uri) == ["FINISHED"]
     assert sum(int(row["batches"]) for row in _rows()) == len(_seen("0"))
     means = [float(row["loss_mean"]) * int(row["batches"]) for row in _rows()]
@@ -121,11 +160,11 @@ def test_two_processes_make_one_run(sqlite_uri: str, launcher: tuple[str, ...], 
 
 def test_sharded_parameters_end_in_one_warning_and_the_norm_is_right(sqlite_uri: str) -> None:
     """FSDP2 on two ranks: a distance measured on rank 0 alone would be a collective that the other never enters."""
-    done = _run(launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"), script="sharded_ranks.py")
+    done = _run_alone(launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"), script="sharded_ranks.py")
     expected = json.loads(Path("expected.json").read_text(encoding="utf-8"))
 
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("sharded over the ranks") == 1
+    assert done.status == 0, done.log[-2000:]
+    assert done.log.count("sharded over the ranks") == 1
     assert [row["ema_delta_norm"] for row in _rows()] == ["", ""]
     norms = [_mean(expected["norms"][:3]), _mean(expected["norms"][3:])]
     assert [float(row["grad_norm"]) for row in _rows()] == pytest.approx(norms, rel=1e-5)

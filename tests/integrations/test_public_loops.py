@@ -120,8 +120,7 @@ def test_a_public_loop(name: str, sqlite_uri: str) -> None:
     assert [run.info.status for run in runs] == ["FINISHED"]
 
 
-@pytest.mark.parametrize("framework", ["lightning", "transformers"])
-@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize(("framework", "every"), [("lightning", None), ("transformers", 2)])
 def test_a_framework_records_what_a_plain_loop_computes(framework: str, every: int | None, sqlite_uri: str) -> None:
     """Two epochs of seven batches, three a step: losses undivided, norms before clipping, rates of the step."""
     done = _run("framework_loops.py", framework, *(["--every", str(every)] if every else []))
