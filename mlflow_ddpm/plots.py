@@ -30,15 +30,7 @@ from mlflow_ddpm.reporting.paper_tables import write_key_results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "FONTS",
-    "THEMES",
-    "FigureSet",
-    "generate_all_plots",
-    "make_figure",
-    "write_figures",
-    "write_plots",
-]
+__all__ = ["FONTS", "THEMES", "FigureSet", "generate_all_plots", "make_figure", "write_figures", "write_plots"]
 
 _SHOWABLE = ("png", "svg", "pdf")  # what a report can show, best first
 CAPTIONS_NAME = "captions.txt"

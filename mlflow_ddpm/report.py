@@ -8,7 +8,6 @@ files give the same bytes, in any directory, on any day.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mlflow_ddpm.analysis.frame import RESUMED
 from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, load_history, log_made
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import as_config
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.reporting.context import ReportFigure, build_context
@@ -62,11 +60,11 @@ def generate_report(
     if is_on_another_rank(source):
         return save_dir / REPORT_NAME
     history = load_history(source)
-    history = replace(
-        history,
-        config=redacted(history.config if config is None else as_config(config)).value,
-        run=redacted(history.run if run is None else {RESUMED: history.resumed_at_epochs, **run}).value,
-        environment=redacted(history.environment if environment is None else environment).value,
+    history = RunHistory.create(
+        history.rows,
+        config=history.config if config is None else as_config(config),
+        run=history.run if run is None else {RESUMED: history.resumed_at_epochs, **run},
+        environment=history.environment if environment is None else environment,
     )
     save_dir.mkdir(parents=True, exist_ok=True)
     files = write_report(history, save_dir, plot_paths)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlflow_ddpm.analysis.frame import EVERY_N_STEPS, RESUMED, frame_from_rows, rows_from_frame
 from mlflow_ddpm.core.formatting import format_epochs, in_steps
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ class RunHistory:
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Return the history of rows as they were written, superseded ones included."""
-        kept = tuple(keep_last_written(rows))
-        return cls(rows=kept, run=run or {}, config=config or {}, environment=environment or {})
+        """Return the history of rows as they were written, superseded ones included.
+
+        What is known of the run may come from another program, so credentials are taken out of it here.
+        """
+        run, config, environment = (redacted(part or {}).value for part in (run, config, environment))
+        return cls(rows=tuple(keep_last_written(rows)), run=run, config=config, environment=environment)
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:

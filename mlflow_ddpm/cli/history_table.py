@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import accumulate
 
-from mlflow_ddpm.cli.terminal import console_on
+import pandas as pd
+
 from mlflow_ddpm.core.formatting import count_of, format_number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # First in every table; all others follow in the order of the metrics table.
 CORE = ("epoch", "loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec", "loss_std")
-_GAP = 2
+_GAP = 2  # spaces between columns
 _NAMED = 6  # columns without room that are named; --all shows all
 
 
@@ -33,52 +30,23 @@ def print_history(
     if not len(history):
         print(f"no {counted}s yet")
         return
-    cells = {name: [counted if name == "epoch" else name, *_readable(history, name)] for name in columns}
-    shown = _fitting(cells, columns, width)
-    _print_table(cells, shown)
-    left = [name for name in columns if name not in shown]
-    if left and not all_columns:
-        names = [*left[:_NAMED], *(["..."] if len(left) > _NAMED else [])]
-        print(
-            f"{count_of(len(left), 'more column')}: {', '.join(names)}; see them with --all, --columns or --format csv"
-        )
-    while left and all_columns:
-        shown = _fitting(cells, [columns[0], *left], width)
-        shown = shown if len(shown) > 1 else [columns[0], left[0]]
+    texts = history[list(columns)].astype(object).map(lambda value: format_number(None if value is pd.NA else value))
+    texts = texts.rename(columns={"epoch": counted})
+    waiting = _print_fitting(texts, width)
+    if waiting and not all_columns:
+        names = [*waiting[:_NAMED], *(["..."] if len(waiting) > _NAMED else [])]
+        more = count_of(len(waiting), "more column")
+        print(f"{more}: {', '.join(names)}; see them with --all, --columns or --format csv")
+    while waiting and all_columns:
         print()
-        _print_table(cells, shown)
-        left = [name for name in left if name not in shown]
+        waiting = _print_fitting(texts[[texts.columns[0], *waiting]], width, at_least=2)
 
 
-def _print_table(cells: dict[str, list[str]], columns: Sequence[str]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(cells[name][0], justify="right", no_wrap=True)
-    for row in zip(*(cells[name][1:] for name in columns), strict=True):
-        table.add_row(*row)
-    console = console_on(sys.stdout)
-    with console.capture() as capture:  # print, not rich, meets a closed pipe
-        console.print(table)
-    print(capture.get(), end="")
-
-
-def _readable(history: pd.DataFrame, name: str) -> list[str]:
-    import pandas as pd
-
-    return [format_number(None if value is pd.NA else value) for value in history[name].astype(object)]
-
-
-def _fitting(cells: dict[str, list[str]], columns: Sequence[str], width: int | None) -> list[str]:
-    """Return the leading columns that fit; the first one in any case."""
-    from rich.cells import cell_len
-
-    shown: list[str] = []
-    used = -_GAP
-    for name in columns:
-        used += max(map(cell_len, cells[name])) + _GAP
-        if width is not None and shown and used > width:
-            break
-        shown.append(name)
-    return shown
+def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1) -> list[str]:
+    """Print the leading columns that fit, ``at_least`` that many in any case; return the names of the others."""
+    widths = [max(len(name), *map(len, texts[name])) + (_GAP if i else 0) for i, name in enumerate(texts.columns)]
+    fitting = sum(total <= width for total in accumulate(widths)) if width else len(widths)
+    shown = max(fitting, at_least)
+    spaces = [cells - 1 if i else cells for i, cells in enumerate(widths)]  # pandas puts one between columns
+    print(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown]))
+    return [str(name) for name in texts.columns[shown:]]

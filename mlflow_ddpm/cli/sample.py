@@ -32,11 +32,7 @@ def add(commands: Commands) -> None:
         "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"
     )
     parser.add_argument(
-        "--per-class",
-        type=whole_number(1),
-        default=10,
-        metavar="N",
-        help="images of each class (default: %(default)s)",
+        "--per-class", type=whole_number(1), default=10, metavar="N", help="images of each class (default: %(default)s)"
     )
     parser.add_argument(
         "--guidance",

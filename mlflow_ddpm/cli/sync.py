@@ -41,10 +41,7 @@ def run(args: argparse.Namespace) -> None:
     for directory in args.directories:
         try:
             message = sync_directory(
-                Path(directory),
-                tracking_uri=args.tracking_uri,
-                timeout=args.timeout,
-                progress=_progress_of(directory),
+                Path(directory), tracking_uri=args.tracking_uri, timeout=args.timeout, progress=_progress_of(directory)
             )
             print(message, flush=True)
         except MlflowDdpmError as error:  # continue with the other directories

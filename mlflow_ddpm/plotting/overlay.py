@@ -12,22 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlflow_ddpm.plotting.annotations import (
-    add_end_labels,
-    epochs_text,
-    number,
-    show_missing_reason,
-    show_placeholder,
-)
+from mlflow_ddpm.plotting.annotations import add_end_labels, epochs_text, number, show_missing_reason, show_placeholder
 from mlflow_ddpm.plotting.axes import epoch_axis, linear_axis, log_axis, spike_limit, width_in_em
 from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, runs_text
-from mlflow_ddpm.plotting.marks import (
-    Trace,
-    band,
-    downsampling_note,
-    line,
-    star,
-)
+from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
 from mlflow_ddpm.plotting.quantity import Quantity, memory_unit

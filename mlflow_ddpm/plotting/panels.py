@@ -19,15 +19,7 @@ from mlflow_ddpm.plotting.annotations import (
 )
 from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_axis, width_in_em
 from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
-from mlflow_ddpm.plotting.marks import (
-    Trace,
-    band,
-    bars,
-    bars_stand_apart,
-    downsampling_note,
-    line,
-    star,
-)
+from mlflow_ddpm.plotting.marks import Trace, band, bars, bars_stand_apart, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.quantity import memory_unit
 from mlflow_ddpm.plotting.series import Series, plus_minus_std, positive, series
@@ -193,12 +185,7 @@ def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     exceptions = _exceptions(ax, peak, [trace.series for _, trace in drawn])
     add_notes(
         ax,
-        [
-            _highest(peak, reserved, unit),
-            *exceptions,
-            *_circumstances(ax, peak, history),
-            downsampling_note(ax, peak),
-        ],
+        [_highest(peak, reserved, unit), *exceptions, *_circumstances(ax, peak, history), downsampling_note(ax, peak)],
     )
 
 

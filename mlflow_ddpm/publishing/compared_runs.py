@@ -11,7 +11,6 @@ from mlflow_ddpm.analysis.history import HistorySource, load_history
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.markdown import one_line
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 
@@ -49,8 +48,7 @@ def read_runs(sources: Sequence[HistorySource], tracking_uri: str | None = None)
                 + (f" {history.run_id}" if history.run_id else "")
             )
         seen[same] = source
-        config = flatten(redacted(history.config).value) if history.config else {}
-        runs.append(ComparedRun(_name(history, source, len(runs) + 1), config, history))
+        runs.append(ComparedRun(_name(history, source, len(runs) + 1), flatten(history.config), history))
     return _with_unique_names(runs)
 
 

@@ -16,20 +16,14 @@ _SHOWABLE = (".png", ".svg")  # by every reader of Markdown, best first
 
 
 def render_page(
-    runs: Sequence[ComparedRun],
-    tables: Mapping[str, ComparedTable],
-    plots: Mapping[str, Sequence[Path]],
-    drawn: int,
+    runs: Sequence[ComparedRun], tables: Mapping[str, ComparedTable], plots: Mapping[str, Sequence[Path]], drawn: int
 ) -> str:
     """Return the page; pictures, which show ``drawn`` lines, are linked by the names of their files beside it."""
     return "\n\n".join(_parts(runs, tables, plots, drawn)) + "\n"
 
 
 def _parts(
-    runs: Sequence[ComparedRun],
-    tables: Mapping[str, ComparedTable],
-    plots: Mapping[str, Sequence[Path]],
-    drawn: int,
+    runs: Sequence[ComparedRun], tables: Mapping[str, ComparedTable], plots: Mapping[str, Sequence[Path]], drawn: int
 ) -> Iterator[str]:
     yield f"# Comparison of {len(runs)} runs"
     yield _lead(runs)

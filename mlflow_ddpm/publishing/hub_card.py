@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
-from mlflow_ddpm.analysis.key_results import extra_results
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, extra_value, metric
+from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, extra_value
 from mlflow_ddpm.core.formatting import count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Markdown, Table, code, escape, fence, image_link, one_line, table
-from mlflow_ddpm.core.metrics import finite_points
 from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
+from mlflow_ddpm.reporting.context import model_results
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter, yaml_header
 
 # The identifiers that the Hub takes as ``license``; others go into ``license_name``.
@@ -83,16 +82,8 @@ def _header(card: HubCard) -> dict[str, Any]:
 
 def _results(history: RunHistory) -> list[Result]:
     """Return the numbers of the model index: the loss, and the sample quality where it was measured."""
-    summary, losses = history.summary, finite_points(history.rows, "loss_mean")
-    results: list[Result] = []
-    if summary.best_loss is not None and losses:
-        results.append(("loss", f"Training loss, lowest epoch mean (epoch {summary.best_epoch})", summary.best_loss))
-        results.append(("loss", f"Training loss, last epoch mean (epoch {losses[-1][0]})", losses[-1][1]))
-    for extra in extra_results(history):
-        name = FORMER_NAMES.get(extra.name, extra.name)
-        if extra.value is not None and name.startswith("sample/"):
-            results.append((name, f"{metric(name).label} (epoch {extra.epoch})", extra.value))
-    return results
+    results = [(FORMER_NAMES.get(name, name), text, value) for name, text, value in model_results(history)]
+    return [result for result in results if result[0].startswith(("loss", "sample/"))]
 
 
 def _body(card: HubCard) -> Iterator[str]:

@@ -11,7 +11,6 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, ModelError, UsageError
 from mlflow_ddpm.core.formatting import display_path
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.ddpm.saved_model.load import load_model
 from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.plotting.plot_table import PLOTS
@@ -131,8 +129,7 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
         raise HistoryError(f"{source} has no epochs; there is nothing to export yet")
     if samples != root and (samples / SAMPLES_FOLDER).exists():
         (samples / SAMPLES_FOLDER).rename(root / SAMPLES_FOLDER)
-    parts = {name: redacted(getattr(history, name)).value for name in ("run", "config", "environment")}
-    return replace(history, **parts), root
+    return history, root
 
 
 def _files(history: RunHistory, root: Path, plots_folder: Path, license_name: str) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.publishing.named_run import NamedRun, check_owner, has_history, name_run
 from mlflow_ddpm.publishing.preview import write_preview
@@ -143,7 +141,6 @@ def render_run(history: RunHistory, directory: Path, figures: Sequence[FigureSet
     directory.mkdir(parents=True, exist_ok=True)
     for figure_set in figures:
         _check_no_link(directory / figure_set.folder)
-    history = _without_credentials(history)
     table, document = directory / CSV_NAME, directory / JSON_NAME
     replace_file(table, render_csv(history.rows))
     encoded = [encode_row(row) for row in history.rows]
@@ -152,12 +149,6 @@ def render_run(history: RunHistory, directory: Path, figures: Sequence[FigureSet
     reports = write_report(history, directory, plots)
     further = [path for wanted in figures for path in write_figures(history, directory / wanted.folder, wanted)]
     return [table, document, *reports, *plots.values(), *dict.fromkeys(further)]
-
-
-def _without_credentials(history: RunHistory) -> RunHistory:
-    """Return the history fit to be published; another program may have logged what is known of the run."""
-    run, config, environment = (redacted(part).value for part in (history.run, history.config, history.environment))
-    return replace(history, run=run, config=config, environment=environment)
 
 
 def _further_figures(store: MlflowRun) -> list[FigureSet]:

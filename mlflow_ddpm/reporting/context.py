@@ -105,7 +105,7 @@ def build_context(
     columns = [*table, *few_extras]
     core_columns = len(table) if len(columns) > _PRINTED_COLUMNS else 0
     run_name = one_line(str(run.get("run_name") or ""))
-    results = _results(history, _MAX_EXTRAS)
+    results = model_results(history, _MAX_EXTRAS)
     return ReportContext(
         front_matter=front_matter(name=run_name or "DDPM", config=config, results=results),
         title=f"Training report: {run_name}" if run_name else "Training report",
@@ -177,7 +177,7 @@ def _lead(summary: Summary, data: str | None) -> str:
     return f"{what}: {length}, lowest mean loss {format_number(summary.best_loss)} at epoch {summary.best_epoch}."
 
 
-def _results(history: RunHistory, max_extras: int) -> list[Result]:
+def model_results(history: RunHistory, max_extras: int | None = None) -> list[Result]:
     """Return the numbers of the model index: the best and last loss, and the last finite value of each extra."""
     summary, losses = history.summary, finite_points(history.rows, "loss_mean")
     results: list[Result] = []

@@ -93,8 +93,10 @@ def save_model(path: str, mlflow_model: Any, trained: TrainedModel, files: list[
     """Write both flavours into the folder ``path``, which MLflow then logs."""
     import mlflow.pyfunc
     import mlflow.pytorch
+    from mlflow.models import infer_signature
 
     unet = trained.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    inputs = _inputs(unet)
     installed = {"torch": torch.__version__, **{name: version(name) for name in _REQUIREMENTS}}
     with tempfile.TemporaryDirectory() as temporary:
         mlflow.pytorch.save_model(
@@ -102,8 +104,8 @@ def save_model(path: str, mlflow_model: Any, trained: TrainedModel, files: list[
             path,
             mlflow_model=mlflow_model,
             serialization_format="pt2",
-            input_example=[value.numpy() for value in _inputs(unet)],
-            signature=_traced_signature(unet),
+            input_example=list(inputs.values()),
+            signature=infer_signature(inputs, inputs["x_t"]),  # the prediction is shaped as x_t
             code_paths=[str(file) for file in _write_code(Path(temporary))],
             # Given, since MLflow would otherwise load the model in another process to infer them.
             pip_requirements=[f"{name}=={number.partition('+')[0]}" for name, number in installed.items()],
@@ -146,38 +148,20 @@ class _Sampler:
         return self.model.sample(classes, seed=chosen.get("seed", 0), guidance_scale=scale or None, steps=steps or None)
 
 
-def _inputs(unet: UNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    labels = torch.zeros(_TRACED, dtype=torch.int64)
-    return torch.zeros(_TRACED, *unet.image_shape), torch.zeros(_TRACED, dtype=torch.int64), labels
-
-
-def _traced_signature(unet: UNet) -> Any:
-    """Return the shapes that the U-Net is traced with: any number of images."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    images = (-1, *unet.image_shape)
-    given = [
-        TensorSpec(np.dtype("float32"), images, "x_t"),
-        TensorSpec(np.dtype("int64"), (-1,), "timestep"),
-        TensorSpec(np.dtype("int64"), (-1,), "labels"),
-    ]
-    return ModelSignature(Schema(given), Schema([TensorSpec(np.dtype("float32"), images, "prediction")]))
+def _inputs(unet: UNet) -> dict[str, NDArray[Any]]:
+    """Return a batch to trace the U-Net with, by the names of its arguments."""
+    numbers = np.zeros(_TRACED, np.int64)
+    return {"x_t": np.zeros((_TRACED, *unet.image_shape), np.float32), "timestep": numbers, "labels": numbers}
 
 
 def _signature(trained: TrainedModel) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    """Return what ``predict`` takes and returns: classes and params to images, any number of each."""
+    import pandas as pd
+    from mlflow.models import infer_signature
 
-    side = trained.unet.image_shape[-1]
-    sample = trained.description["sample"]
-    params = [
-        ParamSpec("seed", DataType.long, 0),
-        ParamSpec("steps", DataType.long, sample["steps"]),
-        ParamSpec("guidance_scale", DataType.double, float(sample["guidance_scale"])),
-    ]
-    images = TensorSpec(np.dtype("uint8"), (-1, side, side), "images")
-    return ModelSignature(Schema([ColSpec(DataType.string, "class")]), Schema([images]), ParamSchema(params))
+    sample, (_, *size) = trained.description["sample"], trained.unet.image_shape
+    params = {"seed": 0, "steps": sample["steps"], "guidance_scale": float(sample["guidance_scale"])}
+    return infer_signature(pd.DataFrame({"class": ["3"]}), np.zeros((_TRACED, *size), np.uint8), params)
 
 
 @contextmanager
