@@ -95,22 +95,18 @@ class FigureSet(NamedTuple):
         theme, _, font = folder.partition("-")
         stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
         formats = {width: tuple(f for f in FORMATS if f"{stem}.{f}" in names) for width, stem in stems.items()}
-        return [cls(theme, some, (width,) if theme == "paper" else (), font) for width, some in formats.items() if some]
+        made = {width: names for width, names in formats.items() if names}
+        return [cls(theme, names, (width,) if theme == "paper" else (), font) for width, names in made.items()]
 
     @classmethod
     def merge(cls, sets: Iterable[FigureSet]) -> list[FigureSet]:
-        """Return sets of the same figures, of which none is in two."""
-        formats: dict[tuple[str, str, str], set[str]] = {}
-        for each in sets:
-            for width in each.widths or ("single",):
-                formats.setdefault((each.theme, each.font, width), set()).update(each.formats)
-        widths: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-        for (theme, font, width), some in sorted(formats.items()):
-            widths.setdefault((theme, font, tuple(sorted(some))), []).append(width)
-        return [
-            cls(theme, some, tuple(every) if theme == "paper" else (), font)
-            for (theme, font, some), every in widths.items()
-        ]
+        """Return sets of the same figures, of which none is in two: one for each theme, font and width."""
+        formats: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
+        for figures in sets:
+            for width in figures.widths or ("single",):
+                widths = (width,) if figures.theme == "paper" else ()
+                formats.setdefault((figures.theme, figures.font, widths), set()).update(figures.formats)
+        return [cls(theme, sorted(names), widths, font) for (theme, font, widths), names in sorted(formats.items())]
 
     @property
     def folder(self) -> str:

@@ -29,7 +29,7 @@ MOST_BANDS = 3  # this many runs at most show their spread as a band; more would
 _NAME_SHARE = 0.6  # of the width of the axes in ems, how many letters a name may have
 
 
-class _Line(NamedTuple):
+class _Curve(NamedTuple):
     """What is drawn of one run or group."""
 
     run: RunLine
@@ -45,9 +45,9 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     histories = [history for run in runs for history in run.histories]
     quantity = quantity.in_runs(histories)
     unit, factor = memory_unit(quantity.metric, (quantity.of(history) for history in histories))
-    every = [_line(quantity, run, factor) for run in runs]
-    drawn = [_positive(one) for one in every] if quantity.is_log else every
-    drawn = [one for one in drawn if len(one.trace.series.finite)]
+    every = [_curve(quantity, run, factor) for run in runs]
+    drawn = [_positive(curve) for curve in every] if quantity.is_log else every
+    drawn = [curve for curve in drawn if len(curve.trace.series.finite)]
     if not drawn:
         _show_reason(ax, quantity, runs)
         return
@@ -55,16 +55,16 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     _value_axis(ax, quantity, drawn, unit, factor)
     if quantity.is_change:
         zero_line(ax)
-    for one in drawn:
-        _band(ax, quantity, one, len(drawn))
-    aligned = _on_the_same_epochs([one.trace for one in drawn])
+    for curve in drawn:
+        _band(ax, quantity, curve, len(drawn))
+    aligned = _on_the_same_epochs([curve.trace for curve in drawn])
     for trace in aligned:
         line(ax, trace)
-    traces = [one.trace for one in drawn]
+    traces = [curve.trace for curve in drawn]
     best = _best_note(ax, traces) if quantity.has_best else None
-    unseen = mark_not_positive(ax, [one.trace for one in every], "loss") if quantity.is_log else None
-    nonfinite = mark_nonfinite(ax, [one.trace for one in every])
-    resumed = mark_resumes(ax, [(one.trace, _resumes(one.run)) for one in drawn])
+    unseen = mark_not_positive(ax, [curve.trace for curve in every], "loss") if quantity.is_log else None
+    nonfinite = mark_nonfinite(ax, [curve.trace for curve in every])
+    resumed = mark_resumes(ax, [(curve.trace, _resumes(curve.run)) for curve in drawn])
     offscale = mark_offscale(ax, traces)
     if is_named:
         add_end_labels(ax, last, [end_label(trace.name, trace) for trace in traces])
@@ -72,15 +72,15 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     add_notes(ax, [best, nonfinite, *offscale, unseen, *rest])
 
 
-def _line(quantity: Quantity, run: RunLine, factor: float) -> _Line:
+def _curve(quantity: Quantity, run: RunLine, factor: float) -> _Curve:
     group = [quantity.of(history).scaled(factor) for history in run.histories]
     mean, low, high = mean_and_range(group) if len(group) > 1 else (group[0],) * 3
-    return _Line(run, Trace(mean, run.color, run.style, run.name), low, high)
+    return _Curve(run, Trace(mean, run.color, run.style, run.name), low, high)
 
 
-def _positive(one: _Line) -> _Line:
-    trace = one.trace._replace(series=positive(one.trace.series))
-    return one._replace(trace=trace, low=positive(one.low), high=positive(one.high))
+def _positive(curve: _Curve) -> _Curve:
+    trace = curve.trace._replace(series=positive(curve.trace.series))
+    return curve._replace(trace=trace, low=positive(curve.low), high=positive(curve.high))
 
 
 def _resumes(run: RunLine) -> tuple[int, ...]:
@@ -96,21 +96,21 @@ def _show_reason(ax: Axes, quantity: Quantity, runs: Sequence[RunLine]) -> None:
         show_placeholder(ax, worded(NO_CHANGE) if quantity.is_change else NO_POSITIVE)
 
 
-def _epoch_axis(ax: Axes, drawn: Sequence[_Line], label: str) -> float:
+def _epoch_axis(ax: Axes, drawn: Sequence[_Curve], label: str) -> float:
     """Span the epochs of all runs, and return the last."""
-    every = [one.trace.series for one in drawn]
+    every = [curve.trace.series for curve in drawn]
     first, last = min(float(s.epoch[0]) for s in every), max(float(s.epoch[-1]) for s in every)
     epoch_axis(ax, first, last, label=label, spacing=min(s.spacing for s in every))
     return last
 
 
-def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Line], unit: str, factor: float) -> None:
+def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve], unit: str, factor: float) -> None:
     """Fit the axis to what is usual in each run: a spike is one among its own run's values, a whole run never is.
 
     It begins where the axes of the runs' own pictures begin.
     """
-    values = [np.concatenate([one.low.finite, one.high.finite]) for one in drawn]
-    histories = [history for one in drawn for history in one.run.histories]
+    values = [np.concatenate([curve.low.finite, curve.high.finite]) for curve in drawn]
+    histories = [history for curve in drawn for history in curve.run.histories]
     further = [series(history, quantity.lower).finite * factor for history in histories if quantity.lower]
     label = histories[0].worded(quantity.label() if factor == 1 else quantity.label(unit))
     if quantity.is_log:
@@ -121,7 +121,7 @@ def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Line], unit: str,
     highs = [min(finite.max(), limit) for finite, limit in zip(values, limits, strict=True)]
     lows += [low.min() for low in further if len(low) and abs(low.min()) <= max(highs)]
     if quantity.has_best:
-        highs.append(max(one.trace.series.finite.min() for one in drawn))  # no run's star is off scale
+        highs.append(max(curve.trace.series.finite.min() for curve in drawn))  # no run's star is off scale
     zero = np.zeros(1 if quantity.from_zero else 0)
     linear_axis(ax, label, np.array([min(lows), max(highs)]), zero)
 
@@ -143,34 +143,34 @@ def _on_the_same_epochs(traces: Sequence[Trace]) -> list[Trace]:
     return aligned
 
 
-def _band(ax: Axes, quantity: Quantity, one: _Line, count: int) -> None:
+def _band(ax: Axes, quantity: Quantity, curve: _Curve, count: int) -> None:
     """Draw the range of a group or, of few single runs, the spread of their batches."""
-    if len(one.run.histories) > 1:
-        band(ax, one.low, one.high, one.trace.color)
+    if len(curve.run.histories) > 1:
+        band(ax, curve.low, curve.high, curve.trace.color)
     elif quantity.spread and count <= MOST_BANDS:
-        std, mean = series(one.run.histories[0], quantity.spread).value, one.trace.series
+        std, mean = series(curve.run.histories[0], quantity.spread).value, curve.trace.series
         low, high = replace(mean, value=mean.value - std), replace(mean, value=mean.value + std)
-        band(ax, low, high, one.trace.color)
+        band(ax, low, high, curve.trace.color)
 
 
 def _best_note(ax: Axes, traces: Sequence[Trace]) -> Note:
     """Mark the best epoch of each run, and note which run's is best of all."""
     stars = [(star(ax, trace, trace.color), trace) for trace in traces]
-    (epoch, value), winner = min(stars, key=lambda found: found[0][::-1])
+    (epoch, value), winner = min(stars, key=lambda starred: starred[0][::-1])
     where = epochs_text(winner.series, np.array([epoch]))
     return Note(
         f"best of all: {winner.name}, {number(value)} at {where}", winner.color, f"best of all: {number(value)}", "*"
     )
 
 
-def _band_note(quantity: Quantity, drawn: Sequence[_Line]) -> Note | None:
-    if any(len(one.run.histories) > 1 for one in drawn):
+def _band_note(quantity: Quantity, drawn: Sequence[_Curve]) -> Note | None:
+    if any(len(curve.run.histories) > 1 for curve in drawn):
         return Note("group's mean, band: its runs' range", brief="band: range of runs", swatch="band")
     has_spread = quantity.spread and len(drawn) <= MOST_BANDS
     return Note("mean \u00b1 1\u03c3", swatch="band") if has_spread else None
 
 
-def _unmeasured_note(every: Sequence[_Line]) -> Note | None:
+def _unmeasured_note(every: Sequence[_Curve]) -> Note | None:
     """Name the runs that have no value here at all."""
-    names = [one.run.name for one in every if not one.trace.series.measured]
+    names = [curve.run.name for curve in every if not curve.trace.series.measured]
     return Note(f"not measured: {', '.join(names)}", brief=f"not in {runs_text(len(names))}") if names else None

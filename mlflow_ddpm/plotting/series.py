@@ -96,22 +96,28 @@ def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
 
     They begin and end where all runs that were measured have rows: the mean of other runs would be another curve.
     """
-    epoch = np.unique(np.concatenate([one.epoch for one in group]))
-    shared = [one.epoch for one in group if len(one.finite)] or [epoch]
-    inside = (epoch >= max(one[0] for one in shared)) & (epoch <= min(one[-1] for one in shared))
+    epoch = np.unique(np.concatenate([member.epoch for member in group]))
+    shared = [member.epoch for member in group if len(member.finite)] or [epoch]
+    inside = (epoch >= max(epochs[0] for epochs in shared)) & (epoch <= min(epochs[-1] for epochs in shared))
     if not inside.any():
         inside[:] = True
     values = np.full((len(group), len(epoch)), np.nan)
-    for row, one in zip(values, group, strict=True):
-        row[np.searchsorted(epoch, one.epoch)] = one.value
+    for row, member in zip(values, group, strict=True):
+        row[np.searchsorted(epoch, member.epoch)] = member.value
     epoch, values = epoch[inside], values[:, inside]
     count = np.isfinite(values).sum(axis=0)
     total = np.nansum(values, axis=0)
     mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)
-    nonfinite = np.unique(np.concatenate([one.nonfinite_epochs for one in group]))
-    kinds = [kind for kind in ("NaN", "inf") if any(kind in one.nonfinite_kind for one in group)]
+    nonfinite = np.unique(np.concatenate([member.nonfinite_epochs for member in group]))
+    kinds = [kind for kind in ("NaN", "inf") if any(kind in member.nonfinite_kind for member in group)]
     together = Series(
-        epoch, mean, nonfinite, " or ".join(kinds), max(one.measured for one in group), group[0].spacing, group[0].noun
+        epoch,
+        mean,
+        nonfinite,
+        " or ".join(kinds),
+        max(member.measured for member in group),
+        group[0].spacing,
+        group[0].noun,
     )
     low, high = np.fmin.reduce(values), np.fmax.reduce(values)
     return together, replace(together, value=low), replace(together, value=high)

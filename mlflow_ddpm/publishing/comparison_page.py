@@ -108,7 +108,7 @@ def _settings(runs: Sequence[ComparedRun], settings: ComparedTable) -> Iterator[
 def _embedded(files: Sequence[Path], title: str) -> Markdown:
     """Return the picture in a format that Markdown shows, or else links to its files."""
     for suffix in _SHOWABLE:
-        found = [path for path in files if path.suffix == suffix]
-        if found:
-            return image_link(found[0].name, title)
+        pictures = [path for path in files if path.suffix == suffix]
+        if pictures:
+            return image_link(pictures[0].name, title)
     return Markdown(", ".join(f"[{escape(path.name)}]({path.name})" for path in files))

@@ -45,6 +45,7 @@ _OF_USER = {"LICENSE", "LICENSE.md", "LICENSE.txt"}  # beside a card of ours; it
 _OF_HUB = {".git", ".gitattributes", ".gitignore", ".cache"}  # of `git clone` and `hf download`
 _MARK = "<!-- mlflow-ddpm export, SHA-256 of the text above: {} -->\n"
 _MARK_PATTERN = re.compile(re.escape(_MARK).replace(r"\{\}", "([0-9a-f]{64})"))
+_MARK_LENGTH = len(_MARK.format("0" * 64))
 _NAME_MAX = 96  # characters of a repository's name on the Hub
 
 
@@ -196,8 +197,9 @@ def _check_folder(folder: Path) -> None:
             "or a new folder"
         )
     text = (folder / CARD_NAME).read_bytes().decode(errors="replace")
-    body, found = text[: -len(_MARK.format("0" * 64))], _MARK_PATTERN.fullmatch(text[-len(_MARK.format("0" * 64)) :])
-    if found is None or found[1] != _digest(body):
+    body, last_line = text[:-_MARK_LENGTH], text[-_MARK_LENGTH:]
+    mark = _MARK_PATTERN.fullmatch(last_line)
+    if mark is None or mark[1] != _digest(body):
         raise UsageError(
             f"{display_path(folder / CARD_NAME)} was edited, or is no export's; name another folder, or move that "
             "file away"

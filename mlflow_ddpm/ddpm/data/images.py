@@ -53,8 +53,8 @@ class Dataset(NamedTuple):
 def describe_dataset(dataset: Dataset, source: str) -> dict[str, Any]:
     """Return what MLflow shows of a data set; the digest is of all labels and of at most 10,000 images."""
     images, labels = dataset.train
-    some = images[:: -(-len(images) // _DIGESTED)]
-    digest = hashlib.sha256(labels.numpy().tobytes() + some.contiguous().numpy().tobytes()).hexdigest()
+    sampled = images[:: -(-len(images) // _DIGESTED)]
+    digest = hashlib.sha256(labels.numpy().tobytes() + sampled.contiguous().numpy().tobytes()).hexdigest()
     sizes = {"train_images": len(labels), "test_images": len(dataset.test.labels), "classes": len(dataset.class_names)}
     return {"name": dataset.name, "digest": digest[:16], "source": source, **sizes}
 

@@ -192,9 +192,9 @@ class UNet(nn.Module):
         self.time = _TimeEmbedding(base_channels, self._embedding)
         self.label = nn.Embedding(classes + 1, self._embedding)
         self.stem = nn.Conv2d(image_channels * patch_size**2, widths[0], 3, padding=1)
-        kept = self._build_down(widths, sizes, blocks)
+        skips = self._build_down(widths, sizes, blocks)
         self.middle = nn.ModuleList([self._stage(widths[-1], widths[-1], sizes[-1]) for _ in range(2)])
-        self._build_up(widths, sizes, blocks, kept)
+        self._build_up(widths, sizes, blocks, skips)
         self.norm = _norm(widths[0])
         self.head = _zero(nn.Conv2d(widths[0], image_channels * patch_size**2, 3, padding=1))
 
@@ -202,23 +202,23 @@ class UNet(nn.Module):
         return _Stage(channels_in, channels_out, self._embedding, attention=size == self._attention_size)
 
     def _build_down(self, widths: list[int], sizes: list[int], blocks: int) -> list[int]:
-        """Build the way down; return the channels of every feature map kept for the way up."""
-        self.down, kept = nn.ModuleList(), [widths[0]]
+        """Build the way down; return the channels of every skip connection."""
+        self.down, skips = nn.ModuleList(), [widths[0]]
         for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
             if level > 0:
-                self.down.append(_downsample(kept[-1]))
-                kept.append(kept[-1])
+                self.down.append(_downsample(skips[-1]))
+                skips.append(skips[-1])
             for _ in range(blocks):
-                self.down.append(self._stage(kept[-1], width, size))
-                kept.append(width)
-        return kept
+                self.down.append(self._stage(skips[-1], width, size))
+                skips.append(width)
+        return skips
 
-    def _build_up(self, widths: list[int], sizes: list[int], blocks: int, kept: list[int]) -> None:
-        """Build the way up: one stage more a level than on the way down, each fed one kept feature map."""
+    def _build_up(self, widths: list[int], sizes: list[int], blocks: int, skips: list[int]) -> None:
+        """Build the way up: one stage more a level than on the way down, each fed one skip connection."""
         self.up, channels = nn.ModuleList(), widths[-1]
         for level in reversed(range(len(widths))):
             for _ in range(blocks + 1):
-                self.up.append(self._stage(channels + kept.pop(), widths[level], sizes[level]))
+                self.up.append(self._stage(channels + skips.pop(), widths[level], sizes[level]))
                 channels = widths[level]
             if level > 0:
                 self.up.append(_Upsample(channels))
@@ -232,15 +232,15 @@ class UNet(nn.Module):
         self._check_shapes(x_t, timestep, labels)
         embedded = nnf.silu(self.time(timestep) + self.label(labels))  # (B, E)
         h = self.stem(nnf.pixel_unshuffle(x_t, self.patch_size))  # (B, C', H/P, W/P)
-        kept = [h]
+        skips = [h]
         for layer in self.down:
             h = layer(h, embedded) if isinstance(layer, _Stage) else layer(h)  # a layer that is no stage halves H, W
-            kept.append(h)
+            skips.append(h)
         for stage in self.middle:
             h = stage(h, embedded)
         for layer in self.up:
             joins = isinstance(layer, _Stage)  # a layer that is no stage doubles H, W
-            h = layer(_join(h, kept.pop()), embedded) if joins else layer(h)
+            h = layer(_join(h, skips.pop()), embedded) if joins else layer(h)
         return nnf.pixel_shuffle(self.head(nnf.silu(self.norm(h))), self.patch_size)  # (B, C, H, W)
 
     def _check_shapes(self, x_t: Tensor, timestep: Tensor, labels: Tensor) -> None:
