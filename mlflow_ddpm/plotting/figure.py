@@ -49,12 +49,11 @@ _LEFT, _RIGHT, _BOTTOM = 6.4, 1.6, 3.9
 _TITLED, _UNTITLED = 5.3, 3.4  # above: a title and two rows of notes, or two rows of notes
 _NOTE_ROWS, _LEGEND_GAP = 2, 2.0  # of a grid's panels; points under a legend
 _HEAD = 4.6  # above a grid: its title and a line of words
+_PNG_LEVEL = 3  # of zlib's nine: the next takes half as long again and saves a tenth of the size
 
-_SAVING: dict[str, dict[str, Any]] = {  # without what would name the day or matplotlib's version
-    # Level 3 of zlib's nine: the next takes half as long again and saves a tenth of the size.
-    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
-    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
-    "svg": {"metadata": {"Date": None, "Creator": None}},
+_METADATA: dict[str, dict[str, Any]] = {  # what would otherwise name the day or matplotlib's version
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
 }
 
 
@@ -161,10 +160,26 @@ def write_figure(figure: Figure, path: Path) -> Path:
     """
     fmt = path.suffix.removeprefix(".")
     check_choice("format", fmt, FORMATS)
-    buffer = BytesIO()
-    figure.savefig(buffer, format=fmt, **_SAVING[fmt])
-    replace_file(path, buffer.getvalue())
+    replace_file(path, _png(figure) if fmt == "png" else _vectors(figure, fmt))
     return path
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    buffer = BytesIO()
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    image.save(buffer, format="PNG", compress_level=_PNG_LEVEL, dpi=(figure.dpi, figure.dpi))
+    return buffer.getvalue()
+
+
+def _vectors(figure: Figure, fmt: str) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=fmt, metadata=_METADATA[fmt])
+    return buffer.getvalue()
 
 
 def _themed_figure(theme: str, font: str) -> Figure:
