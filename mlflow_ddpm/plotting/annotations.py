@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
-    from numpy.typing import NDArray
 
     from mlflow_ddpm.analysis.run_history import RunHistory
-    from mlflow_ddpm.plotting.series import Series
-
-    Floats = NDArray[np.float64]
+    from mlflow_ddpm.plotting.series import Floats, Series
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
 MAX_NAMED = 3  # this many epochs are named one by one; more are a range or a count

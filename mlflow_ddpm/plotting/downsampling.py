@@ -9,9 +9,7 @@ import numpy as np
 from mlflow_ddpm.plotting.series import GAP
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+    from mlflow_ddpm.plotting.series import Floats
 
 
 class Envelope(NamedTuple):

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlflow_ddpm.plotting.marks import Trace
-    from mlflow_ddpm.plotting.series import Series
-
-    Floats = NDArray[np.float64]
+    from mlflow_ddpm.plotting.series import Floats, Series
 
 NONFINITE = "C6"  # the colour of what was measured and is not finite
 _EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put

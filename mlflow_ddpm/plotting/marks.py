@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlflow_ddpm.plotting.downsampling import Envelope
-    from mlflow_ddpm.plotting.series import Series
-
-    Floats = NDArray[np.float64]
+    from mlflow_ddpm.plotting.series import Floats, Series
 
 _DOT_EMS = 2.0  # lines show each row as a dot while these are so far apart
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
