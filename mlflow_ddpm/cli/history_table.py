@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from textwrap import dedent
 
 import pandas as pd
 
@@ -33,20 +33,20 @@ def print_history(
     texts = history[list(columns)].astype(object).map(lambda value: format_number(None if value is pd.NA else value))
     texts = texts.rename(columns={"epoch": counted})
     waiting = _print_fitting(texts, width)
-    if waiting and not all_columns:
-        names = [*waiting[:_NAMED], *(["..."] if len(waiting) > _NAMED else [])]
-        more = count_of(len(waiting), "more column")
+    if len(waiting.columns) and not all_columns:
+        names = [*waiting.columns[:_NAMED], *(["..."] if len(waiting.columns) > _NAMED else [])]
+        more = count_of(len(waiting.columns), "more column")
         print(f"{more}: {', '.join(names)}; see them with --all, --columns or --format csv")
-    while waiting and all_columns:
+    while len(waiting.columns) and all_columns:
         print()
-        waiting = _print_fitting(texts[[texts.columns[0], *waiting]], width, at_least=2)
+        waiting = _print_fitting(pd.concat([texts.iloc[:, :1], waiting], axis=1), width, at_least=2)
 
 
-def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1) -> list[str]:
-    """Print the leading columns that fit, ``at_least`` that many in any case; return the names of the others."""
-    widths = [max(len(name), *map(len, texts[name])) + (_GAP if i else 0) for i, name in enumerate(texts.columns)]
-    fitting = sum(total <= width for total in accumulate(widths)) if width else len(widths)
-    shown = max(fitting, at_least)
-    spaces = [cells - 1 if i else cells for i, cells in enumerate(widths)]  # pandas puts one between columns
-    print(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown]))
-    return [str(name) for name in texts.columns[shown:]]
+def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1) -> pd.DataFrame:
+    """Print the leading columns that fit, ``at_least`` that many in any case; return the others."""
+    widths = [max(len(str(name)), *map(len, column)) for name, column in texts.items()]
+    ends = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
+    shown = max(at_least, sum(width is None or end <= width for end in ends))
+    spaces = [cells + (_GAP - 1 if i else 0) for i, cells in enumerate(widths)]  # pandas puts one between columns
+    print(dedent(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown])))
+    return texts.iloc[:, shown:]
