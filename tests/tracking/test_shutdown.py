@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.errors import PeerLostError
@@ -181,12 +182,12 @@ def test_a_handler_set_between_is_kept_and_may_call_the_earlier_one() -> None:
     ("loop", "status"),
     [
         ("run(0); run(1)\nos.kill(os.getpid(), signal.SIGTERM)", "KILLED"),
-        (
+        slow(
             "run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGTERM); run(1)\nexcept SystemExit: pass\nrun(1); run(2)",
             "FINISHED",
         ),
-        ("run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGINT); run(1)\nexcept KeyboardInterrupt: pass", "FINISHED"),
-        ("run(0)\nraise ValueError('x')", "FAILED"),
+        slow("run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGINT); run(1)\nexcept KeyboardInterrupt: pass", "FINISHED"),
+        slow("run(0)\nraise ValueError('x')", "FAILED"),
     ],
     ids=["SIGTERM", "SIGTERM caught", "Ctrl-C caught", "exception"],
 )
@@ -210,22 +211,22 @@ def run(epoch):
     ("body", "status", "error"),
     [
         ("try:\n  run(0); raise ValueError('x')\nfinally: tracker.close()", "FAILED", "ValueError"),
-        ("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close()", "FAILED", "ValueError"),
+        slow("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close()", "FAILED", "ValueError"),
         ("try:\n  run(0); kill(signal.SIGTERM)\nfinally: tracker.close()", "KILLED", "SIGTERM"),
-        ("try:\n  run(0); kill(signal.SIGINT)\nfinally: tracker.close()", "KILLED", "SIGINT"),
-        ("try:\n  run(0); kill(signal.SIGHUP)\nfinally: tracker.close()", "KILLED", "SIGHUP"),
-        ("try:\n  run(0); sys.exit(3)\nfinally: tracker.close()", "FAILED", "SystemExit"),
-        ("try:\n  run(0); sys.exit(0)\nfinally: tracker.close()", "FINISHED", None),
-        ("try:\n  run(0)\nfinally: tracker.close()", "FINISHED", None),
-        (
+        slow("try:\n  run(0); kill(signal.SIGINT)\nfinally: tracker.close()", "KILLED", "SIGINT"),
+        slow("try:\n  run(0); kill(signal.SIGHUP)\nfinally: tracker.close()", "KILLED", "SIGHUP"),
+        slow("try:\n  run(0); sys.exit(3)\nfinally: tracker.close()", "FAILED", "SystemExit"),
+        slow("try:\n  run(0); sys.exit(0)\nfinally: tracker.close()", "FINISHED", None),
+        slow("try:\n  run(0)\nfinally: tracker.close()", "FINISHED", None),
+        slow("try: raise ValueError('x')\nexcept ValueError: run(0); tracker.close()", "FINISHED", None),
+        slow("try: raise ValueError('x')\nexcept ValueError: pass\nrun(0); tracker.close()", "FINISHED", None),
+        slow("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close('FINISHED')", "FINISHED", None),
+        slow("try:\n  run(0); next(iter([]))\nexcept StopIteration: tracker.close()", "FINISHED", None),
+        slow(
             "signal.signal(15, lambda *_: 0); os.kill(os.getpid(), 15); run(0); run(1); tracker.close()",
             "FINISHED",
             None,
         ),
-        ("try: raise ValueError('x')\nexcept ValueError: run(0); tracker.close()", "FINISHED", None),
-        ("try: raise ValueError('x')\nexcept ValueError: pass\nrun(0); tracker.close()", "FINISHED", None),
-        ("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close('FINISHED')", "FINISHED", None),
-        ("try:\n  run(0); next(iter([]))\nexcept StopIteration: tracker.close()", "FINISHED", None),
     ],
 )
 def test_a_close_in_a_finally_block_sees_what_ended_the_training(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 from support.store_faults import front_of, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker
@@ -204,7 +205,7 @@ def test_a_change_of_cause_is_logged(server_uri: str, caplog: pytest.LogCaptureF
     assert len(_warnings(caplog, "MLflow is back")) == 1
 
 
-@pytest.mark.parametrize("moods", [("hang",), (500,), (413,)])
+@pytest.mark.parametrize("moods", [slow(("hang",)), slow((500,)), (413,)])
 def test_rows_and_the_runs_end_do_not_wait_for_an_artifact_store_that_fails(
     moods: tuple[str | int, ...], server_uri: str
 ) -> None:
@@ -270,7 +271,7 @@ def test_status_on_the_command_line_lists_what_is_set_aside(
     assert "set aside nothing.txt: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("is_frozen_before", [False, True])
+@pytest.mark.parametrize("is_frozen_before", [False, slow(True)])
 def test_the_garbage_collector_is_after_the_end_as_it_was(sqlite_uri: str, is_frozen_before: bool) -> None:  # noqa: FBT001
     """A program that has frozen its objects keeps them frozen."""
     if is_frozen_before:
