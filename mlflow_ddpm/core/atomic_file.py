@@ -11,10 +11,11 @@ from pathlib import Path
 _numbers = itertools.count()
 
 
-def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> None:
+def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> os.stat_result:
     """Write ``content`` under a temporary name beside ``path``, flush it to the disk, then take the name over.
 
     With ``keep_as``, what had the name before gets that one: a file keeps its own name until the new one has it.
+    Returns the status of the new file, since what has the name afterwards may be another program's already.
 
     Raises:
         OSError: the disk is full, read-only or gone; ``path`` is untouched.
@@ -28,6 +29,7 @@ def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> 
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
         if keep_as is not None:
             _keep(path, keep_as)
         temporary.replace(path)
@@ -35,6 +37,7 @@ def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> 
         temporary.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
+    return status
 
 
 def _keep(path: Path, keep_as: Path) -> None:

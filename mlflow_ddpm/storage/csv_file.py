@@ -88,6 +88,7 @@ class CsvJournal:
         """
         if not self.path.exists():
             return []
+        self._file.adopt()  # before it is read: a version that another program writes meanwhile is not ours
         content = read_bounded(self.path)
         rows = parse_csv(content, str(self.path))
         whole = content.rfind(b"\n") + 1
@@ -96,7 +97,6 @@ class CsvJournal:
             raise MirrorError(
                 f"{self.path} was edited: epoch and {_LAST} must rise from row to row; mend it, or move it away"
             )
-        self._file.adopt()
         is_whole = whole == len(content) or self._cut(content, whole)
         if is_whole and extras is not None and self._is_as_written(content[:whole], extras, len(rows)):
             self._extras, self._written, self._last = extras, len(rows), rows[-1] if rows else None
@@ -148,9 +148,8 @@ class CsvJournal:
         Raises:
             OSError: the disk is full, read-only or gone, or out of file descriptors; call it again later.
         """
-        if self._continues(rows) and self._file.is_ours():
-            self._append(rows[self._written :])
-        else:
+        is_current = self._continues(rows) and self._file.is_ours()
+        if not (is_current and self._append(rows[self._written :])):
             self.close()
             extras = _extra_names(rows)
             self._file.replace(_render(rows, extras), lambda found: _holds_only(found, rows))
@@ -181,10 +180,11 @@ class CsvJournal:
             return False
         return all(row.extra.keys() <= set(self._extras) for row in rows[self._written :])
 
-    def _append(self, rows: Sequence[EpochMetrics]) -> None:
+    def _append(self, rows: Sequence[EpochMetrics]) -> bool:
+        """Append rows; return False if another program changed the file meanwhile."""
         content = csv_bytes((), [_cells(row, self._extras) for row in rows])
         if not content:
-            return
+            return True
         if self._handle is None:
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
         before, self._file.state = self._file.state, None
@@ -194,8 +194,10 @@ class CsvJournal:
                 os.ftruncate(self._handle, before.size if before else 0)
                 self._file.adopt()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        os.fsync(self._handle)
-        self._file.state = FileState.create(os.fstat(self._handle))
+        os.fsync(self._handle)  # takes milliseconds: time for another program
+        after = FileState.create(os.fstat(self._handle))
+        self._file.state = after if before and after.size == before.size + taken else before
+        return self._file.is_ours()
 
     def close(self) -> None:
         """Close the file."""

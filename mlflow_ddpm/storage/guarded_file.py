@@ -66,7 +66,7 @@ class GuardedFile:
         keep_as, current = None, self._current_state()
         if current != self.state:
             keep_as = self._name_for_foreign(content, holds_only_ours)
-        replace_file(self.path, content, keep_as=keep_as)
+        written = FileState.create(replace_file(self.path, content, keep_as=keep_as))
         if self.state is not None and current is None:
             _log.warning("%s was gone; it has been written again, with everything it held", display_path(self.path))
         elif keep_as:
@@ -75,7 +75,11 @@ class GuardedFile:
                 display_path(self.path),
                 display_path(keep_as),
             )
-        self.adopt()
+        after = self._current_state()
+        is_ours = (
+            after is not None and after[:3] == written[:3]
+        )  # a network file system may set the time when it closes
+        self.state = after if is_ours else written
 
     def _name_for_foreign(self, content: bytes, holds_only_ours: Callable[[bytes], bool]) -> Path | None:
         """Return the name under which to keep what now has ours; None if nothing in it would be lost."""

@@ -134,9 +134,8 @@ class JsonWriter:
         """
         if not self._file.path.exists() or not self._file.path.stat().st_size:
             return None
-        document = read_document(self._file.path)
-        self._file.adopt()
-        return document
+        self._file.adopt()  # before it is read: a version that another program writes meanwhile is not ours
+        return read_document(self._file.path)
 
     def request(self) -> None:
         """Ask for a write soon; return at once."""

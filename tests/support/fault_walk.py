@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]  # run by hand, it is no package
@@ -32,27 +31,16 @@ import mlflow.store.tracking.rest_store  # noqa: F401 - what a training needs is
 import numpy as np
 
 from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.core.errors import MlflowDdpmError
 from mlflow_ddpm.tracking.sync import sync_directory
 from support.common import mlflow_server
 from support.store_faults import Front, points_in_store, points_on_disk
 
 EPOCHS = 200
 KILLS_MAX = 3
+REFUSED = 3  # exit status of a training that could not begin, and named the reason
 CSV, JSON = "training_metrics.csv", "training_metrics.json"
 MOODS = ("pass", "refuse", "cut", "garbage", "no files", 503, 500, 429)
-
-
-class _WalkFront(Front):
-    """A front with one mood more: the store takes the run, and no file."""
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        if self.mood == "no files" and "mlflow-artifacts" in request.path:
-            request.rfile.read(int(request.headers.get("content-length") or 0))
-            request.send_error(413)
-            return
-        mood, self.mood = self.mood, "pass" if self.mood == "no files" else self.mood
-        super().answer(request)
-        self.mood = mood if mood == "no files" else self.mood
 
 
 @contextmanager
@@ -63,11 +51,12 @@ def front_process(upstream: str) -> Iterator[tuple[str, Callable[[str | int], No
     child = os.fork()
     if child == 0:
         os.close(to_front)
-        front = _WalkFront(upstream)
+        front = Front(upstream)
         os.write(to_here, f"{front.url}\n".encode())
         with os.fdopen(from_here) as moods:
-            for line in moods:
-                front.become(json.loads(line))
+            for mood in map(json.loads, moods):
+                front.fail_files(413 if mood == "no files" else "pass")
+                front.become("pass" if mood == "no files" else mood)
         os._exit(0)
     os.close(from_here)
     url = os.read(from_front, 100).decode().strip()
@@ -87,30 +76,40 @@ def front_process(upstream: str) -> Iterator[tuple[str, Callable[[str | int], No
 
 def train(directory: Path, uri: str) -> None:
     """Continue where the files end."""
-    tracker = MetricsTracker(directory, tracking_uri=uri, resume=True)
-    for epoch in range(tracker.next_epoch, EPOCHS):
-        tracker.start_epoch(epoch)
-        tracker.log_batch(1.0 / (epoch + 1), lr=0.1)
-        time.sleep(0.005)
-        tracker.end_epoch(extra={"fid": float(epoch)} if epoch % 7 == 3 else None)
-        if epoch % 20 == 5:
-            tracker.log_image("grid", np.full((4, 4), epoch, np.uint8), epoch)
-    tracker.close(timeout=60)
+    with MetricsTracker(directory, tracking_uri=uri, resume=True) as tracker:
+        for epoch in range(tracker.next_epoch, EPOCHS):
+            tracker.start_epoch(epoch)
+            tracker.log_batch(1.0 / (epoch + 1), lr=0.1)
+            time.sleep(0.005)
+            tracker.end_epoch(extra={"fid": float(epoch)} if epoch % 7 == 3 else None)
+            if epoch % 20 == 5:
+                tracker.log_image("grid", np.full((4, 4), epoch, np.uint8), epoch)
 
 
 def fork(body: Callable[[], object]) -> int:
-    """Run it in a forked process; return the process's number."""
+    """Run it in a forked process, which ends with 0, 1 for a failure, or REFUSED; return the process's number."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
             body()
             status = 0
+        except (KeyboardInterrupt, SystemExit):
+            status = 0
+        except MlflowDdpmError:
+            status = REFUSED
+            logging.getLogger("fault_walk").warning("refused", exc_info=True)
         except BaseException:
             logging.getLogger("fault_walk").exception("a training failed")
         finally:
             os._exit(status)
     return child
+
+
+def _status_of(process: int) -> int:
+    """Wait for a process; return its exit status, or the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 class Walk:
@@ -119,16 +118,17 @@ class Walk:
     def __init__(self, seed: int, place: Path, uri: str, become: Callable[[str | int], None]) -> None:
         self.random, self.out, self.uri, self.become = random.Random(seed), place / "out", uri, become  # noqa: S311
         self.steps: list[str] = []
+        self.wrong: list[str] = []
         self._away = place / "away"
-        self._process = 0
+        self._process, self._may_refuse = 0, False
         self._limits: tuple[int, int] | None = None
 
     def run(self) -> list[str]:
         """Train to the end through all faults; return what is wrong, nothing if all is right."""
         kills = 0
-        self._process = fork(lambda: train(self.out, self.uri))
+        self._start()
         faults = [self.store, self.store, self.change, self.change, self.move, self.starve, self.kill]
-        while os.waitpid(self._process, os.WNOHANG) == (0, 0):
+        while self._is_running():
             time.sleep(self.random.uniform(0.02, 0.3))
             fault = self.random.choice(faults[: -1 if kills >= KILLS_MAX else None])
             self.mend()
@@ -138,8 +138,23 @@ class Walk:
             self.steps.append(fault.__name__)
         self.mend()
         for body in (lambda: train(self.out, self.uri), lambda: sync_directory(self.out, timeout=60)):
-            os.waitpid(fork(body), 0)
-        return self._wrong()
+            if _status_of(fork(body)):
+                self.wrong.append("the last training or sync")
+        return [*self.wrong, *self._differences()]
+
+    def _start(self) -> None:
+        self._process, self._may_refuse = fork(lambda: train(self.out, self.uri)), False
+
+    def _is_running(self) -> bool:
+        """Return whether the training runs; one that could not begin in a broken world begins again."""
+        child, status = os.waitpid(self._process, os.WNOHANG)
+        if child and self._may_refuse and os.waitstatus_to_exitcode(status) == REFUSED:
+            self.mend()
+            self._start()
+            return True
+        if child and status:
+            self.wrong.append("a training failed")
+        return child == 0
 
     def store(self) -> None:
         """The store goes, answers nonsense, or comes back."""
@@ -165,7 +180,7 @@ class Walk:
                     content = (self.out / CSV).read_bytes()
                     (self.out / "other").write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
                     (self.out / "other").replace(self.out / CSV)
-        time.sleep(0.1)  # some epochs: an edited file that nobody could mend in time is what a resume refuses
+        self._let_pass(2)  # an edited file that nobody could mend in time is what a resume takes or refuses
 
     def move(self) -> None:
         """The directory is moved away for a while."""
@@ -178,12 +193,15 @@ class Walk:
         with suppress(ProcessLookupError):
             self._limits = resource.prlimit(self._process, resource.RLIMIT_NOFILE)
             resource.prlimit(self._process, resource.RLIMIT_NOFILE, (0, self._limits[1]))
+            self._may_refuse = True
 
     def kill(self) -> None:
-        """The process is killed, and started again."""
-        os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
-        self._process = fork(lambda: train(self.out, self.uri))
+        """The process is killed, or asked to end, and started again."""
+        signum = self.random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        os.kill(self._process, signum)
+        if _status_of(self._process) not in (0, -signum, REFUSED if self._may_refuse else 0):
+            self.wrong.append(f"a training failed at {signum.name}")
+        self._start()
 
     def mend(self) -> None:
         """Put everything back, then let some epochs pass."""
@@ -205,9 +223,17 @@ class Walk:
         except OSError:
             return 0
 
-    def _wrong(self) -> list[str]:
+    def _let_pass(self, epochs: int) -> None:
+        """Wait until the training has written so many rows more, ten seconds at most."""
+        goal, deadline = min(self._epochs_on_disk() + epochs, EPOCHS), time.monotonic() + 10
+        while self._epochs_on_disk() < goal and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _differences(self) -> list[str]:
         with (self.out / CSV).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        if "epoch" not in (rows or [{}])[0]:
+            return [f"CSV has no epochs: {rows[:1]}"]
         document = json.loads((self.out / JSON).read_bytes())
         checks = {
             "CSV": [int(row["epoch"]) for row in rows] == list(range(EPOCHS)),
@@ -229,7 +255,9 @@ def walk(seeds: range, place: Path, uri: str, *, keep: bool = False) -> dict[int
             here = place / f"walk-{seed}"
             here.mkdir()
             trial = Walk(seed, here, url, become)
-            if found := trial.run():
+            found = trial.run()
+            sys.stderr.write(f"seed {seed}: {', '.join(found) or 'right'}\n")
+            if found:
                 wrong[seed] = [*found, *trial.steps]
             elif not keep:
                 shutil.rmtree(here)
