@@ -94,7 +94,7 @@ class MetricsTracker:
         self._next = NextEpoch(self.output_dir)
         self._recorder: Recorder = NullRecorder()
         if self.rank == 0:
-            self._recorder = RunRecorder(
+            recorder = self._recorder = RunRecorder(
                 self.output_dir,
                 RunTarget(absolute_uri(tracking_uri) if tracking_uri else "", run_id, run_name, experiment_name),
                 config=config,
@@ -105,7 +105,7 @@ class MetricsTracker:
                 now_ms=now_ms,
                 system_metrics=system_metrics,
             )
-            self._rows.record_to(self._recorder, self._next)
+            self._rows.record_to(recorder, self._next)
         else:
             warn_if_nothing_is_recorded(self.rank, world_size)
 

@@ -66,7 +66,9 @@ class DeliveryState:
                 return None
             saved = dict(**json.loads(read_bounded(path)))
             return cls(**{f.name: _checked(f.name, saved[f.name]) for f in fields(cls) if f.name in saved})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except OSError as error:  # no right, no descriptor left: the file itself may be whole
+            raise MirrorError(f"{path} cannot be read ({error.strerror or error}); make it readable") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MirrorError(
                 f"{path} is damaged ({error}); move it away, and MLflow is asked which rows it has"
             ) from error

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
@@ -27,24 +27,40 @@ _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}
-_open_here: dict[str, int] = {}  # directories that are being written -> the process, since a fork copies this table
+_open_here: dict[str, DirectoryLock] = {}  # directories that are being written; a fork copies this table
 
 
 class DirectoryLock:
-    """Makes this process the only writer of a directory, which is created if it is missing.
-
-    Raises:
-        UsageError: another live process writes there, or this one does already, or the path is not a directory.
-    """
+    """Makes this process the only writer of a directory, from :meth:`acquire` to :meth:`release`."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._key, self._pid = directory, str(directory.resolve()), os.getpid()
+        self._directory, self._key, self._pid = directory, _key_of(directory), os.getpid()
         self._lock: BaseFileLock | None = None
-        if _open_here.get(self._key) == self._pid:
+        self._is_taken = False
+
+    def acquire(self) -> Self:
+        """Lock the directory, which is created if it is missing.
+
+        Raises:
+            UsageError: another live process writes there, or this one does already, or the path is not a directory.
+        """
+        if _is_open_here(self._key):
             raise UsageError(
-                f"{display_path(directory)} is being written by an earlier MetricsTracker of this same process (a "
-                "notebook cell that ran twice?); call tracker.close() on that one first, or choose another output_dir"
+                f"{display_path(self._directory)} is being written by an earlier MetricsTracker of this same process "
+                "(a notebook cell that ran twice?); call tracker.close() on that one first, or choose another "
+                "output_dir"
             )
+        try:
+            _open_here[self._key] = self
+            self._acquire(self._directory)
+            self._is_taken = True
+            self._name_holder()
+        except BaseException:  # an interrupt as well: nobody else knows of this lock yet
+            self.release()
+            raise
+        return self
+
+    def _acquire(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = _acquire(directory, _PATIENCE_SEC)
@@ -59,8 +75,6 @@ class DirectoryLock:
                     f"output_dir {display_path(directory)} cannot be made ({error.strerror}); choose another"
                 ) from error
             self._check_holder(error)
-        _open_here[self._key] = self._pid
-        self._name_holder()
 
     @property
     def is_held(self) -> bool:
@@ -114,15 +128,15 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Let the directory go. A forked child, which is not the writer, changes nothing."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or _open_here.get(self._key) is not self:
             return
-        _open_here.pop(self._key, None)
-        if self.may_write:
+        if self._is_taken and self.may_write:
             with contextlib.suppress(OSError):
                 (self._directory / HOLDER_NAME).unlink(missing_ok=True)
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.release(force=True)
+        _open_here.pop(self._key, None)
 
     @property
     def _lock_descriptor(self) -> int:
@@ -151,8 +165,8 @@ class DirectoryLock:
 
 def is_locked(directory: Path) -> bool:
     """Return whether a live process writes to the directory. A training that starts meanwhile is not disturbed."""
-    key, holder = str(directory.resolve()), _read_holder(directory)
-    if _open_here.get(key) == os.getpid():
+    holder = _read_holder(directory)
+    if _is_open_here(_key_of(directory)):
         return True
     if holder and holder.is_live_here():
         return True
@@ -184,6 +198,15 @@ def check_writable(directory: Path) -> None:
             raise UsageError(message) from error
 
 
+def _key_of(directory: Path) -> str:
+    return os.path.realpath(directory)
+
+
+def _is_open_here(key: str) -> bool:
+    lock = _open_here.get(key)
+    return lock is not None and lock._pid == os.getpid()  # noqa: SLF001 - of the same class
+
+
 class _Holder(NamedTuple):
     pid: int
     host: str
@@ -209,6 +232,9 @@ def _acquire(directory: Path, timeout: float) -> BaseFileLock:
         raise _in_use(directory) from None
     except NotImplementedError as error:
         raise OSError(errno.ENOSYS, str(error)) from error
+    except BaseException:
+        lock.release(force=True)
+        raise
     return lock
 
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
@@ -36,11 +36,8 @@ _log = logging.getLogger("mlflow_ddpm")
 class Mirror:
     """The writer of one output directory. Its rows are those that no later one superseded, by epoch.
 
-    A copy in a forked child writes nothing.
-
-    Raises:
-        UsageError: another live process writes here, or the path is not a directory.
-        MirrorError: the directory's files are not ours or are damaged; they are left untouched.
+    Nothing is touched before :meth:`open`, so that whoever made one lets it go whatever interrupts that. A copy in a
+    forked child writes nothing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,11 +52,23 @@ class Mirror:
         self._warned: int | None = None  # error number of the fault that the user knows of
         self._closed = False
         self._lock = DirectoryLock(directory)
+        self.rows: list[EpochMetrics] = []
+        self.previous_run: Mapping[str, Any] = {}
+        self.previous_config: Mapping[str, Any] = {}
         self._journal = CsvJournal(directory / CSV_NAME)
         self._json = JsonWriter(directory / JSON_NAME, self._render, self._may_write, self._on_json_written)
+
+    def open(self) -> Self:
+        """Become the directory's writer, and take over what an earlier one left.
+
+        Raises:
+            UsageError: another live process writes here, or the path is not a directory.
+            MirrorError: the directory's files are not ours or are damaged; they are left untouched.
+        """
         try:
+            self._lock.acquire()
             if self._lock.is_held:
-                remove_remains(directory, OWN_FILES)
+                remove_remains(self.directory, OWN_FILES)
             found = recover_files(self._journal, self._json)
             self.rows, self.previous_run, self.previous_config = found.rows, found.run, found.config
             if found.restored:
@@ -67,10 +76,12 @@ class Mirror:
             load_encoder()
         except OSError as error:
             self._lock.release()
-            raise MirrorError(f"{directory} cannot be read ({error}); make it readable, or choose another") from error
+            message = f"{self.directory} cannot be read ({error}); make it readable, or choose another"
+            raise MirrorError(message) from error
         except BaseException:
             self._lock.release()
             raise
+        return self
 
     @property
     def is_foreign(self) -> bool:

@@ -22,22 +22,17 @@ from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem, folder_of
 _log = logging.getLogger("mlflow_ddpm")
 
 
-def open_mirror(directory: Path, target: RunTarget, *, resume: bool) -> Mirror:
-    """Open the output directory. One that holds a finished run is moved aside first, unless ``resume`` is set.
+def move_finished(mirror: Mirror, target: RunTarget) -> bool:
+    """Give a directory that holds a finished run another name, unless that run is asked for; return whether it has one.
 
     Raises:
-        UsageError: another tracker writes there, or a finished run's directory cannot be moved.
-        MirrorError: the directory's files are not ours or are damaged; they are left untouched.
+        UsageError: it cannot be moved.
     """
-    mirror = Mirror(directory)
-    try:
-        state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
-        if resume or state is None or state.status != "FINISHED" or _asks_for(target, state):
-            return mirror
-        aside = display_path(mirror.move_aside())
-    except BaseException:
-        mirror.abandon()
-        raise
+    directory = mirror.directory
+    state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
+    if state is None or state.status != "FINISHED" or _asks_for(target, state):
+        return False
+    aside = display_path(mirror.move_aside())
     is_whole = state.ended and all(row.logged_at_ms <= state.delivered_through_ms for row in mirror.rows)
     _log.warning(
         "%s held the finished run %s (%s): its directory is now %s%s, and a new run begins; resume=True adds epochs to "
@@ -48,7 +43,7 @@ def open_mirror(directory: Path, target: RunTarget, *, resume: bool) -> Mirror:
         aside,
         "" if is_whole else f", from where `mlflow-ddpm sync {aside}` sends what MLflow does not have yet",
     )
-    return Mirror(directory)
+    return True
 
 
 def _asks_for(target: RunTarget, state: DeliveryState) -> bool:
@@ -57,7 +52,7 @@ def _asks_for(target: RunTarget, state: DeliveryState) -> bool:
 
 
 def begin_or_resume(
-    mirror: Mirror, target: RunTarget, *, resume: bool, now_ms: Callable[[], int]
+    mirror: Mirror, target: RunTarget, now_ms: Callable[[], int], *, resume: bool
 ) -> tuple[DeliveryState, RunTarget]:
     """Return the state of the run that the directory holds, else of a new one, and that run's target.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -18,8 +18,11 @@ from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.rank_sync import NextEpoch
 from mlflow_ddpm.tracking.scalars import join_collectives
-from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler
 from mlflow_ddpm.tracking.step_windows import StepWindows
+
+if TYPE_CHECKING:
+    from mlflow_ddpm.tracking.run_recorder import RunRecorder
 
 _log = logging.getLogger("mlflow_ddpm")
 _EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
@@ -53,14 +56,21 @@ class RowMeasurement:
         """Whether batches of an epoch are taken."""
         return self.meter.batches is not None and self.windows is None
 
-    def record_to(self, recorder: Recorder, next_epoch: NextEpoch) -> None:
-        """Write rows to a recorder, and end its run when the process ends; the other ranks get to know where it is."""
-        self.recorder = recorder
+    def record_to(self, recorder: RunRecorder, next_epoch: NextEpoch) -> None:
+        """Open a recorder, and end its run when the process ends; the other ranks get to know where it is."""
+        self.recorder, self.shutdown = recorder, ShutdownHandler(self.end)
         try:
-            self.shutdown = ShutdownHandler(self.end)
+            self.shutdown.start()
+            recorder.open()
             next_epoch.publish(recorder.next_epoch)
-        except BaseException as error:  # an interrupt: the caller does not have it yet, so it is closed here
-            recorder.close(classify_exit(error), 1.0)
+        except BaseException as error:  # an interrupt as well
+            try:
+                recorder.abandon(error)
+            finally:
+                self.shutdown.stop()
+            if isinstance(error, OSError):  # out of file descriptors, of memory for a thread, ...
+                message = f"the system refused what a run needs ({error}); begin again when it can be had"
+                raise MirrorError(message) from error
             raise
 
     def open_epoch(self, epoch: Any, *, partial: bool) -> None:

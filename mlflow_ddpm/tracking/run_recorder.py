@@ -16,13 +16,21 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
+from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.findings_watch import FindingsWatch
 from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun
-from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, final_files, open_mirror, set_axis, undelivered
+from mlflow_ddpm.tracking.resume import (
+    axis_tags,
+    begin_or_resume,
+    final_files,
+    move_finished,
+    set_axis,
+    undelivered,
+)
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, Tags, folder_of
@@ -40,7 +48,7 @@ _ABANDON_SEC, _INTERRUPTED_SEC = 1.0, 5.0  # for the store, when a constructor, 
 
 
 class RunRecorder:
-    """Opens or resumes the run of an output directory. Raises as :class:`mlflow_ddpm.MetricsTracker` does."""
+    """Records the run of an output directory. Nothing is touched before :meth:`open`."""
 
     def __init__(
         self,
@@ -58,18 +66,19 @@ class RunRecorder:
         self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
         self._metadata = RunMetadata.create(config, {**tags, **axis_tags(every_n_steps)}, environment)
-        target = target.with_names(self._metadata.redact)
-        self._mirror = open_mirror(directory.absolute(), target, resume=resume)  # absolute: it stays
+        self._target = target.with_names(self._metadata.redact)
+        self._resume, self._every_n_steps = resume, every_n_steps
         self._uploader: Uploader | None = None
-        try:
-            self._open(target, resume=resume, every_n_steps=every_n_steps)
-        except BaseException as error:  # an interrupt as well: the caller never gets this object, so it is closed here
-            self._abandon(error)
-            raise
+        self._mirror = Mirror(directory.absolute())  # absolute: it stays
 
-    def _open(self, target: RunTarget, *, resume: bool, every_n_steps: int | None) -> None:
-        self._state, self._target = begin_or_resume(self._mirror, target, resume=resume, now_ms=self._now_ms)
-        set_axis(self._mirror, self._state, every_n_steps)
+    def open(self) -> None:
+        """Open or resume the run; after any error, call :meth:`abandon`. Raises as the tracker does."""
+        self._mirror.open()
+        if not self._resume and move_finished(self._mirror, self._target):
+            self._mirror = Mirror(self._mirror.directory)
+            self._mirror.open()
+        self._state, self._target = begin_or_resume(self._mirror, self._target, self._now_ms, resume=self._resume)
+        set_axis(self._mirror, self._state, self._every_n_steps)
         if self._mirror.previous_config:
             self._metadata.compare_config(self._mirror.previous_config)
         self._state.set_outcome(None)
@@ -80,10 +89,9 @@ class RunRecorder:
         self._mirror.describe(config=self._metadata.config, environment=self._metadata.environment)
         self._mirror.update_run({**self._state.as_run(), **{key: value for key, value in wanted.items() if value}})
         self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
-        waiting = undelivered(self._mirror, self._state)
-        outage_advice = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
-        uploader = Uploader(self._remote, self._file, advice=outage_advice, items=waiting)
-        about = (self._mirror, self._metadata.environment, every_n_steps)
+        advise = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
+        uploader = Uploader(self._remote, self._file, advice=advise, items=undelivered(self._mirror, self._state))
+        about = (self._mirror, self._metadata.environment, self._every_n_steps)
         self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
         self._uploader = uploader
         with self._file.change():
@@ -215,11 +223,12 @@ class RunRecorder:
             raise
 
     def _close(self, outcome: RunOutcome, timeout: float) -> bool:
-        clean = self._metadata.redact(outcome.error_message)
-        outcome = outcome._replace(error_message=clean, at_ms=self._end_time(outcome))
-        done = is_on_disk = False
+        clean, last = self._metadata.redact(outcome.error_message), self._mirror.rows[-1:]
+        floor = max(self._state.started_at_ms, *(row.logged_at_ms for row in last), 0)  # of a clock set back
+        outcome = outcome._replace(error_message=clean, at_ms=max(floor, outcome.at_ms or self._now_ms()))
+        done = False
         try:
-            for row in self._mirror.rows[-1:]:  # a signal may have come between writing it and uploading it
+            for row in last:  # a signal may have come between writing it and uploading it
                 if row.logged_at_ms > self._uploaded_ms:
                     self._upload_row(row)
             ended = {"status": outcome.status, "end_time_ms": outcome.at_ms}
@@ -234,8 +243,24 @@ class RunRecorder:
             is_on_disk = self._mirror.close(outcome) or self._is_closed
             self._is_closed = True
         if not done:
-            self._warn_unsent(is_on_disk=is_on_disk)
+            sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri
+            unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(self._state.set_aside), self._state.ended)
+            warn_unsent(unsent, sink.last_error, directory, uri, is_on_disk=is_on_disk)
         return done
+
+    def abandon(self, error: BaseException) -> None:
+        """Undo an :meth:`open` that ``error`` broke off: the caller never gets this object, so it is closed here."""
+        try:
+            if self._uploader and not isinstance(error, RunMissingError):
+                status = "FAILED" if isinstance(error, Exception) else "KILLED"
+                self.close(RunOutcome(status, type(error).__name__, str(error)), _ABANDON_SEC)
+        finally:
+            if self._uploader:
+                self._uploader.stop()
+            self._mirror.abandon()
+        if isinstance(error, RunMissingError) and not self._mirror.rows and not self._mirror.previous_run:
+            for name in (DELIVERY_STATE_NAME, JSON_NAME):  # leave no trace of a run that does not exist
+                (self._mirror.directory / name).unlink(missing_ok=True)
 
     @property
     def _sink(self) -> Uploader:
@@ -245,25 +270,6 @@ class RunRecorder:
 
     def _is_forked(self) -> bool:  # a copy in a data loader's worker, say, which records nothing
         return os.getpid() != self._pid
-
-    def _end_time(self, outcome: RunOutcome) -> int:  # a clock that was set back gives no end before the start
-        last = self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
-        return max(outcome.at_ms or self._now_ms(), self._state.started_at_ms, last)
-
-    def _abandon(self, error: BaseException) -> None:
-        """Undo a construction that failed."""
-        uploader = self._uploader
-        if uploader is None:  # nothing was begun
-            self._mirror.abandon()
-        elif isinstance(error, RunMissingError):
-            uploader.stop()
-            self._mirror.abandon()
-            if not self._mirror.rows and not self._mirror.previous_run:  # leave no trace of a run that does not exist
-                for name in (DELIVERY_STATE_NAME, JSON_NAME):
-                    (self._mirror.directory / name).unlink(missing_ok=True)
-        else:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            self.close(RunOutcome(status, type(error).__name__, str(error)), _ABANDON_SEC)
 
     def _upload_row(self, row: EpochMetrics) -> None:
         self._uploaded_ms = row.logged_at_ms
@@ -284,7 +290,3 @@ class RunRecorder:
         self._mirror.update_run(self._state.as_run())
         self._sink.write(Tags({RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))}))
 
-    def _warn_unsent(self, *, is_on_disk: bool) -> None:
-        sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri
-        unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(self._state.set_aside), self._state.ended)
-        warn_unsent(unsent, sink.last_error, directory, uri, is_on_disk=is_on_disk)

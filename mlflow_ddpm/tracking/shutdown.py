@@ -41,7 +41,7 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
 
 
 class ShutdownHandler:
-    """Watches for SIGTERM, SIGINT, SIGHUP and the interpreter's exit from the moment it is made until :meth:`stop`.
+    """Watches for SIGTERM, SIGINT, SIGHUP and the interpreter's exit from :meth:`start` to :meth:`stop`.
 
     A handler that was there before still runs, and an ignored signal stays ignored. Where there was none, SIGTERM
     raises ``SystemExit(143)`` in the main thread, so that ``finally`` blocks and context managers run; so does SIGHUP.
@@ -53,6 +53,9 @@ class ShutdownHandler:
         self._survived: dict[int, int] = {}  # by signal whose handler returned: how many epochs began since
         self._at_exit = at_exit
         self._pid = os.getpid()
+
+    def start(self) -> None:
+        """Watch from now on."""
         self._earlier_error = getattr(sys, "last_value", None)
         self._handled = sys.exc_info()[1]  # what an ``except`` block around the training is about
         _watching.append(self)

@@ -64,9 +64,9 @@ def sync_directory(
     elif state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows):
         return f"{directory}: run {state.run_id} was complete in MLflow ({count_of(len(rows), 'epoch')})"
     state.tracking_uri = redact(uri)
-    mirror = Mirror(directory.absolute())
-    uploader = None
+    mirror, uploader = Mirror(directory.absolute()), None
     try:
+        mirror.open()
         restore_lost_rows(mirror, state, uri)
         outcome = _outcome(state, document, mirror.rows)
         state.set_outcome(outcome)

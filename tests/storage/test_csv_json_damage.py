@@ -150,7 +150,7 @@ def test_a_hundred_thousand_rows_are_recovered_appended_to_and_read(tmp_path: Pa
     (tmp_path / CSV_NAME).write_bytes(render_csv(rows) + b"100000,0.")
 
     began = time.perf_counter()
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     opened = time.perf_counter() - began
     began = time.perf_counter()
     mirror.write(EpochMetrics(epoch=10**5, logged_at_ms=10**6))

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
-lock = DirectoryLock(Path(sys.argv[1]))
+lock = DirectoryLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 {then}
 """
@@ -48,33 +49,33 @@ def test_a_live_writer_is_seen_and_its_end_too(tmp_path: Path) -> None:
     with _other_writer(tmp_path) as other:
         assert is_locked(tmp_path)
         with pytest.raises(UsageError, match=f"process {other.pid} on {socket.gethostname()}"):
-            DirectoryLock(tmp_path)
+            DirectoryLock(tmp_path).acquire()
         other.kill()
         other.wait()
 
         assert (tmp_path / HOLDER_NAME).exists()
         assert not is_locked(tmp_path)
-        DirectoryLock(tmp_path).release()
+        DirectoryLock(tmp_path).acquire().release()
     assert not (tmp_path / HOLDER_NAME).exists()
 
 
 def test_this_process_is_named_as_the_writer_and_the_remedy_is_close(tmp_path: Path) -> None:
     """By another spelling of the same path as well."""
-    lock = DirectoryLock(tmp_path)
+    lock = DirectoryLock(tmp_path).acquire()
     (tmp_path.parent / "link").symlink_to(tmp_path)
 
     for path in (tmp_path, tmp_path / ".." / tmp_path.name, tmp_path.parent / "link"):
         assert is_locked(path)
         with pytest.raises(UsageError, match=r"this same process .* call tracker\.close\(\)"):
-            DirectoryLock(path)
+            DirectoryLock(path).acquire()
     lock.release()
     assert not is_locked(tmp_path)
-    DirectoryLock(tmp_path).release()
+    DirectoryLock(tmp_path).acquire().release()
 
 
 def test_a_lock_is_released_on_another_thread(tmp_path: Path) -> None:
     """Trackers are closed in threads of notebooks and servers."""
-    lock = DirectoryLock(tmp_path)
+    lock = DirectoryLock(tmp_path).acquire()
     thread = threading.Thread(target=lock.release)
     thread.start()
     thread.join()
@@ -98,7 +99,7 @@ while True:
         assert watcher.stdout is not None
         watcher.stdout.readline()
         for _ in range(40):
-            DirectoryLock(tmp_path).release()
+            DirectoryLock(tmp_path).acquire().release()
         watcher.kill()
     assert not looks.is_set()
 
@@ -116,14 +117,14 @@ def test_a_forked_child_keeps_no_hold(parent_dies: str, tmp_path: Path) -> None:
         parent.wait()
         try:
             assert not is_locked(tmp_path)
-            DirectoryLock(tmp_path).release()
+            DirectoryLock(tmp_path).acquire().release()
         finally:
             os.kill(child, signal.SIGKILL)
 
 
 def test_a_forked_child_that_lets_go_changes_nothing(tmp_path: Path) -> None:
     """The parent's lock and its name stay."""
-    lock = DirectoryLock(tmp_path)
+    lock = DirectoryLock(tmp_path).acquire()
     child = os.fork()
     if child == 0:
         lock.release()
@@ -153,16 +154,16 @@ def test_without_locks_a_live_writer_of_this_host_is_refused(
     """Its name is read; a dead one's is taken over, and a warning says what is not guarded."""
     with _other_writer(tmp_path) as other:
         with pytest.raises(UsageError, match=f"being written by process {other.pid}"):
-            DirectoryLock(tmp_path)
+            DirectoryLock(tmp_path).acquire()
         other.kill()
         other.wait()
-    lock = DirectoryLock(tmp_path)
+    lock = DirectoryLock(tmp_path).acquire()
 
     assert is_locked(tmp_path)
     assert "has no locks" in caplog.text
     assert json.loads((tmp_path / HOLDER_NAME).read_text())["pid"] == os.getpid()
     with pytest.raises(UsageError, match="this same process"):
-        DirectoryLock(tmp_path)
+        DirectoryLock(tmp_path).acquire()
     lock.release()
     assert not (tmp_path / HOLDER_NAME).exists()
 
@@ -172,7 +173,7 @@ def test_without_locks_a_writer_on_another_host_is_named(
 ) -> None:
     """Nobody can tell here whether it lives: a warning, not a refusal."""
     (tmp_path / HOLDER_NAME).write_text(json.dumps({"pid": 7, "host": "elsewhere", "started": "1"}))
-    DirectoryLock(tmp_path).release()
+    DirectoryLock(tmp_path).acquire().release()
 
     assert "process 7 on elsewhere may be writing now" in caplog.text
 
@@ -183,7 +184,7 @@ def test_a_holder_file_that_is_nonsense_is_no_holder(content: str, tmp_path: Pat
     (tmp_path / HOLDER_NAME).write_text(content)
 
     assert not is_locked(tmp_path)
-    DirectoryLock(tmp_path).release()
+    DirectoryLock(tmp_path).acquire().release()
 
 
 def test_a_process_number_that_is_used_again_is_no_writer(tmp_path: Path) -> None:
@@ -196,6 +197,6 @@ def test_a_process_number_that_is_used_again_is_no_writer(tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ["/proc/nope", "/proc/nope/deep", "/dev/null/x", "x" * 300])
 def test_a_directory_that_cannot_be_made_is_refused_at_once(path: str) -> None:
     """One line that names it, from the tracker as from the command."""
-    for attempt in (DirectoryLock, check_writable):
+    for attempt in (DirectoryLock(Path(path)).acquire, partial(check_writable, Path(path))):
         with pytest.raises(UsageError, match="output_dir"):
-            attempt(Path(path))
+            attempt()

@@ -153,7 +153,7 @@ def test_a_file_that_another_program_changed_has_every_epoch_at_the_next(
     change: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:
     """Whatever was done to it."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     for epoch in range(3):
         mirror.write(_row(epoch))
     mirror.flush()
@@ -174,7 +174,7 @@ def test_a_changed_csv_is_kept_beside_ours_and_one_line_names_it(
     change: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The user's edit is not thrown away, and ours wins."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     for epoch in range(3):
         mirror.write(_row(epoch))
     change(tmp_path / CSV_NAME)
@@ -190,7 +190,7 @@ def test_a_changed_csv_is_kept_beside_ours_and_one_line_names_it(
 @pytest.mark.parametrize("change", LOSE_NOTHING_FOREIGN)
 def test_a_changed_csv_without_data_of_its_own_is_not_kept(change: Callable[[Path], None], tmp_path: Path) -> None:
     """A stale copy, a cut one, the same content under a new inode."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     for epoch in range(3):
         mirror.write(_row(epoch))
     change(tmp_path / CSV_NAME)
@@ -202,7 +202,7 @@ def test_a_changed_csv_without_data_of_its_own_is_not_kept(change: Callable[[Pat
 
 def test_two_different_edits_are_both_kept(tmp_path: Path) -> None:
     """Each under a name of its own."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     for number in (1, 2):
         (tmp_path / CSV_NAME).write_bytes(b"epoch\n%d\n" % (50 + number))
@@ -218,7 +218,7 @@ def test_two_different_edits_are_both_kept(tmp_path: Path) -> None:
 def test_a_directory_that_goes_has_every_epoch_again(fate: str, away: int, tmp_path: Path) -> None:
     """Moved or deleted for any number of epochs, put back or not, something else in its place."""
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    mirror = Mirror(out)
+    mirror = Mirror(out).open()
     mirror.write(_row(0))
     mirror.flush()
     shutil.rmtree(out) if fate == "deleted" else out.rename(elsewhere)
@@ -248,14 +248,14 @@ def test_a_directory_whose_name_another_training_took_is_left_to_it(
 ) -> None:
     """The rows of the first stay in memory, and at the close the log says where they are."""
     out = tmp_path / "out"
-    mirror = Mirror(out)
+    mirror = Mirror(out).open()
     mirror.write(_row(0))
     out.rename(tmp_path / "moved")
     code = f"""
 from pathlib import Path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.mirror import Mirror
-mirror = Mirror(Path({str(out)!r}))
+mirror = Mirror(Path({str(out)!r})).open()
 mirror.write(EpochMetrics(epoch=7, logged_at_ms=1))
 print("ready", flush=True)
 input()
@@ -304,7 +304,7 @@ def test_a_system_that_gives_nothing_is_waited_for(
     fault: Callable[[], contextlib.AbstractContextManager[None]], change: Callable[[Path], None] | None, tmp_path: Path
 ) -> None:
     """No descriptor or no byte for three epochs, with the file lost beside: the next epoch has them all."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     with fault():
         for epoch in (1, 2, 3):
@@ -321,7 +321,7 @@ def test_a_system_that_gives_nothing_is_waited_for(
 def test_a_close_that_cannot_write_says_where_the_rows_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is called safe that was not read back."""
     out = tmp_path / "out"
-    mirror = Mirror(out)
+    mirror = Mirror(out).open()
     mirror.write(_row(0))
     mirror.flush()
     shutil.rmtree(out)
@@ -339,7 +339,7 @@ def test_a_close_that_cannot_write_says_where_the_rows_are(tmp_path: Path, caplo
 
 def test_a_stale_json_is_never_called_current(tmp_path: Path) -> None:
     """Neither one that could not be written, nor one that another program put there, nor one after the close."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     mirror.flush()
     with _no_writing():
@@ -360,7 +360,7 @@ def test_a_stale_json_is_never_called_current(tmp_path: Path) -> None:
 
 def test_a_forked_child_changes_nothing(tmp_path: Path) -> None:
     """No row, no JSON, no lock let go, whatever it calls."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     mirror.flush()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -377,7 +377,7 @@ def test_a_forked_child_changes_nothing(tmp_path: Path) -> None:
 
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UsageError, match="this same process"):
-        Mirror(tmp_path)
+        Mirror(tmp_path).open()
     mirror.write(_row(1))
     assert mirror.close(KILLED)
     assert _epochs(tmp_path) == _json_epochs(tmp_path) == [0, 1]
@@ -385,7 +385,7 @@ def test_a_forked_child_changes_nothing(tmp_path: Path) -> None:
 
 def test_files_stay_current_as_of_a_revision_when_a_row_is_written_meanwhile(tmp_path: Path) -> None:
     """The training writes its next row between the flush and the look at the files: no disk refused anything."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     for epoch in range(1, 30):
         revision = mirror.revision

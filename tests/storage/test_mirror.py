@@ -47,7 +47,7 @@ def _document(directory: Path) -> Any:
 
 def test_each_row_is_in_the_csv_as_soon_as_it_is_written(tmp_path: Path) -> None:
     """Header first, columns in the table's order, then extras, then the time; nothing waits for the end."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0, extra={"fid": 12.5, "accuracy": 0.5}))
 
     (cells,) = _table(tmp_path)
@@ -59,7 +59,7 @@ def test_each_row_is_in_the_csv_as_soon_as_it_is_written(tmp_path: Path) -> None
 
 def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> None:
     """Subnormals, the largest double and infinities included."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     for epoch, value in enumerate(AWKWARD):
         mirror.write(_row(epoch, loss_mean=value, extra={"x": value}))
     mirror.close(FINISHED)
@@ -71,7 +71,7 @@ def test_floats_come_back_to_the_last_bit_from_csv_and_json(tmp_path: Path) -> N
 
 def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Path) -> None:
     """Null is not measured; the strings NaN and Infinity are measured and not finite."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.describe(config={"lr": 0.1}, environment={"device": "cpu"})
     mirror.update_run({"run_id": "abc"})
     mirror.write(_row(0, loss_mean=math.nan, lr=None, extra={"x": -math.inf}))
@@ -87,7 +87,7 @@ def test_the_json_is_strict_and_tells_not_measured_from_not_finite(tmp_path: Pat
 
 def test_the_json_follows_while_the_run_goes_on(tmp_path: Path) -> None:
     """It may lag by seconds, not by epochs of minutes."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     deadline = time.monotonic() + 30
     while not (tmp_path / JSON_NAME).exists() and time.monotonic() < deadline:
@@ -99,7 +99,7 @@ def test_the_json_follows_while_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_a_new_extra_widens_the_table_and_keeps_every_row(tmp_path: Path) -> None:
     """Earlier epochs have an empty cell: not measured."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     mirror.write(_row(1, extra={"fid": 3.0}))
     mirror.write(_row(2))
@@ -110,7 +110,7 @@ def test_a_new_extra_widens_the_table_and_keeps_every_row(tmp_path: Path) -> Non
 
 def test_a_row_of_an_earlier_epoch_supersedes_what_followed(tmp_path: Path) -> None:
     """One row per epoch, the last one written wins."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     for epoch in range(5):
         mirror.write(_row(epoch))
     mirror.write(_row(3, loss_mean=9.0, logged_at_ms=2000))
@@ -158,7 +158,7 @@ def test_a_foreign_file_is_left_untouched(tmp_path: Path) -> None:
     (tmp_path / CSV_NAME).write_bytes(b"epoch,accuracy\n0,1\n")
 
     with pytest.raises(MirrorError, match="choose another output_dir"):
-        Mirror(tmp_path)
+        Mirror(tmp_path).open()
 
     assert (tmp_path / CSV_NAME).read_bytes() == b"epoch,accuracy\n0,1\n"
     assert is_locked(tmp_path) is False
@@ -179,7 +179,7 @@ def test_a_second_live_process_is_refused_and_told_who_writes(tmp_path: Path) ->
 import sys, time
 from pathlib import Path
 from mlflow_ddpm.storage.mirror import Mirror
-mirror = Mirror(Path({str(tmp_path)!r}))
+mirror = Mirror(Path({str(tmp_path)!r})).open()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -188,11 +188,11 @@ time.sleep(60)
     assert other.stdout.readline() == b"held\n"
 
     with pytest.raises(UsageError, match=f"being written by process {other.pid} on "):
-        Mirror(tmp_path)
+        Mirror(tmp_path).open()
 
     other.kill()
     other.communicate()
-    Mirror(tmp_path).close(FINISHED)
+    Mirror(tmp_path).open().close(FINISHED)
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
@@ -200,13 +200,13 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
     (tmp_path / "out").write_text("x")
 
     with pytest.raises(UsageError, match="must be a directory"):
-        Mirror(tmp_path / "out")
+        Mirror(tmp_path / "out").open()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_warning_and_loses_no_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Rows wait in memory, and the next write that succeeds writes them all."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.write(_row(0))
     mirror._journal.close()
     mirror._journal._handle = os.open("/dev/full", os.O_WRONLY)  # every write to it fails with ENOSPC

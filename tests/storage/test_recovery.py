@@ -27,7 +27,7 @@ def _row(epoch: int, logged_at_ms: int | None = None) -> EpochMetrics:
 
 
 def _record(directory: Path, *rows: EpochMetrics) -> None:
-    mirror = Mirror(directory)
+    mirror = Mirror(directory).open()
     for row in rows:
         mirror.write(row)
     mirror.close(KILLED)
@@ -89,7 +89,7 @@ def test_what_one_file_lost_is_restored_from_the_other(name: str, loss: Callable
         os.utime(tmp_path / name, (2e9, 2e9))  # the emptier copy is the newer one
 
     assert [row.epoch for row in read_rows(tmp_path)] == [0, 1, 2, 3, 4]
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     assert _epochs(tmp_path) == [0, 1, 2, 3, 4]
     mirror.write(_row(5))
     mirror.close(KILLED)
@@ -101,10 +101,10 @@ def test_one_line_says_what_was_restored(tmp_path: Path, caplog: pytest.LogCaptu
     """And an untouched directory is worth none."""
     _record(tmp_path, *map(_row, range(5)))
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
-        Mirror(tmp_path).close(KILLED)
+        Mirror(tmp_path).open().close(KILLED)
         silent = caplog.messages[:]
         (tmp_path / CSV_NAME).unlink()
-        Mirror(tmp_path).close(KILLED)
+        Mirror(tmp_path).open().close(KILLED)
 
     assert silent == []
     assert len(caplog.messages) == 1
@@ -121,7 +121,7 @@ def test_rows_that_a_resume_superseded_stay_superseded(tmp_path: Path) -> None:
         (tmp_path / JSON_NAME).write_bytes(stale)
 
         assert [row.epoch for row in read_rows(tmp_path)] == expected
-        Mirror(tmp_path).close(KILLED)
+        Mirror(tmp_path).open().close(KILLED)
         assert _epochs(tmp_path) == _json_epochs(tmp_path) == expected
 
 
@@ -135,7 +135,7 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / CSV_NAME).write_bytes(content)
 
     with pytest.raises(MirrorError, match="two different runs, of 3 and 5 epochs; move one away"):
-        Mirror(tmp_path)
+        Mirror(tmp_path).open()
     with pytest.raises(MirrorError, match="two different runs"):
         read_rows(tmp_path)
     assert (tmp_path / CSV_NAME).read_bytes() == content
@@ -152,9 +152,9 @@ def test_a_damaged_file_is_refused_with_the_way_to_restore_it(name: str, remedy:
     damaged = (tmp_path / name).read_bytes().replace(b"0.5", b"0x5")
     (tmp_path / name).write_bytes(damaged[: len(damaged) - (name == JSON_NAME) * 9])
     with pytest.raises(MirrorError, match=remedy):
-        Mirror(tmp_path)
+        Mirror(tmp_path).open()
     (tmp_path / name).rename(tmp_path / "away")
-    Mirror(tmp_path).close(KILLED)
+    Mirror(tmp_path).open().close(KILLED)
 
     assert _epochs(tmp_path) == _json_epochs(tmp_path) == [0, 1, 2]
 
@@ -168,7 +168,7 @@ def test_the_csv_wins_where_both_have_an_epoch() -> None:
 
 def test_a_run_whose_files_are_lost_takes_rows_from_elsewhere(tmp_path: Path) -> None:
     """The tracking store has them; they are durable before the next epoch."""
-    mirror = Mirror(tmp_path)
+    mirror = Mirror(tmp_path).open()
     mirror.restore([_row(0), _row(1)], "MLflow")
 
     assert _epochs(tmp_path) == [0, 1]
@@ -183,7 +183,7 @@ def test_a_finished_directory_is_moved_aside_whole(tmp_path: Path) -> None:
     for number in (1, 2):
         _record(out, *map(_row, range(number)))
         (out / "mine.pt").write_text(str(number))
-        mirror = Mirror(out)
+        mirror = Mirror(out).open()
 
         assert mirror.move_aside() == tmp_path / f"out-{number}"
         assert list(range(number)) == _epochs(tmp_path / f"out-{number}")
@@ -197,7 +197,7 @@ def test_a_link_to_a_finished_directory_points_to_an_empty_one_afterwards(tmp_pa
     _record(tmp_path / "disk" / "out", _row(0))
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
 
-    assert Mirror(tmp_path / "link").move_aside() == tmp_path / "disk" / "out-1"
+    assert Mirror(tmp_path / "link").open().move_aside() == tmp_path / "disk" / "out-1"
     _record(tmp_path / "link", _row(0), _row(1))
     assert _epochs(tmp_path / "disk" / "out") == [0, 1]
     assert _epochs(tmp_path / "disk" / "out-1") == [0]
@@ -213,9 +213,9 @@ def test_the_directory_that_a_program_runs_in_is_not_moved(
     monkeypatch.chdir(tmp_path / where)
 
     with pytest.raises(UsageError, match=r"cannot be moved aside .*; choose another output_dir, or pass resume=True"):
-        Mirror(tmp_path).move_aside()
+        Mirror(tmp_path).open().move_aside()
     assert _epochs(tmp_path) == [0]
-    Mirror(tmp_path).close(KILLED)
+    Mirror(tmp_path).open().close(KILLED)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_what_is_no_plain_file_is_refused_at_once(make: Callable[[Path], None], 
         read_rows(tmp_path) if name == CSV_NAME else DeliveryState.load(tmp_path)
     if name == CSV_NAME:
         with pytest.raises(MirrorError, match="no plain file; move it away"):
-            Mirror(tmp_path)
+            Mirror(tmp_path).open()
 
 
 @pytest.mark.parametrize("name", [CSV_NAME, JSON_NAME])

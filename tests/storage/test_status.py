@@ -27,7 +27,7 @@ FINISHED = DeliveryState(
 
 
 def _directory(place: Path, state: DeliveryState) -> Path:
-    mirror = Mirror(place)
+    mirror = Mirror(place).open()
     for epoch in range(3):
         mirror.write(EpochMetrics(epoch=epoch, loss_mean=1.0, logged_at_ms=1000 + epoch))
     mirror.close(RunOutcome("FINISHED"))
@@ -90,7 +90,7 @@ def test_a_directory_that_is_written_is_running_and_epochs_of_a_lost_csv_count(t
     before = sorted(path.name for path in directory.iterdir())
     lost = _lines(directory)["epochs"]
     after = sorted(path.name for path in directory.iterdir())
-    mirror = Mirror(directory)
+    mirror = Mirror(directory).open()
 
     assert interrupted == "interrupted: the process ended without reporting a status"
     assert lost == "3 on disk, 3 in MLflow, 0 waiting"

@@ -163,6 +163,7 @@ class Walk:
     def change(self) -> None:
         """Another program saves, edits, cuts or deletes a file."""
         path = self.out / self.random.choice((CSV, CSV, JSON))
+        self._let_pass(1)  # by then the training, if it has just been started, has read its files
         with suppress(OSError):
             content = path.read_bytes()
             match self.random.randrange(5):

@@ -28,7 +28,7 @@ ROW = EpochMetrics(epoch=0, loss_mean=0.5, epoch_time_sec=1.0, cumulative_time_s
 @contextmanager
 def remote_run(uri: str, *, run_id: str | None = None, **state: Any) -> Iterator[tuple[RemoteRun, DeliveryState]]:
     """A run over the mirror ``out``, not open yet, as a process meets it that has this delivery state."""
-    mirror = Mirror(Path("out").absolute())
+    mirror = Mirror(Path("out").absolute()).open()
     delivery = DeliveryState(tracking_uri=uri, run_id=run_id, started_at_ms=500, **state)
     metadata = RunMetadata.create({"lr": 0.1}, {"team": "blue"}, {"device": "cpu"})
     target = RunTarget(uri, run_id, run_key=delivery.run_key, is_own=run_id is not None and delivery.owned)

@@ -37,7 +37,9 @@ def handlers() -> Iterator[list[Any]]:
 
 def watch() -> ShutdownHandler:
     """A handler whose owner does nothing at exit."""
-    return ShutdownHandler(lambda outcome: outcome)
+    handler = ShutdownHandler(lambda outcome: outcome)
+    handler.start()
+    return handler
 
 
 def in_thread(action: Callable[[], Any]) -> Any:
