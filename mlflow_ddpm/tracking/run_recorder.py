@@ -289,4 +289,3 @@ class RunRecorder:
             state.resumed_at_epochs = [e for e in state.resumed_at_epochs if e < epoch] + [epoch]
         self._mirror.update_run(self._state.as_run())
         self._sink.write(Tags({RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))}))
-

@@ -216,7 +216,7 @@ class Walk:
                 if self.out.exists():
                     self.out.rename(self.out.with_name(f"meanwhile-{time.monotonic_ns()}"))
                 self._away.rename(self.out)
-        time.sleep(0.1)
+        self._let_pass(1)  # a process that is killed before has not had its chance to mend anything
 
     def _epochs_on_disk(self) -> int:
         try:
@@ -227,7 +227,10 @@ class Walk:
     def _let_pass(self, epochs: int) -> None:
         """Wait until the training has written so many rows more, ten seconds at most."""
         goal, deadline = min(self._epochs_on_disk() + epochs, EPOCHS), time.monotonic() + 10
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while self._epochs_on_disk() < goal and time.monotonic() < deadline:
+            if os.waitid(os.P_PID, self._process, how):
+                return
             time.sleep(0.02)
 
     def _differences(self) -> list[str]:
