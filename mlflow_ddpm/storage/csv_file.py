@@ -148,12 +148,13 @@ class CsvJournal:
         Raises:
             OSError: the disk is full, read-only or gone, or out of file descriptors; call it again later.
         """
-        is_current = self._continues(rows) and self._file.is_ours()
-        if not (is_current and self._append(rows[self._written :])):
-            self.close()
-            extras = _extra_names(rows)
-            self._file.replace(_render(rows, extras), lambda found: _holds_only(found, rows))
-            self._extras = extras
+        if self._continues(rows) and self._file.is_ours() and self._append(rows):
+            return
+        self.close()
+        self.forget()  # an error or interrupt from here on leaves a file that the next write replaces
+        extras = _extra_names(rows)
+        self._file.replace(_render(rows, extras), lambda found: _holds_only(found, rows))
+        self._extras = extras
         self._written, self._last = len(rows), rows[-1] if rows else None
 
     def holds(self, rows: Sequence[EpochMetrics]) -> bool:
@@ -181,8 +182,8 @@ class CsvJournal:
         return all(row.extra.keys() <= set(self._extras) for row in rows[self._written :])
 
     def _append(self, rows: Sequence[EpochMetrics]) -> bool:
-        """Append rows; return False if another program changed the file meanwhile."""
-        content = csv_bytes((), [_cells(row, self._extras) for row in rows])
+        """Append what the file does not have of the rows; return False if another program changed it meanwhile."""
+        content = csv_bytes((), [_cells(row, self._extras) for row in rows[self._written :]])
         if not content:
             return True
         if self._handle is None:
@@ -196,8 +197,11 @@ class CsvJournal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self._handle)  # takes milliseconds: time for another program
         after = FileState.create(os.fstat(self._handle))
-        self._file.state = after if before and after.size == before.size + taken else before
-        return self._file.is_ours()
+        if before is None or after.size != before.size + taken or self._file.current_state() != after:
+            return False
+        self._written, self._last = len(rows), rows[-1]
+        self._file.state = after  # last: an error or interrupt before leaves a file that the next write replaces
+        return True
 
     def close(self) -> None:
         """Close the file."""

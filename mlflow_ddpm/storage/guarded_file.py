@@ -51,11 +51,11 @@ class GuardedFile:
         Raises:
             OSError: the directory cannot be searched.
         """
-        return self.state is not None and self._current_state() == self.state
+        return self.state is not None and self.current_state() == self.state
 
     def adopt(self) -> None:
         """Take the file as it is now for ours."""
-        self.state = self._current_state()
+        self.state = self.current_state()
 
     def replace(self, content: bytes, holds_only_ours: Callable[[bytes], bool]) -> None:
         """Replace the whole file, and keep a foreign version beside it unless it ``holds_only_ours``.
@@ -63,7 +63,7 @@ class GuardedFile:
         Raises:
             OSError: the disk is full, read-only or gone; the file is untouched.
         """
-        keep_as, current = None, self._current_state()
+        keep_as, current = None, self.current_state()
         if current != self.state:
             keep_as = self._name_for_foreign(content, holds_only_ours)
         written = FileState.create(replace_file(self.path, content, keep_as=keep_as))
@@ -75,11 +75,9 @@ class GuardedFile:
                 display_path(self.path),
                 display_path(keep_as),
             )
-        after = self._current_state()
-        is_ours = (
-            after is not None and after[:3] == written[:3]
-        )  # a network file system may set the time when it closes
-        self.state = after if is_ours else written
+        after = self.current_state()
+        is_same = after is not None and after[:3] == written[:3]  # a network file system may set the time at the close
+        self.state = after if is_same else written
 
     def _name_for_foreign(self, content: bytes, holds_only_ours: Callable[[bytes], bool]) -> Path | None:
         """Return the name under which to keep what now has ours; None if nothing in it would be lost."""
@@ -93,7 +91,8 @@ class GuardedFile:
         names = (self.path.with_name(edited_name(self.path, number)) for number in itertools.count(1))
         return next(name for name in names if not os.path.lexists(name))
 
-    def _current_state(self) -> FileState | None:
+    def current_state(self) -> FileState | None:
+        """Return the state of what has the name now; None if nothing has it."""
         try:
             return FileState.create(os.stat(self.path))  # noqa: PTH116 - each row comes here
         except FileNotFoundError:

@@ -59,5 +59,8 @@ def model_files(output_dir: Path) -> list[Path]:
     """Return the model's two files in an output directory, or none unless both are there. Links are not followed."""
     folder = output_dir / MODEL_FOLDER
     paths = [folder / name for name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
-    is_whole = all(path.is_file() and not path.is_symlink() for path in paths) and not folder.is_symlink()
+    try:
+        is_whole = all(path.is_file() and not path.is_symlink() for path in paths) and not folder.is_symlink()
+    except OSError:  # no right to look
+        return []
     return paths if is_whole else []

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
@@ -106,7 +106,8 @@ class Mirror:
 
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
         """Take over the rows of a run whose files were lost, from ``source``, and make them durable."""
-        _log.warning("%s: %d epochs were restored from %s", display_path(self.directory / CSV_NAME), len(rows), source)
+        path, epochs = display_path(self.directory / CSV_NAME), count_of(len(rows), "epoch")
+        _log.warning("%s: restored from %s: %s", path, source, epochs)
         with self._writing:
             with self._consistent:
                 self.rows[:], self._encoded = rows, []
@@ -256,7 +257,8 @@ class Mirror:
             self.warn(error)
         elif self._warned is not None and self._journal.is_current(self.rows):
             self._warned = None
-            _log.warning("%s can be written again, and has all %d epochs", display_path(self.directory), len(self.rows))
+            where, epochs = display_path(self.directory), count_of(len(self.rows), "epoch")
+            _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
 
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:
@@ -273,6 +275,8 @@ class Mirror:
             _log.error("%s could not be written, nor could %s (%s)", self._journal.path, tempfile.gettempdir(), error)
         else:
             _log.error(
-                "%s could not be written; all %d epochs are in %s: copy it there when it can be written, and continue",
-                *(display_path(self.directory / CSV_NAME), len(self.rows), display_path(folder / CSV_NAME)),
+                "%s could not be written; everything (%s) is in %s: copy it there when it can be written, and continue",
+                display_path(self.directory / CSV_NAME),
+                count_of(len(self.rows), "epoch"),
+                display_path(folder / CSV_NAME),
             )

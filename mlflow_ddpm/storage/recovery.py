@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
 from mlflow_ddpm.storage.json_file import JsonWriter, read_document
@@ -65,7 +65,7 @@ def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
             document = json.recover()
             rows = document.rows if document else ()
         if rows:
-            remedy = f"or move it away, and {len(rows)} epochs are restored from {JSON_NAME}"
+            remedy = f"{JSON_NAME} has {count_of(len(rows), 'epoch')}, which are restored once it is moved away"
             raise MirrorError(f"{error}; {remedy}") from error
         raise
 

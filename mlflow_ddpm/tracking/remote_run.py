@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ class RemoteRun:
     def send_image(self, image: LoggedImage) -> None:
         """Send a picture to the image view, and as a file."""
         run, name = self._opened(), f"{image.path.parent.name}/{image.path.name}"
-        if image.content is None and not image.path.exists():
+        if image.content is None and not os.access(image.path, os.F_OK):
             self._note_image(image)  # deleted since: nothing is left to send
             return
         try:

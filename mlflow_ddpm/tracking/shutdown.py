@@ -64,6 +64,13 @@ class ShutdownHandler:
 
     def stop(self) -> None:
         """Watch no more; the last one to stop puts the handlers back that were there before the first."""
+        try:
+            self._stop()
+        except BaseException:  # an interrupt, by the very handlers that are being put back
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
         atexit.unregister(self._on_exit)
         if self in _watching:
             _watching.remove(self)
@@ -204,4 +211,5 @@ def _restore_handlers() -> None:
 
 def _leave_all() -> None:
     while _installed:
-        _installed.pop().leave()
+        _installed[-1].leave()
+        _installed.pop()

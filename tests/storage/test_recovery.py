@@ -144,7 +144,10 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [(CSV_NAME, "3 epochs are restored from training_metrics.json"), (JSON_NAME, "written again from")],
+    [
+        (CSV_NAME, "training_metrics.json has 3 epochs, which are restored once it is moved away"),
+        (JSON_NAME, "written again from"),
+    ],
 )
 def test_a_damaged_file_is_refused_with_the_way_to_restore_it(name: str, remedy: str, tmp_path: Path) -> None:
     """And the remedy works."""

@@ -229,9 +229,11 @@ class Walk:
         goal, deadline = min(self._epochs_on_disk() + epochs, EPOCHS), time.monotonic() + 10
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while self._epochs_on_disk() < goal and time.monotonic() < deadline:
-            if os.waitid(os.P_PID, self._process, how):
-                return
-            time.sleep(0.02)
+            with suppress(ChildProcessError):
+                if not os.waitid(os.P_PID, self._process, how):
+                    time.sleep(0.02)
+                    continue
+            return
 
     def _differences(self) -> list[str]:
         with (self.out / CSV).open(newline="", encoding="utf-8") as file:
