@@ -55,7 +55,7 @@ class DirectoryLock:
             self._acquire(self._directory)
             self._is_taken = True
             self._name_holder()
-        except BaseException:  # an interrupt as well: nobody else knows of this lock yet
+        except BaseException:  # an interrupt as well: the caller does not have this lock yet
             self.release()
             raise
         return self

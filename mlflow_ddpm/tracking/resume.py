@@ -157,7 +157,8 @@ def final_files(directory: Path) -> list[Artifact]:
     """Return the files that are logged when a run has ended: its history, and the trained model if there is one."""
     history = [Artifact(directory / name, ARTIFACT_FOLDER) for name in (CSV_NAME, JSON_NAME)]
     model = [Artifact(path, MODEL_FOLDER) for path in model_files(directory)]
-    return [artifact for artifact in (*history, *model) if os.access(artifact.path, os.F_OK)]
+    # Path.exists raises where there is no right to look.
+    return [artifact for artifact in (*history, *model) if os.path.exists(artifact.path)]  # noqa: PTH110
 
 
 def _is_below(path: Path, directory: Path) -> bool:

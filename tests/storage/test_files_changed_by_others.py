@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -23,6 +25,7 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.tracking.resume import final_files
 
 KILLED = RunOutcome("KILLED")
 CHANGED = b"epoch,loss\n0,somebody's\n"
@@ -255,6 +258,7 @@ def test_a_directory_whose_name_another_training_took_is_left_to_it(
 from pathlib import Path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.mirror import Mirror
+from mlflow_ddpm.tracking.resume import final_files
 mirror = Mirror(Path({str(out)!r})).open()
 mirror.write(EpochMetrics(epoch=7, logged_at_ms=1))
 print("ready", flush=True)
@@ -316,6 +320,71 @@ def test_a_system_that_gives_nothing_is_waited_for(
     assert _epochs(tmp_path) == [0, 1, 2, 3, 4]
     assert mirror.close(KILLED)
     assert _json_epochs(tmp_path) == [0, 1, 2, 3, 4]
+
+
+def _move_there_and_back(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "change", [_truncate, _truncate_in_a_row, _append_garbage, _save_by_rename, _delete, _move_there_and_back]
+)
+def test_a_change_while_a_row_is_flushed_is_not_taken_for_ours(
+    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flush takes milliseconds: time for another program. The row is there once, at the next at the latest."""
+    out, flush, flushes = tmp_path / "out", os.fsync, itertools.count()
+    mirror = Mirror(out).open()
+    for epoch in range(3):
+        mirror.write(_row(epoch))
+
+    def changed(descriptor: int) -> None:
+        flush(descriptor)
+        if next(flushes) == 0:
+            change(out / CSV_NAME)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow_ddpm.storage.csv_file.os.fsync", changed)
+        mirror.write(_row(3))
+    if change is _move_there_and_back:
+        shutil.rmtree(out, ignore_errors=True)
+        (tmp_path / "elsewhere").rename(out)
+    else:
+        assert _epochs(out) == [0, 1, 2, 3]
+    mirror.write(_row(4))
+
+    assert _epochs(out) == [0, 1, 2, 3, 4]
+    assert mirror.close(KILLED)
+
+
+@contextlib.contextmanager
+def _no_rights(directory: Path) -> Iterator[None]:
+    if os.geteuid():
+        directory.chmod(0)
+        yield
+        directory.chmod(0o755)
+        return
+    os.seteuid(65534)  # for whom the tests' folder is closed
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_close_without_the_right_to_look_at_the_directory_says_where_the_rows_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised, neither by the mirror nor by the search for what is logged at the end."""
+    mirror = Mirror(tmp_path / "out").open()
+    mirror.write(_row(0))
+    with _no_rights(tmp_path / "out"), caplog.at_level(logging.WARNING, "mlflow_ddpm"):
+        assert final_files(tmp_path / "out") == []
+        assert not mirror.close(KILLED)
+
+    assert "could not be written; everything (1 epoch) is in " in caplog.text
+    rescued = Path(re.findall(r"is in (\S+): copy it", caplog.text)[0])
+    assert [_epochs(rescued.parent), _epochs(tmp_path / "out")] == [[0], [0]]
+    shutil.rmtree(rescued.parent)
 
 
 def test_a_close_that_cannot_write_says_where_the_rows_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -145,7 +145,7 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        (CSV_NAME, "training_metrics.json has 3 epochs, which are restored once it is moved away"),
+        (CSV_NAME, "has 3 epochs, which are restored once it is moved"),
         (JSON_NAME, "written again from"),
     ],
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -282,26 +284,50 @@ def test_the_last_warning_counts_rightly(short_waits: None, caplog: pytest.LogCa
     assert "not in MLflow yet: 1 row and " in caplog.text
 
 
-@pytest.mark.parametrize("line", [1, 9, 30, 60, 120, 240, 400])
-def test_an_interrupt_at_any_line_of_close_lets_everything_go(line: int, sqlite_uri: str) -> None:
-    """The run has ended, the threads with it, and the directory can be opened again; a second close tells the truth."""
-    tracker = MetricsTracker("out")
-    tracker.start_epoch(0)
-    tracker.log_batch(1.0)
-    tracker.end_epoch()
-    run_id, lines = str(tracker.run_id), iter(range(1, 10**9))
+def _interrupt_at(number: int) -> Callable[[FrameType, str, object], Any]:
+    """Return a trace function that raises KeyboardInterrupt at such a line of the package, counted from 1."""
+    lines = iter(range(1, 10**9))
 
     def interrupt(frame: FrameType, event: str, _: object) -> Any:
-        if "mlflow_ddpm/" not in frame.f_code.co_filename:
+        if not re.search("mlflow_ddpm/(tracker.py|tracking/|storage/)", frame.f_code.co_filename):
             return None
-        if event == "line" and next(lines) == line:
+        if event == "line" and next(lines) == number:
             sys.settrace(None)
             raise KeyboardInterrupt
         return interrupt
 
+    return interrupt
+
+
+@pytest.mark.parametrize("line", [145, 190, 206, 226, 233, 341, 470, 530])
+def test_an_interrupt_at_any_line_of_a_construction_lets_everything_go(line: int, sqlite_uri: str) -> None:
+    """In a notebook, which keeps the error with all that it holds, the cell runs again."""
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    kept: list[BaseException] = []
+    try:
+        sys.settrace(_interrupt_at(line))
+        MetricsTracker("out").close()
+    except KeyboardInterrupt as error:
+        kept.append(error)
+    finally:
+        sys.settrace(None)
+
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with MetricsTracker("out", resume=True) as again:
+        _epoch(again, 0)
+    assert {run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])} <= {"FINISHED", "KILLED"}
+
+
+@pytest.mark.parametrize("line", [1, 9, 30, 60, 120, 141, 240, 400])
+def test_an_interrupt_at_any_line_of_close_lets_everything_go(line: int, sqlite_uri: str) -> None:
+    """The run has ended, the threads with it, and the directory can be opened again; a second close tells the truth."""
+    tracker = MetricsTracker("out")
+    _epoch(tracker, 0)
+    run_id = str(tracker.run_id)
+
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            sys.settrace(interrupt)
+            sys.settrace(_interrupt_at(line))
             tracker.close()
         finally:
             sys.settrace(None)
