@@ -26,7 +26,7 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun
+from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.storage.stored_rows import Point, points_of
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
@@ -74,10 +74,13 @@ class RemoteRun:
 
     def open(self) -> None:
         """Find or create the run, and describe it: what makes its page readable from the first epoch on."""
-        if not self._state.tags:
+        if not self._state.tags:  # the user's as well, so that a sync has them
+            own = {"mlflow_ddpm.output_dir": self._mirror.directory.name}
             with self._file.change() as state:
-                state.tags = context_tags({"mlflow_ddpm.output_dir": self._mirror.directory.name})
-        run, created = open_run(self._target, started_at_ms=self._state.started_at_ms, tags=self._state.tags)
+                state.tags = context_tags({**own, **self._metadata.tags})
+        sent_later = clean_tags(self._metadata.tags)  # one by one, if the store does not take them all
+        tags = {key: text for key, text in self._state.tags.items() if key not in sent_later}
+        run, created = open_run(self._target, started_at_ms=self._state.started_at_ms, tags=tags)
         if created and self._target.run_id:  # a child of the run that was asked for, which another tracker writes to
             with self._file.change() as state:
                 state.parent_run_id, state.owned = self._target.run_id, True
@@ -123,8 +126,7 @@ class RemoteRun:
 
     def send_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, over earlier values."""
-        run = self._opened()
-        self._send_tags(run, tags)
+        self._send_tags(self._opened(), tags)
 
     def send_image(self, image: LoggedImage) -> None:
         """Send a picture to the image view, and as a file."""

@@ -108,7 +108,8 @@ def _document_of(directory: Path) -> RunDocument:
 def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument) -> Uploader:
     """Return an uploader over the mirror that sends what the store does not have, and then ends the run."""
     file = StateFile(mirror.directory, state)
-    metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), {}, document.environment)
+    tags = {key: text for key, text in state.tags.items() if not key.startswith(("mlflow.", "mlflow_ddpm."))}
+    metadata = RunMetadata.create(read_run_config(mirror.directory, document.config), tags, document.environment)
     mirror.describe(config=metadata.config, environment=metadata.environment)
     mirror.update_run({**document.run, **state.as_run()})
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
