@@ -11,12 +11,13 @@ from mlflow_ddpm.tracking.null_recorder import NullRecorder
 from mlflow_ddpm.tracking.run_recorder import RunRecorder
 
 
-def test_it_has_every_public_member_of_a_recorder_with_the_same_arguments() -> None:
-    """So that the tracker asks nowhere which of the two it has."""
-    members = {name: member for name, member in vars(RunRecorder).items() if not name.startswith("_")}
+def test_what_it_has_takes_the_arguments_of_a_recorder() -> None:
+    """So that the tracker asks nowhere which of the two it has; what it calls of either, mypy checks."""
+    names = {name for name in vars(NullRecorder) if not name.startswith("_")}
 
-    assert members.keys() == {name for name in vars(NullRecorder) if not name.startswith("_")}
-    for name, member in members.items():
+    assert names <= vars(RunRecorder).keys()
+    for name in names:
+        member = getattr(RunRecorder, name)
         if inspect.isfunction(member):
             null = inspect.signature(getattr(NullRecorder, name))
             assert list(inspect.signature(member).parameters) == list(null.parameters)
