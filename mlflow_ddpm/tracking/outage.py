@@ -27,11 +27,11 @@ class OutageLog:
     Args:
         subject: what is not sent: "rows" or "files".
         advice: returns what happens next and what the user can do; None: nothing is logged, the caller reports itself.
-        is_covered: whether another lane's outage explains this one, so that one outage is one warning.
+        is_covered: whether something else that was logged explains this failure, so that one cause is one warning.
     """
 
     def __init__(
-        self, subject: str, advice: Advice | None, is_covered: Callable[[int], bool] = lambda _: False
+        self, subject: str, advice: Advice | None, is_covered: Callable[[StoreError, int], bool] = lambda *_: False
     ) -> None:
         self._subject, self._advice, self._is_covered = subject, advice, is_covered
         self._causes: list[str] = []  # of the present outage, that were logged
@@ -44,7 +44,7 @@ class OutageLog:
             self._advice is None
             or key in self._causes
             or len(self._causes) >= _CAUSES_MAX
-            or self._is_covered(failures)
+            or self._is_covered(error, failures)
         ):
             return
         self._causes.append(key)
@@ -62,6 +62,12 @@ class OutageLog:
     def _warn(self, text: str) -> None:
         with contextlib.suppress(Exception):  # a handler of the user's may raise; that must stop neither thread
             _log.warning("%s", text)
+
+
+def kind_of_cause(error: Exception, name: str = "") -> str:
+    """Return a cause without the item that the store did not take."""
+    cause = re.sub(r"^MLflow at (\S+) (cannot take .*?|refused): ", r"\1 ", " ".join(str(error).split()))
+    return cause.replace(name.rpartition("/")[2], "").rstrip(".")
 
 
 class Unsent(NamedTuple):

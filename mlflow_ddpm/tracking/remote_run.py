@@ -29,6 +29,7 @@ from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.storage.stored_rows import Point, points_of
+from mlflow_ddpm.tracking.outage import kind_of_cause
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.stored_copy import check_not_fuller
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
@@ -252,7 +253,7 @@ class RemoteRun:
         with self._file.change() as state:
             state.set_aside = {**state.set_aside, name: cause}
             state.artifacts = [other for other in state.artifacts if other != name]
-        kind = cause.replace(name.rpartition("/")[2], "")  # of 2,000 pictures, one warning
+        kind = kind_of_cause(error, name)  # of 2,000 pictures, one warning
         level = logging.DEBUG if kind in self._causes else logging.WARNING
         self._causes.add(kind)
         where = display_path(self._mirror.directory)
@@ -263,6 +264,10 @@ class RemoteRun:
                 "is set aside, and `mlflow-ddpm sync %s` tries it again",
                 *(name, cause.rstrip("."), where, where),
             )
+
+    def has_logged(self, error: Exception) -> bool:
+        """Return whether the log has this cause, of whatever was set aside for it first."""
+        return kind_of_cause(error) in self._causes
 
     def _note_image(self, image: LoggedImage) -> None:
         name = f"{image.path.parent.name}/{image.path.name}"

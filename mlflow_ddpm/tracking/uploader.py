@@ -75,10 +75,14 @@ class Uploader:
         self.activity = Activity()
         self._outage = OutageLog("rows", advice)
         self._row_lane = Lane("rows", self._work_on_rows, self._outage, self.activity)
-        files = OutageLog("files", advice, is_covered=lambda failures: self._row_lane.is_failing or failures < 2)  # noqa: PLR2004
+        files = OutageLog("files", advice, is_covered=self._explains_files)
         self._file_lane = Lane("files", self._work_on_files, files, self.activity)
         for item in items:
             self._put(item)
+
+    def _explains_files(self, error: StoreError, failures: int) -> bool:
+        """Return whether the rows' outage or a file that was set aside has shown why files wait, or it is too early."""
+        return self._row_lane.is_failing or failures < 2 or self._remote.has_logged(error)  # noqa: PLR2004
 
     def start(self) -> None:
         """Begin; the run is opened at once, or as soon as the training thread is quiet."""

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BOUNDS = ROOT / "tests" / "constraints-lowest.txt"
 _TOOLS = ("pytest", "pytest-xdist", "hypothesis", "huggingface_hub")
-_ROOMS = ("storage", "analysis", "doors", "publishing")
+_ROOMS = ("storage", "analysis", "doors")
 
 
 def main() -> int:

@@ -85,17 +85,17 @@ def ended(uri: str, run_id: str) -> tuple[str, int]:
 
 
 def check_cause(caplog: pytest.LogCaptureFixture, *words: str) -> None:
-    """Check that cause and remedy are in one line, said when it is found, and where it is final in a second and third.
+    """Check that cause and remedy are in one line, said when it is found, and where it is final in a second.
 
     Without any word, check that there was nothing to warn of.
     """
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert not words or 1 <= len(lines) <= 3, lines
+    assert not words or 1 <= len(lines) <= 2, lines
     assert words or not lines
     for line in lines:
         assert "\n" not in line
         assert "Traceback" not in line
-        assert all(word in line for word in words), line
+        assert all(word in line for word in words) or "`mlflow-ddpm status out` lists why" in line, line
 
 
 def test_a_body_limit_of_nginx_costs_the_picture_and_nothing_else(

@@ -35,7 +35,7 @@ def test_an_outage_is_logged_once_whatever_number_of_times_the_store_is_tried(ca
 
 def test_an_outage_that_another_lane_has_logged_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     """Nor is its end; nor anything where the caller reports by itself."""
-    covered = OutageLog("files", lambda _: "", is_covered=lambda failures: failures < 3)
+    covered = OutageLog("files", lambda _: "", is_covered=lambda _, failures: failures < 3)
     covered.failed(AWAY, failures=1)
     covered.recovered()
     OutageLog("rows", advice=None).failed(AWAY)
