@@ -60,7 +60,7 @@ class RemoteRun:
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._logged_images: tuple[str, ...] | None = None
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
-        self._causes: set[str] = set()  # of set-aside items, that were logged
+        self.logged_causes: set[str] = set()  # of set-aside items, that were logged
         self._sent_files: list[str] = []  # that the run's description may show or link to
 
     @property
@@ -254,8 +254,8 @@ class RemoteRun:
             state.set_aside = {**state.set_aside, name: cause}
             state.artifacts = [other for other in state.artifacts if other != name]
         kind = kind_of_cause(error, name)  # of 2,000 pictures, one warning
-        level = logging.DEBUG if kind in self._causes else logging.WARNING
-        self._causes.add(kind)
+        level = logging.DEBUG if kind in self.logged_causes else logging.WARNING
+        self.logged_causes.add(kind)
         where = display_path(self._mirror.directory)
         with contextlib.suppress(Exception):  # a handler of the user's may raise
             _log.log(
@@ -264,10 +264,6 @@ class RemoteRun:
                 "is set aside, and `mlflow-ddpm sync %s` tries it again",
                 *(name, cause.rstrip("."), where, where),
             )
-
-    def has_logged(self, error: Exception) -> bool:
-        """Return whether the log has this cause, of whatever was set aside for it first."""
-        return kind_of_cause(error) in self._causes
 
     def _note_image(self, image: LoggedImage) -> None:
         name = f"{image.path.parent.name}/{image.path.name}"

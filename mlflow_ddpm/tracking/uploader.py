@@ -23,7 +23,7 @@ from mlflow_ddpm.storage.mlflow_call import is_first_use
 from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH
 from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.live_points import LiveReading
-from mlflow_ddpm.tracking.outage import Advice, OutageLog
+from mlflow_ddpm.tracking.outage import Advice, OutageLog, kind_of_cause
 from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.upload_items import Artifact, Tags, UploadItem
 
@@ -82,7 +82,8 @@ class Uploader:
 
     def _explains_files(self, error: StoreError, failures: int) -> bool:
         """Return whether the rows' outage or a file that was set aside has shown why files wait, or it is too early."""
-        return self._row_lane.is_failing or failures < 2 or self._remote.has_logged(error)  # noqa: PLR2004
+        is_logged = kind_of_cause(error) in self._remote.logged_causes
+        return self._row_lane.is_failing or failures < 2 or is_logged  # noqa: PLR2004
 
     def start(self) -> None:
         """Begin; the run is opened at once, or as soon as the training thread is quiet."""
