@@ -1,8 +1,7 @@
 """One run in its tracking store: opened, described, sent to, finished.
 
 Every call blocks for as long as MLflow's time-outs allow: none is for the training thread. What the store does not take
-is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, and sent again when the run is
-opened the next time.
+is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, sent when the run opens again.
 """
 
 from __future__ import annotations
@@ -237,9 +236,8 @@ class RemoteRun:
             if len(items) == 1:
                 self._set_aside(name_of(items[0]), error)
                 return {name_of(items[0])}
-            half = len(items) // 2
-            first = self._send_what_is_taken(items[:half], send, name_of)
-            return first | self._send_what_is_taken(items[half:], send, name_of)
+            halves = items[: len(items) // 2], items[len(items) // 2 :]
+            return set().union(*(self._send_what_is_taken(half, send, name_of) for half in halves))
         return set()
 
     def _set_aside_unless_passing(self, name: str, error: Exception) -> None:
