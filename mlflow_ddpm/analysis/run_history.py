@@ -51,7 +51,8 @@ class RunHistory:
         What is known of the run may come from another program, so credentials are taken out of it here.
         """
         run, config, environment = (redacted(part or {}).value for part in (run, config, environment))
-        return cls(rows=tuple(keep_last_written(rows)), run=run, config=config, environment=environment)
+        kept = tuple(keep_last_written(rows, run.get(EVERY_N_STEPS)))
+        return cls(rows=kept, run=run, config=config, environment=environment)
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:

@@ -154,15 +154,31 @@ INTEGRAL_COLUMNS = frozenset(m.name for m in METRICS if m.integral) | {"logged_a
 _OWN_COLUMNS = frozenset(TABLE_COLUMNS) | {"logged_at_ms"}
 
 
-def keep_last_written(rows: Iterable[EpochMetrics]) -> list[EpochMetrics]:
+def supersedes(row: EpochMetrics, older: EpochMetrics, every_n_steps: int | None) -> bool:
+    """Return whether a row, written later, makes an older one void: it does the same epochs or steps again.
+
+    Where rows are windows of ``every_n_steps``, a run that ended inside a window left a partial row with a number of
+    its own; the window's next row makes it void, unless it begins where that one ended.
+    """
+    if older.epoch >= row.epoch:
+        return True
+    if not every_n_steps or not older.partial:
+        return False
+    begin = (row.epoch - 1) // every_n_steps * every_n_steps
+    if row.partial:
+        begin = max(begin, row.epoch - (row.batches or 0))
+    return older.epoch > begin
+
+
+def keep_last_written(rows: Iterable[EpochMetrics], every_n_steps: int | None = None) -> list[EpochMetrics]:
     """Return one row per epoch, sorted by epoch: those that no later resume superseded.
 
     A run resumed at epoch k writes k again, later; every row from k on that was written before is then void, even where
-    the second life ended earlier than the first.
+    the second life ended earlier than the first. ``every_n_steps``: as for :func:`supersedes`.
     """
     kept: list[EpochMetrics] = []
     for row in sorted(rows, key=lambda r: r.logged_at_ms):
-        while kept and kept[-1].epoch >= row.epoch:
+        while kept and supersedes(row, kept[-1], every_n_steps):
             kept.pop()
         kept.append(row)
     return kept

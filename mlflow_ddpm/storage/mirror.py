@@ -20,7 +20,7 @@ from typing import Any, Self
 from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
@@ -92,7 +92,8 @@ class Mirror:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
         if self.is_foreign:
             return
-        superseded = [old for old in self.rows if old.epoch >= row.epoch] if self._goes_back_to(row.epoch) else []
+        every = self.run.get("every_n_steps")
+        superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
         if superseded:
             self._keep_superseded(superseded)
         with self._writing:
@@ -222,9 +223,6 @@ class Mirror:
                 display_path(self.directory),
                 error.strerror or error,
             )
-
-    def _goes_back_to(self, epoch: int) -> bool:
-        return bool(self.rows) and self.rows[-1].epoch >= epoch
 
     def _keep_superseded(self, rows: list[EpochMetrics]) -> None:
         """Log and save the superseded rows, so that a loop that began anew by mistake loses nothing."""

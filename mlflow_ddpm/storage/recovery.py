@@ -45,7 +45,7 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
         raise MirrorError(f"{error}{remedy}") from error
     if document is None:
         return RecoveredFiles(from_csv, {}, {}, restored=False)
-    rows = merge_rows(from_csv, document.rows, journal.path)
+    rows = merge_rows(from_csv, document.rows, journal.path, document.run.get("every_n_steps"))
     restored = [row.logged_at_ms for row in rows] != [row.logged_at_ms for row in from_csv]
     if restored:
         journal.forget()
@@ -80,10 +80,15 @@ def read_rows(directory: Path) -> list[EpochMetrics]:
     csv, json = directory / CSV_NAME, directory / JSON_NAME
     from_csv = keep_last_written(read_csv(csv)) if csv.exists() else []
     has_json = json.exists() and json.stat().st_size > 0
-    return merge_rows(from_csv, read_document(json).rows, csv) if has_json else from_csv
+    if not has_json:
+        return from_csv
+    document = read_document(json)
+    return merge_rows(from_csv, document.rows, csv, document.run.get("every_n_steps"))
 
 
-def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], path: Path) -> list[EpochMetrics]:
+def merge_rows(
+    csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], path: Path, every_n_steps: int | None = None
+) -> list[EpochMetrics]:
     """Return the rows of a run from its two files, of which either may have lost some.
 
     Rows are distinguished by their time, which rises strictly, so a row that a later one superseded stays superseded.
@@ -92,7 +97,7 @@ def merge_rows(csv: Sequence[EpochMetrics], json: Sequence[EpochMetrics], path: 
         MirrorError: the JSON has epochs that the CSV does not have, and they share none: two different runs.
     """
     by_time = {row.logged_at_ms: row for row in (*json, *csv)}  # the CSV wins: it is the journal
-    rows = keep_last_written(by_time.values())
+    rows = keep_last_written(by_time.values(), every_n_steps)
     shares_none = len(by_time) == len(csv) + len(json)
     if csv and json and shares_none and {row.epoch for row in rows} != {row.epoch for row in csv}:
         raise MirrorError(

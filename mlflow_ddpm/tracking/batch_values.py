@@ -38,25 +38,29 @@ class _Chunk(NamedTuple):
 
 
 class NewValues(NamedTuple):
-    """The newest values of a series, unread: references alone, taken in microseconds whatever their number."""
+    """The newest values of a series, unread and uncopied."""
 
     chunks: Sequence[_Chunk]  # the first may begin with older values
-    tail: Sequence[Any]
-    tail_start: int  # place in the series of the tail's first value
-    start: int  # place of the first value that is new
+    tail: Sequence[Any]  # may grow meanwhile, and begin with older values
+    tail_end: int  # its length when it was taken
+    tail_start: int = 0  # place in the series of the tail's first value
+    start: int = 0  # place of the first value that is new
 
     @property
-    def newest(self) -> Any:
-        """The last value, or a tensor that holds it; None if nothing is new."""
-        return self.tail[-1] if self.tail else self.chunks[-1].values if self.chunks else None
+    def new_tail(self) -> Sequence[Any]:
+        """The new values of the tail."""
+        return self.tail[max(0, self.start - self.tail_start) : self.tail_end]
 
     def parts(self) -> list[Any]:
         """Return the values as arrays of float64 and tensors (n,), each of one kind; tensors are joined, not read."""
         parts = [values[bisect_left(batches, self.start) :] for batches, values in self.chunks]
         kinds: dict[Any, list[Any]] = {}
-        for value in self.tail[max(0, self.start - self.tail_start) :]:
+        for value in self.new_tail:
             kinds.setdefault(_kind(value), []).append(value)
         return [*parts, *(_join(values) for values in kinds.values())]
+
+
+Taken = tuple[Sequence[_Chunk], Sequence[Any], int, int, int]  # NewValues to be: a bare tuple costs less
 
 
 class _Series:
@@ -69,10 +73,11 @@ class _Series:
         self._folded = self._taken = self._taken_chunks = 0
         self.tail: list[Any] = []
 
-    def take_new(self) -> NewValues:
-        """Return the values since the last call."""
-        new = NewValues(self._chunks[self._taken_chunks :], self.tail[:], self._folded, self._taken)
-        self._taken_chunks, self._taken = len(self._chunks), self._folded + len(self.tail)
+    def take_new(self) -> Taken:
+        """Return the values since the last call, in a microsecond whatever their number."""
+        end = len(self.tail)
+        new = (self._chunks[self._taken_chunks :], self.tail, end, self._folded, self._taken)
+        self._taken_chunks, self._taken = len(self._chunks), self._folded + end
         return new
 
     def add(self, value: Any) -> None:
@@ -81,7 +86,7 @@ class _Series:
             self.fold()
 
     def fold(self) -> None:
-        """Join the tail's values, those of one kind only."""
+        """Join the tail's values, those of one kind only. The list itself stays as it is: a reading may have it."""
         tail, self.tail = self.tail, []
         start, self._folded = self._folded, self._folded + len(tail)
         if set(map(type, tail)) == {float}:
@@ -190,8 +195,10 @@ class BatchValues:
     def _watched(self, loss: Any) -> Any:
         """Note how often a loss was changed in place until now, and return it."""
         self._look_for_changes()
-        if type(loss) is not float and not loss.is_inference():  # tensors of inference mode count no changes
-            self._newest, self._version = loss, loss._version  # noqa: SLF001 - torch documents it under this name
+        try:
+            self._version, self._newest = loss._version, loss  # noqa: SLF001 - torch documents it under this name
+        except (AttributeError, RuntimeError):  # a number, or a tensor of inference mode, which counts no changes
+            self._newest = None
         return loss
 
     def _look_for_changes(self) -> None:
@@ -200,7 +207,7 @@ class BatchValues:
             self.is_changed_in_place = True
         self._newest = None
 
-    def take_new(self) -> tuple[NewValues, NewValues, Any, int | None]:
+    def take_new(self) -> tuple[Taken, Taken, Any, int | None]:
         """Return losses and gradient norms since the last call, the last lr, and all samples so far; nothing is read.
 
         The learning rate may be a tensor; samples are None unless every batch had a size.

@@ -16,7 +16,7 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.stored_rows import Point
-from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues
+from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues, Taken
 from mlflow_ddpm.tracking.epoch_statistics import finite_mean
 from mlflow_ddpm.tracking.timing import unix_ms
 
@@ -33,6 +33,7 @@ class LiveMeter:
         world_size: processes that train together; each is taken to have as many samples as this one.
 
     Attributes:
+        every_sec: infinite where no point is wanted.
         due: the reading of ``time.monotonic`` from which on the next point is due.
 
     Raises:
@@ -42,7 +43,7 @@ class LiveMeter:
     def __init__(self, every_sec: float, world_size: int) -> None:
         if isinstance(every_sec, bool) or not isinstance(every_sec, int | float) or not 0 <= every_sec < math.inf:
             raise UsageError(f"live_every_sec must be a number of seconds >= 0, 0 for no points, got {every_sec!r}")
-        self._every_sec, self._world_size = every_sec or math.inf, world_size
+        self.every_sec, self._world_size = every_sec or math.inf, world_size
         self.due = math.inf
         self._began = self._paused_sec = 0.0
         self._samples = 0
@@ -50,7 +51,7 @@ class LiveMeter:
     def open(self) -> None:
         """An epoch or window begins: an interval with it, so that what is shorter than one has no live point."""
         self._began = time.monotonic()
-        self.due = self._began + self._every_sec
+        self.due = self._began + self.every_sec
         self._paused_sec, self._samples = 0.0, 0
 
     def take(self, batches: BatchValues, step: int, paused_sec: float) -> LiveReading:
@@ -61,7 +62,7 @@ class LiveMeter:
         if samples is not None and elapsed > 0:
             rate = (samples - self._samples) * self._world_size / elapsed
             self._samples = samples
-        self._began, self._paused_sec, self.due = now, paused_sec, now + self._every_sec
+        self._began, self._paused_sec = now, paused_sec
         return LiveReading(step, loss, grad_norm, lr, rate)
 
 
@@ -76,12 +77,13 @@ class LiveReading:
     """
 
     def __init__(
-        self, step: int, loss: NewValues, grad_norm: NewValues, lr: Any = None, samples_per_sec: float | None = None
+        self, step: int, loss: Taken, grad_norm: Taken, lr: Any = None, samples_per_sec: float | None = None
     ) -> None:
         self._step = step
         self._values = (loss, lr, grad_norm, samples_per_sec)
         self._events: dict[Any, Any] = {}
-        for value in (loss.newest, grad_norm.newest, lr):
+        newest = [tail[-1] if tail else chunks[-1].values for chunks, tail, *_ in (loss, grad_norm) if tail or chunks]
+        for value in (*newest, lr):
             if getattr(value, "is_cuda", False) and value.device not in self._events:
                 self._events[value.device] = _event_of(value.device)
 
@@ -98,11 +100,10 @@ class LiveReading:
     def _mean(self, value: Any) -> float | None:
         if value is None or isinstance(value, float):
             return value
-        if not isinstance(value, NewValues):
-            value = NewValues((), (value,), 0, 0)
+        new = NewValues(*value) if isinstance(value, tuple) else NewValues((), (value,), 1)
         numbers: array[float] = array("d")
-        for device, new in _by_device(value).items():
-            numbers.extend(self._read(device, new))
+        for device, values in _by_device(new).items():
+            numbers.extend(self._read(device, values))
         return finite_mean(numbers)
 
     def _read(self, device: Any, new: NewValues) -> Iterable[float]:
@@ -115,16 +116,15 @@ class LiveReading:
 def _by_device(new: NewValues) -> dict[Any, NewValues]:
     """Return the values of each device by itself: a loop may log numbers and tensors."""
     devices = {getattr(chunk.values, "device", None) for chunk in new.chunks}
-    places = [getattr(value, "device", None) for value in new.tail]
-    devices.update(places[max(0, new.start - new.tail_start) :])
+    tail = [(getattr(value, "device", None), value) for value in new.new_tail]
+    devices.update(place for place, _ in tail)
     if len(devices) == 1:
         return {devices.pop(): new}
-    skipped = max(0, new.start - new.tail_start)
     split = {}
     for device in devices:
         chunks = [chunk for chunk in new.chunks if getattr(chunk.values, "device", None) == device]
-        tail = [v for v, place in zip(new.tail[skipped:], places[skipped:], strict=True) if place == device]
-        split[device] = NewValues(chunks, tail, max(new.start, new.tail_start), new.start)
+        values = [value for place, value in tail if place == device]
+        split[device] = NewValues(chunks, values, len(values), max(new.start, new.tail_start), new.start)
     return split
 
 

@@ -35,7 +35,7 @@ class NullRecorder:
     def write(self, row: EpochMetrics) -> None:
         """Record nothing."""
 
-    def write_live(self, reading: LiveReading) -> None:
+    def write_live(self, take: Callable[[], LiveReading]) -> None:
         """Record nothing."""
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
@@ -51,7 +51,7 @@ class NullRecorder:
         """Return 0: no row is recorded."""
         return 0
 
-    def seconds_before(self, epoch: int) -> float:  # noqa: ARG002
+    def seconds_before(self, row: EpochMetrics) -> float:  # noqa: ARG002
         """Return 0: no row is recorded."""
         return 0.0
 

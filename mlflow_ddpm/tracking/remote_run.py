@@ -196,7 +196,7 @@ class RemoteRun:
         if path not in self._mirror.current_files(revision):
             raise ItemRefusedError("the disk did not take its newest content")
         if not self._created:
-            check_not_fuller(run, path, list(self._mirror.rows))
+            check_not_fuller(run, path, list(self._mirror.rows), self._state.every_n_steps)
 
     def _opened(self) -> MlflowRun:
         if self._run is None:

@@ -111,7 +111,7 @@ def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -
     if mirror.rows or not state.run_id or not state.delivered_through_ms:
         return
     try:
-        rows = keep_last_written(MlflowRun(tracking_uri, state.run_id).read_rows())
+        rows = keep_last_written(MlflowRun(tracking_uri, state.run_id).read_rows(), state.every_n_steps)
     except StoreError as error:
         _log.warning(
             "the rows of %s are lost, and MLflow, which has them, does not answer: %s", mirror.directory, error

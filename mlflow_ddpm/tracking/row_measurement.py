@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import MirrorError, UsageError
@@ -120,7 +122,8 @@ class RowMeasurement:
         """Have what was logged since the last live point uploaded, at the number of steps, or batches, done so far."""
         if batches := self.meter.batches:
             step = self._batches_before + batches.batches if steps_done is None else steps_done
-            self.recorder.write_live(self.live.take(batches, step, self.meter.timer.paused_sec))
+            self.live.due = time.monotonic() + self.live.every_sec
+            self.recorder.write_live(partial(self.live.take, batches, step, self.meter.timer.paused_sec))
 
     def refuse(self, method: str) -> None:
         """Raise for a call without an open epoch; a rank that measures nothing opens none."""
@@ -172,10 +175,11 @@ class RowMeasurement:
             **measured.fields,
             partial=int(is_partial),
             ema_delta_norm=self.ema.measure(model, ema_model),
-            cumulative_time_sec=self.recorder.seconds_before(number) + measured.fields["epoch_time_sec"],
             extra={**measured.extras, **extra},
             logged_at_ms=self.recorder.next_timestamp(),
         )
+        seconds = self.recorder.seconds_before(row) + measured.fields["epoch_time_sec"]
+        row = replace(row, cumulative_time_sec=seconds)
         self.meter.drop()
         self._batches_before += row.batches or 0
         self.recorder.write(row)

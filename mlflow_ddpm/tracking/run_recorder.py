@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
@@ -148,9 +148,10 @@ class RunRecorder:
             self._has_nonfinite = True
             self._sink.write(Tags({NONFINITE_TAG: f"first in epoch {row.epoch}"}))
 
-    def write_live(self, reading: LiveReading) -> None:
+    def write_live(self, take: Callable[[], LiveReading]) -> None:
         """Have values within the epoch uploaded. They are no rows, and lost if the store is away."""
-        self._sink.write_live(reading)
+        if self._uploader:
+            self._uploader.write_live(take)
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
         """Call back for each new finding, on a thread of its own."""
@@ -195,9 +196,10 @@ class RunRecorder:
         last = self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
         return max(self._now_ms(), last + 1)
 
-    def seconds_before(self, epoch: int) -> float:
-        """Return the run's seconds up to an epoch, those before a resume included."""
-        earlier = next((row for row in reversed(self._mirror.rows) if row.epoch < epoch), None)
+    def seconds_before(self, row: EpochMetrics) -> float:
+        """Return the run's seconds up to a row, those before a resume included."""
+        every, rows = self._state.every_n_steps, reversed(self._mirror.rows)
+        earlier = next((older for older in rows if not supersedes(row, older, every)), None)
         return (earlier.cumulative_time_sec if earlier else None) or 0.0
 
     def flush(self, timeout: float) -> bool:

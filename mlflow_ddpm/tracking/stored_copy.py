@@ -20,7 +20,7 @@ from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 
-def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics]) -> None:
+def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics], every_n_steps: int | None) -> None:
     """Check that MLflow's copy of a file holds no epoch that we do not have, but those that ours supersede.
 
     Raises:
@@ -29,7 +29,7 @@ def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics]) -
     """
     stored = _stored_rows(run, path.name)
     ours = {row.epoch for row in rows}
-    missing = [row for row in keep_last_written([*stored, *rows]) if row.epoch not in ours]
+    missing = [row for row in keep_last_written([*stored, *rows], every_n_steps) if row.epoch not in ours]
     if missing:
         raise ItemRefusedError(
             f"MLflow's copy has {count_of(len(missing), 'epoch')} that this directory does not have, the last of them "

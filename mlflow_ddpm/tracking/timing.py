@@ -21,20 +21,19 @@ def rate(count: int | None, seconds: float) -> float | None:
 
 
 class EpochTimer:
-    """Measures from :meth:`start` to :meth:`stop`, less what was paused; waits for the device at each of them."""
+    """Measures from :meth:`start` to :meth:`stop`, less what was paused; waits for the device at each of them.
+
+    Attributes:
+        paused_sec: the seconds that were left out so far.
+    """
 
     def __init__(self, clock: Callable[[], float], device: Any) -> None:
         self._clock, self._device = clock, device
-        self._began = self._paused_sec = 0.0
-
-    @property
-    def paused_sec(self) -> float:
-        """The seconds that were left out so far."""
-        return self._paused_sec
+        self._began = self.paused_sec = 0.0
 
     def start(self) -> None:
         """Begin anew."""
-        self._paused_sec = 0.0
+        self.paused_sec = 0.0
         self._began = self._now()
 
     @contextlib.contextmanager
@@ -44,11 +43,11 @@ class EpochTimer:
         try:
             yield
         finally:
-            self._paused_sec += self._now() - began
+            self.paused_sec += self._now() - began
 
     def stop(self) -> float:
         """Return the seconds."""
-        return self._now() - self._began - self._paused_sec
+        return self._now() - self._began - self.paused_sec
 
     def _now(self) -> float:
         probes.synchronize(self._device)

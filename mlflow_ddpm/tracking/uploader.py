@@ -12,7 +12,7 @@ import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mlflow_ddpm.core.errors import StoreError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -30,7 +30,7 @@ from mlflow_ddpm.tracking.upload_items import Artifact, Tags, UploadItem
 _log = logging.getLogger("mlflow_ddpm")
 _SILENT_SEC = 60.0  # report an outage after this long without a response: some servers keep a call open for ever
 _FAILURES_MAX = 3  # of files, one after the other or not, before a pause
-_LIVE_MAX = 8  # readings within epochs that wait, at most; older ones are dropped
+_LIVE_MAX = 8  # readings within epochs that wait, at most
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ class Uploader:
     ) -> None:
         self._remote, self._file, self._state = remote, state_file, state_file.state
         self._rows: deque[EpochMetrics | Tags] = deque()
-        self._live: deque[LiveReading] = deque(maxlen=_LIVE_MAX)
+        self._live: deque[LiveReading] = deque()
         self._files: deque[LoggedImage | Artifact] = deque()
         self._training_ended = False
         self.activity = Activity()
@@ -99,10 +99,15 @@ class Uploader:
         if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self._remote.tracking_uri):
             self._outage.failed(StoreUnavailableError(f"MLflow has not answered for {_SILENT_SEC:g} s"))
 
-    def write_live(self, reading: LiveReading) -> None:
-        """Have values within an epoch sent when no row waits; they are dropped when the store is away."""
-        self._live.append(reading)
-        self._row_lane.notify()
+    def write_live(self, take: Callable[[], LiveReading]) -> None:
+        """Have values within an epoch sent when no row waits; they are dropped when the store is away.
+
+        While many wait none is taken, so that the next reading has these values, too. To drop one would free all its
+        tensors on this thread.
+        """
+        if len(self._live) < _LIVE_MAX:
+            self._live.append(take())
+            self._row_lane.notify()
 
     def _put(self, item: UploadItem) -> None:
         if isinstance(item, LoggedImage | Artifact):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from support.common import HandClock
 
 
-def _table(directory: str = "out") -> list[dict[str, str]]:
-    with (Path(directory) / "training_metrics.csv").open(newline="", encoding="utf-8") as file:
+def _table(directory: str = "out", name: str = "training_metrics.csv") -> list[dict[str, str]]:
+    with (Path(directory) / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -77,7 +77,7 @@ def test_time_and_throughput_are_those_of_the_window(sqlite_uri: str, clock: Han
 
 
 def test_a_resume_inside_a_window_continues_at_its_step_and_is_marked(sqlite_uri: str) -> None:
-    """The rows that the resume does again make way; nothing else does."""
+    """The row whose steps the resume does again makes way, wherever the run is read from; nothing else does."""
     tracker = MetricsTracker("out", every_n_steps=10)
     for step in range(17):
         tracker.log_step(step, 1.0)
@@ -91,9 +91,42 @@ def test_a_resume_inside_a_window_continues_at_its_step_and_is_marked(sqlite_uri
 
     assert first == 17
     assert [tracker.run_id] == run_ids
-    assert [10, 17, 20, 30] == _column("epoch")
-    assert [0, 1, 1, 0] == _column("partial")
-    assert [10, 7, 6, 10] == _column("batches")
+    _check_everywhere([10, 20, 30], [0, 1, 0], [10, 6, 10])
+    seconds = _column("epoch_time_sec")
+    assert _column("cumulative_time_sec") == pytest.approx([sum(seconds[:n]) for n in (1, 2, 3)])
+    assert [row["epoch"] for row in _table(name="training_metrics.superseded.csv")] == ["17"]
+
+
+@pytest.mark.parametrize(
+    ("first", "numbers", "partial", "batches"),
+    [
+        (17, [10, 17, 20, 30], [0, 1, 1, 0], [10, 7, 3, 10]),  # two parts that make up the window
+        (10, [10, 20, 30], [0, 0, 0], [10, 10, 10]),
+        (3, [10, 20, 30], [1, 0, 0], [7, 10, 10]),
+        (0, [10, 20, 30], [0, 0, 0], [10, 10, 10]),
+    ],
+)
+def test_a_partial_row_stays_unless_its_steps_are_done_again(
+    sqlite_uri: str, first: int, numbers: list[int], partial: list[int], batches: list[int]
+) -> None:
+    """Wherever the resume begins; the files of both lives are in step with MLflow."""
+    for begin, end, status in ((0, 17, "KILLED"), (first, 30, None)):
+        tracker = MetricsTracker("out", every_n_steps=10)
+        for step in range(begin, end):
+            tracker.log_step(step, 1.0)
+        assert tracker.close(status)
+
+    _check_everywhere(numbers, partial, batches)
+
+
+def _check_everywhere(numbers: list[int], partial: list[int], batches: list[int]) -> None:
+    """Check the rows of the CSV, the JSON, the directory and the run in MLflow."""
+    from mlflow_ddpm import read_history
+
+    run_id = json.loads(Path("out/training_metrics.json").read_text())["run"]["run_id"]
+    for source in ("out/training_metrics.csv", "out/training_metrics.json", "out", run_id):
+        frame = read_history(source)
+        assert [list(frame[name]) for name in ("epoch", "partial", "batches")] == [numbers, partial, batches], source
 
 
 def test_a_loop_that_logs_every_fifth_step_has_rows_of_its_own(sqlite_uri: str) -> None:
