@@ -158,16 +158,16 @@ def supersedes(row: EpochMetrics, older: EpochMetrics, every_n_steps: int | None
     """Return whether a row, written later, makes an older one void: it does the same epochs or steps again.
 
     Where rows are windows of ``every_n_steps``, a run that ended inside a window left a partial row with a number of
-    its own; the window's next row makes it void, unless it begins where that one ended.
+    its own; the window's next row makes it void, unless it begins where that one ended. Where a step has several
+    batches, the older row shows how many.
     """
     if older.epoch >= row.epoch:
         return True
-    if not every_n_steps or not older.partial:
+    begin = (row.epoch - 1) // every_n_steps * every_n_steps if every_n_steps else row.epoch
+    if not older.partial or older.epoch <= begin:
         return False
-    begin = (row.epoch - 1) // every_n_steps * every_n_steps
-    if row.partial:
-        begin = max(begin, row.epoch - (row.batches or 0))
-    return older.epoch > begin
+    batches_a_step = max(1.0, (older.batches or 0) / (older.epoch - begin))
+    return not row.partial or older.epoch > row.epoch - int((row.batches or 0) / batches_a_step)
 
 
 def keep_last_written(rows: Iterable[EpochMetrics], every_n_steps: int | None = None) -> list[EpochMetrics]:

@@ -119,6 +119,22 @@ def test_a_partial_row_stays_unless_its_steps_are_done_again(
     _check_everywhere(numbers, partial, batches)
 
 
+@pytest.mark.parametrize(("first", "numbers"), [(13, [10, 13, 20]), (12, [10, 20]), (10, [10, 20])])
+def test_so_it_is_where_a_step_has_several_batches(sqlite_uri: str, first: int, numbers: list[int]) -> None:
+    """As Accelerate's scripts log them under accumulation."""
+    from mlflow_ddpm.integrations.accelerate import AccelerateTracker
+
+    for begin, end, status in ((0, 13, "KILLED"), (first, 20, None)):
+        log_with = AccelerateTracker("out", every_n_steps=10)
+        for step in range(begin, end):
+            for done in (step, step, step + 1):
+                log_with._steps_done = step
+                log_with.log({"loss": 1.0}, step=done)
+        log_with.tracker.close(status)
+
+    assert numbers == _column("epoch")
+
+
 def _check_everywhere(numbers: list[int], partial: list[int], batches: list[int]) -> None:
     """Check the rows of the CSV, the JSON, the directory and the run in MLflow."""
     from mlflow_ddpm import read_history
