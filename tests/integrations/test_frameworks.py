@@ -148,6 +148,39 @@ def test_transformers(sqlite_uri: str, every: int | None, report_to: str) -> Non
     assert _statuses(sqlite_uri) == ["FINISHED"]
 
 
+@pytest.mark.parametrize("clip", ["as DeepSpeed", "off", "never"])
+def test_transformers_records_the_norm_that_there_is(sqlite_uri: str, clip: str) -> None:
+    """DeepSpeed's clipping returns None; switched off, the Trainer may still compute one; else the cell is empty."""
+    import transformers
+
+    from mlflow_ddpm.integrations.transformers import track
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.net(x).square().mean(),)
+
+    norm = 0.0 if clip == "off" else None if clip == "never" else 1.0
+    options = {"max_grad_norm": norm, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    arguments = transformers.TrainingArguments("hf", num_train_epochs=1, **options)
+    trainer = transformers.Trainer(Model(), arguments, train_dataset=[{"x": torch.randn(4)} for _ in range(ROWS)])
+    if clip == "as DeepSpeed":
+        trainer.accelerator.clip_grad_norm_ = lambda *_, **__: None
+    track(trainer, "out")
+    trainer.train()
+    with Path("out/training_metrics.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+
+    assert float(row["loss_mean"]) > 0
+    assert row["batches"] == "5"
+    assert row["nonfinite_batches"] == "0"
+    assert row["grad_norm"] == "" or (clip == "off" and float(row["grad_norm"]) > 0)
+    assert _statuses(sqlite_uri) == ["FINISHED"]
+
+
 def test_accelerate_as_diffusers_scripts_log(sqlite_uri: str) -> None:
     """Each micro-batch is logged with the steps done so far, and belongs to the step that it is a part of."""
     from accelerate import Accelerator

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from support.webdriver import Browser, browser, missing_program
 
@@ -28,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(missing_program() is not None, reason=f"there is no {missing_program()} on this machine"),
 ]
 
-EPOCHS = 12
+EPOCHS, LIVE_POINTS = 12, 20
 LAST_SAMPLE = f"samples/samples_epoch_{EPOCHS - 1:06d}.png"
 WORKFLOW = "?workflowType=machine_learning"
 
@@ -83,6 +86,35 @@ def test_a_person_finds_their_way_from_the_printed_link_to_the_comparison(
     for name in ("training_dashboard.png", LAST_SAMPLE):
         with _screenshot(window, pictures / f"artifact_{Path(name).name}"):
             _check_picture(window, f"{page}/artifacts/metrics/{name}{WORKFLOW}", Path("better") / name)
+
+
+def test_a_run_shows_how_it_goes_while_its_first_epoch_runs(server_uri: str, window: Browser, tmp_path: Path) -> None:
+    """Lines of live/ points on the run's page, which has no row yet."""
+    pictures, dice, batch = Path(os.environ.get("SCREENSHOTS_DIR", tmp_path / "screenshots")), random.Random(0), 0  # noqa: S311
+    options = {"tracking_uri": server_uri, "run_name": "an hour's epoch", "live_every_sec": 1.3}
+    with MetricsTracker("out", **options) as tracker:  # type: ignore[arg-type]
+        page = run_link(server_uri, "0", str(tracker.run_id)).removesuffix(WORKFLOW)
+        tracker.start_epoch(0)
+        deadline = time.monotonic() + 120
+        while len(MlflowClient(server_uri).get_metric_history(str(tracker.run_id), "live/loss")) < LIVE_POINTS:
+            assert time.monotonic() < deadline
+            for _ in range(20):
+                batch += 1
+                loss = 0.1 + math.exp(-batch / 300) + 0.1 * dice.random()
+                tracker.log_batch(loss, lr=min(1e-3, batch * 2e-6), grad_norm=3 * loss + dice.random(), batch_size=64)
+            time.sleep(0.3)
+        with _screenshot(window, pictures / "first_epoch_running.png"):
+            window.open(f"{page}/model-metrics{WORKFLOW}")
+            window.wait_for("live", "loss", "samples_per_sec", "an hour's epoch")
+            window.wait_until_true(
+                "[...document.querySelectorAll('.js-plotly-plot')].filter("
+                f"chart => chart.data[0].x.length >= {LIVE_POINTS}).length == 4"
+            )
+            _close_assistant(window)
+            window.run("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")  # it covers the lines
+        metrics = MlflowClient(server_uri).get_run(str(tracker.run_id))
+        assert (metrics.info.status, "loss_mean" in metrics.data.metrics) == ("RUNNING", False)
+        tracker.end_epoch()
 
 
 @contextmanager

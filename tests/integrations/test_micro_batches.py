@@ -1,0 +1,59 @@
+"""What the integrations share: the sizes of batches of any form, and steps of several micro-batches."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.integrations.micro_batches import StepLogger, batch_size_of
+
+
+class _Pair(NamedTuple):
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (torch.zeros(5, 3), 5),
+        ((torch.zeros(5, 3), torch.zeros(5)), 5),
+        ([torch.zeros(5, 3), ["a"] * 5], 5),
+        ({"name": ["a"] * 5, "image": torch.zeros(5, 3)}, 5),
+        (({"image": (torch.zeros(5), torch.zeros(2))}, 7), 5),
+        (_Pair(torch.zeros(5, 3), torch.zeros(5)), 5),
+        ((torch.tensor(0.5), torch.zeros(5)), 5),
+        (torch.tensor(0.5), None),
+        (["a", "b"], None),
+        (None, None),
+        ({}, None),
+    ],
+)
+def test_a_batch_is_as_large_as_its_first_tensor_is_long(batch: Any, size: int | None) -> None:
+    """Tuples, lists, mappings, nested or not; a scalar has no length, and a batch without a tensor no size."""
+    assert batch_size_of(batch) == size
+
+
+def test_a_step_is_the_mean_of_its_micro_batches(sqlite_uri: str) -> None:
+    """A remainder has fewer; a step without a norm, as of DeepSpeed, has none from the step before."""
+    with MetricsTracker("out", every_n_steps=1) as tracker:
+        steps = StepLogger(tracker, by_steps=True)
+        for done, (losses, norm) in enumerate([([1.0, 2.0, 6.0], 4.0), ([5.0], None)], start=1):
+            for loss in losses:
+                steps.add(torch.tensor(loss), 8)
+            steps.lr, steps.grad_norm = 0.1 / done, norm
+            steps.end_step(done)
+        steps.end_step(3)  # no micro-batch: no step
+    with Path("out/training_metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [(row["epoch"], row["loss_mean"], row["grad_norm"]) for row in rows] == [
+        ("1", "3.0", "4.0"),
+        ("2", "5.0", ""),
+    ]
+    assert [float(row["lr"]) for row in rows] == [0.1, 0.05]
