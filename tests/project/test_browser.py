@@ -110,7 +110,6 @@ def test_a_run_shows_how_it_goes_while_its_first_epoch_runs(server_uri: str, win
                 "[...document.querySelectorAll('.js-plotly-plot')].filter("
                 f"chart => chart.data[0].x.length >= {LIVE_POINTS}).length == 4"
             )
-            _close_assistant(window)
             window.run("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")  # it covers the lines
         metrics = MlflowClient(server_uri).get_run(str(tracker.run_id))
         assert (metrics.info.status, "loss_mean" in metrics.data.metrics) == ("RUNNING", False)
