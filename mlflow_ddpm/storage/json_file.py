@@ -139,7 +139,8 @@ class JsonWriter:
 
     def request(self) -> None:
         """Ask for a write soon; return at once."""
-        self._wanted.set()
+        if not self._wanted.is_set():  # else set() would take a lock for nothing
+            self._wanted.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mlflow_ddpm-json", daemon=True)
             self._thread.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -170,16 +169,16 @@ class RowMeasurement:
         if self._rank != 0:
             self.meter.drop()
             return None
-        row = EpochMetrics(
-            epoch=number,
+        fields = {
             **measured.fields,
-            partial=int(is_partial),
-            ema_delta_norm=self.ema.measure(model, ema_model),
-            extra={**measured.extras, **extra},
-            logged_at_ms=self.recorder.next_timestamp(),
-        )
-        seconds = self.recorder.seconds_before(row) + measured.fields["epoch_time_sec"]
-        row = replace(row, cumulative_time_sec=seconds)
+            "epoch": number,
+            "partial": int(is_partial),
+            "ema_delta_norm": self.ema.measure(model, ema_model),
+            "extra": {**measured.extras, **extra},
+            "logged_at_ms": self.recorder.next_timestamp(),
+        }
+        seconds = self.recorder.seconds_before(EpochMetrics(**fields)) + measured.fields["epoch_time_sec"]
+        row = EpochMetrics(**fields, cumulative_time_sec=seconds)
         self.meter.drop()
         self._batches_before += row.batches or 0
         self.recorder.write(row)
