@@ -92,7 +92,7 @@ class Mirror:
         """Make a row durable; rows of its epoch and later ones, left from before a resume, make way for it."""
         if self.is_foreign:
             return
-        every = self.run.get("every_n_steps")
+        every = self._run.get("every_n_steps")
         superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
         if superseded:
             self._keep_superseded(superseded)
