@@ -84,7 +84,7 @@ def _batches(effort: Effort, device: str) -> Iterator[Row]:
             began = time.perf_counter()
             tracker.log_batch(loss, lr=1e-3, grad_norm=norm, batch_size=64)
             copying.append(time.perf_counter() - began)
-            tracker._recorder._uploader._row_lane.hurry()  # sent now, so that the next one is taken, too
+            tracker._recorder._uploader._row_lane.hurry()  # type: ignore[union-attr]  # so that the next is taken, too
             time.sleep(0.05)
         tracker.end_epoch()
         tracker.flush()
