@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib import rcParams
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.patheffects import withStroke
 
 from mlflow_ddpm.plotting.series import GAP, series
 
@@ -88,11 +85,16 @@ def run_subtitle(history: RunHistory) -> str:
 
 def muted_color() -> str:
     """Return the colour of words that should not compete with the data."""
+    from matplotlib import rcParams
+
     return str(rcParams["axes.labelcolor"])
 
 
 def text_color(color: str) -> str:
     """Return a colour for words: the given one, mixed with the text's own until it can be read on the background."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_hex, to_rgb
+
     own, text, back = (np.array(to_rgb(c)) for c in (color, rcParams["text.color"], rcParams["axes.facecolor"]))
     mixed = (own + share * (text - own) for share in np.linspace(0, 1, 21))
     readable = next((rgb for rgb in mixed if contrast(rgb, back) >= _READABLE), text)
@@ -143,6 +145,9 @@ def add_end_labels(ax: Axes, last_epoch: float, labels: Sequence[EndLabel]) -> N
     A sample of its line stands before each label, joined to the line's end by a thin stroke. The axes get longer by
     the room that the labels take; the ticks stay as they are.
     """
+    from matplotlib import rcParams
+    from matplotlib.patheffects import withStroke
+
     halo = [withStroke(linewidth=2.5, foreground=rcParams["axes.facecolor"])]  # legible on the grid
     reach = ax.get_ylim()[1] - ax.get_ylim()[0] if ax.get_yscale() == "linear" else 0.0
     rank = [(round(label.value / reach, 2) if reach else label.value, -i) for i, label in enumerate(labels)]

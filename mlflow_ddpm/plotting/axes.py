@@ -6,8 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rcParams
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlflow_ddpm.plotting.annotations import number
 
@@ -34,6 +32,8 @@ def pixel_columns(ax: Axes) -> int:
 
 def width_in_em(ax: Axes) -> float:
     """Return the width of the axes in the size of their letters, which is what text has to fit into."""
+    from matplotlib import rcParams
+
     return float(ax.bbox.width / ax.figure.dpi * 72 / rcParams["font.size"])
 
 
@@ -47,6 +47,8 @@ def epoch_axis(ax: Axes, first: float, last: float, *, label: str, spacing: floa
 
 def epoch_ticks(ax: Axes, first: float, last: float) -> None:
     """Tick whole epochs at round numbers, as many as the axes' present limits leave room for."""
+    from matplotlib.ticker import MaxNLocator
+
     left, right = ax.get_xlim()
     room = width_in_em(ax) * min(1.0, (last - first) / (right - left) + 0.05)
     bins = max(1, int(room / max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)))
@@ -61,6 +63,8 @@ def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, alwa
     Values of which zero is a natural neighbour are shown from zero; the value to ``always_include`` is shown in any
     case. :func:`mlflow_ddpm.plotting.marks.mark_offscale` marks what exceeds the limits.
     """
+    from matplotlib.ticker import MaxNLocator
+
     values = np.concatenate(drawn)
     limit = spike_limit(values, spikes)
     low = float(np.fmin(max(values.min(), -limit), always_include))
@@ -88,6 +92,8 @@ def spike_limit(values: Floats, max_outlier_share: float) -> float:
 
 def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     """Fit a logarithmic axis to the values above zero; there must be one."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     values = np.concatenate(drawn)
     low, high = np.log10(values[values > 0].min()), np.log10(values.max())
     margin = max(0.05, 0.06 * (high - low))
@@ -106,6 +112,8 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
 
 def _log_ticks(ax: Axes, decades: float) -> Floats:
     """Return whole decades or, of few decades, the round numbers of which three or more lie within the limits."""
+    from matplotlib.ticker import LogLocator
+
     if decades > _MANY_DECADES:
         return _inside(ax, LogLocator(numticks=8).tick_values(*ax.get_ylim()))
     low, high = np.log10(ax.get_ylim())

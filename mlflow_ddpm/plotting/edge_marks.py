@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rcParams
 
 from mlflow_ddpm.plotting.annotations import MAX_NAMED, epochs_text, number
 from mlflow_ddpm.plotting.axes import pixel_columns
@@ -56,6 +55,8 @@ def mark_offscale(ax: Axes, traces: Sequence[Trace]) -> list[Note]:
 
 
 def _offscale_note(ax: Axes, beyond: Sequence[tuple[Trace, NDArray[np.bool_]]], marker: str) -> Note:
+    from matplotlib import rcParams
+
     own = str(rcParams["text.color"])
     beyond = [(trace, is_beyond) for trace, is_beyond in beyond if is_beyond.any()]
     epochs = np.zeros(0)
@@ -87,6 +88,8 @@ def mark_not_positive(ax: Axes, traces: Sequence[Trace], what: str) -> Note | No
 
 def mark_resumes(ax: Axes, traces: Sequence[tuple[Trace, Sequence[int]]]) -> Note | None:
     """Mark where runs were resumed, each a trace and the first epochs after its resumes, between the two rows."""
+    from matplotlib import rcParams
+
     marked = [(trace, epochs) for trace, epochs in traces if epochs]
     for trace, epochs in marked:
         color = trace.color if trace.name else rcParams["axes.labelcolor"]
@@ -131,6 +134,8 @@ def _only_color(marked: Sequence[Trace], otherwise: str) -> str:
 
 def _mark_edge(ax: Axes, series: Series, epochs: Floats, marker: str, color: str) -> None:
     """Mark epochs at an edge of the axes: each stretch of neighbours by one mark, on a line as long as the stretch."""
+    from matplotlib import rcParams
+
     if not len(epochs):
         return
     first, last = ax.get_xlim()

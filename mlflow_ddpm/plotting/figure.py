@@ -13,10 +13,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib import rcParams
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.notes import NOTE_ROW, note_rows
@@ -24,6 +20,7 @@ from mlflow_ddpm.plotting.themes import THEMES, check_choice, theme_context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTHS = ("single", "double")  # of the paper theme: a column of a two-column page, and both columns
 FORMATS = ("png", "pdf", "svg")
@@ -72,6 +69,8 @@ class FigureGrid:
 
     def add_title(self, ax: Axes, text: str) -> None:
         """Write a panel's title, where it has one, above its notes; between both stands the legend, if there is one."""
+        from matplotlib import rcParams
+
         rows = note_rows(ax) if len(self.axes) == 1 else _NOTE_ROWS
         pad = rcParams["axes.titlepad"] + NOTE_ROW * (rows - 1) * rcParams["legend.fontsize"]
         if self.is_titled:
@@ -83,10 +82,14 @@ class FigureGrid:
     @property
     def header_points(self) -> float:
         """The height of a grid's title, from the upper edge."""
+        from matplotlib import rcParams
+
         return float(1.2 * rcParams["font.size"] + 1.25 * rcParams["figure.titlesize"])
 
     def add_header(self, title: str, words: str) -> None:
         """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
+        from matplotlib import rcParams
+
         figure, size = self.figure, rcParams["figure.titlesize"]
         point = 1 / 72 / figure.get_figheight()
         x, top = self.axes[0].get_position().x0, 1.2 * rcParams["font.size"]
@@ -162,6 +165,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
@@ -180,6 +184,8 @@ def _vectors(figure: Figure, fmt: str) -> bytes:
 
 def _themed_figure(theme: str, font: str) -> Figure:
     """Return an empty Figure that is drawn and saved under its theme, since matplotlib reads settings until then."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     class ThemedFigure(Figure):
         facts: list[str] | None = [] if theme == "paper" else None  # what its caption should mention
@@ -199,6 +205,8 @@ def _themed_figure(theme: str, font: str) -> Figure:
 
 def _grid(figure: Figure, size: _Size, side: int, top: float) -> list[Axes]:
     """Return axes for side x side panels, row by row, on the figure made as large as they need."""
+    from matplotlib import rcParams
+
     em = rcParams["font.size"] / 72
     width, height, above = size.width / em, size.height / em, 0.0
     if side > 1:

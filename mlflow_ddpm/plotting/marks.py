@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import rcParams
-from matplotlib.patches import StepPatch
 
 from mlflow_ddpm.plotting.axes import pixel_columns, width_in_em
 from mlflow_ddpm.plotting.downsampling import envelope
@@ -49,6 +47,8 @@ def line(ax: Axes, trace: Trace, *, dots: bool = True, columns: int = 0) -> None
     Where rows share a column of pixels, or one of ``columns``, the line is their mean, in a band from their lowest to
     their highest value.
     """
+    from matplotlib import rcParams
+
     series = trace.series
     shape = _shape(ax, series, columns).with_gaps()
     if shape.rows > 1:
@@ -73,6 +73,8 @@ def _shape(ax: Axes, series: Series, columns: int = 0) -> Envelope:
 
 
 def _fill(ax: Axes, shape: Envelope, color: str, gid: str = "range") -> None:
+    from matplotlib import rcParams
+
     ax.fill_between(shape.x, shape.low, shape.high, color=color, alpha=BAND_ALPHA, linewidth=0, gid=gid)
     alone = _alone(shape.low + shape.high)
     if not alone.any():
@@ -126,6 +128,8 @@ def _bar_columns(ax: Axes, series: Series) -> int:
 
 def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> None:
     """Draw bars of one width; the room between two of them is a step without a value."""
+    from matplotlib.patches import StepPatch
+
     apart = _stand_apart(ax, width)
     half = 0.4 * width if apart else 0.5 * width
     edges = np.column_stack([x - half, x + half]).ravel()
@@ -143,6 +147,8 @@ def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> Non
 
 def star(ax: Axes, trace: Trace, color: str) -> tuple[float, float]:
     """Mark the row with the lowest value, and return its epoch and value."""
+    from matplotlib import rcParams
+
     series = trace.series
     best = int(np.nanargmin(series.value))
     epoch, value = float(series.epoch[best]), float(series.value[best])

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib import rcParams
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.text import Annotation
-
 from mlflow_ddpm.plotting.annotations import muted_color, text_color
 
 if TYPE_CHECKING:
@@ -42,6 +37,8 @@ def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
     If they do not fit, the last ones are shortened first and, if that is not enough, left out. So put those that matter
     most first.
     """
+    from matplotlib import rcParams
+
     facts = getattr(ax.figure, "facts", None)
     kept = [note for note in notes if note is not None]
     if facts is not None:
@@ -76,6 +73,10 @@ def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
 
 def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float) -> None:
     """Draw what a note explains, as it is drawn in the axes, with its left end at a place in axes fractions."""
+    from matplotlib import rcParams
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
     (x, y), color = place, note.color or muted_color()
     em_x, em_y = em_px / ax.bbox.width, em_px / ax.bbox.height
     width = em_x * _SWATCH_WIDTHS.get(note.swatch, 0.9)
@@ -117,5 +118,7 @@ def _fit(places: Sequence[tuple[int, float]], widths: Sequence[float], room: flo
 
 def note_rows(ax: Axes) -> int:
     """Return how many rows of notes stand above axes."""
+    from matplotlib.text import Annotation
+
     notes = [text for text in ax.texts if isinstance(text, Annotation) and text.get_gid() == "note"]
     return len({text.xyann[1] for text in notes if text.get_visible()})

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rcParams
 
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.plotting.annotations import (
@@ -141,6 +140,8 @@ def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 
 def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw a metric as bars with their median, or as a line with its range where bars would be a solid block."""
+    from matplotlib import rcParams
+
     quantity = quantity.in_runs([history])
     values = quantity.of(history)
     if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):

@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_params_from_file, style
-
 from mlflow_ddpm.core.errors import UsageError
 
 THEMES = ("dark", "paper")
@@ -56,6 +54,8 @@ def theme_context(theme: str, font: str = "") -> Iterator[None]:
 
     Within itself it does nothing: going through all settings takes a twentieth of a figure's time.
     """
+    from matplotlib import style
+
     check_choice("theme", theme, THEMES)
     if _present.get() == (theme, font):
         yield
@@ -75,5 +75,7 @@ _present: ContextVar[tuple[str, str]] = ContextVar("theme", default=("", ""))  #
 @cache
 def _sheet(theme: str) -> Any:
     """Return a style sheet's settings; reading one takes as long as drawing a panel."""
+    from matplotlib import rc_params_from_file
+
     settings: Any = rc_params_from_file(_STYLES / f"{theme}.mplstyle", use_default_template=False)
     return dict(settings)

@@ -7,9 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib import rcParams
-from matplotlib.lines import Line2D
-
 from mlflow_ddpm.plots import FigureSet, write_plots
 from mlflow_ddpm.plotting.figure import FigureGrid, build_figure
 from mlflow_ddpm.plotting.overlay import draw_overlay
@@ -74,6 +71,9 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
 
     Returns the runs with their names as they are written.
     """
+    from matplotlib import rcParams
+    from matplotlib.lines import Line2D
+
     figure, size = grid.figure, rcParams["legend.fontsize"]
     em = size * figure.dpi / 72
     is_dashboard = len(grid.axes) > 1
@@ -98,6 +98,8 @@ def _add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
 
 def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Sequence[RunLine], int]:
     """Return the runs with names short enough, and columns enough, that a legend fits into the room (in ems)."""
+    from matplotlib import rcParams
+
     size = rcParams["legend.fontsize"]
     probe = grid.figure.text(0, 0, "", fontsize=size)
     try:

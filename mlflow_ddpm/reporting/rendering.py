@@ -11,11 +11,7 @@ import base64
 import mimetypes
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
-
-import jinja2
-from markupsafe import Markup
-from markupsafe import escape as escape_html
+from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.markdown import (
     Code,
@@ -31,6 +27,10 @@ from mlflow_ddpm.core.markdown import (
 )
 from mlflow_ddpm.reporting.context import ReportContext
 from mlflow_ddpm.reporting.model_card import yaml_header
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
 
 
 def render_markdown(context: ReportContext) -> str:
@@ -66,6 +66,8 @@ def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) ->
 
 @cache
 def _html_template() -> jinja2.Template:
+    import jinja2
+
     @jinja2.pass_context
     def data_uri(context: jinja2.runtime.Context, link: str) -> Markup:
         return _data_uri(link, context["read_picture"](link))
@@ -75,6 +77,9 @@ def _html_template() -> jinja2.Template:
 
 def _as_html(value: object) -> Markup:
     """Return a value as HTML; every kind of text has its own form."""
+    from markupsafe import Markup
+    from markupsafe import escape as escape_html
+
     if isinstance(value, Markup):
         return value
     if isinstance(value, Code):
@@ -90,10 +95,14 @@ def _as_html(value: object) -> Markup:
 
 def _json_text(text: str) -> Markup:
     """Return JSON with its line breaks."""
+    from markupsafe import escape as escape_html
+
     return escape_html(safe_json(text))
 
 
 def _data_uri(link: str, content: bytes) -> Markup:
+    from markupsafe import Markup
+
     kind = mimetypes.types_map.get("." + link.rpartition(".")[2].lower(), "image/png")
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 - letters, digits, "+/="
 
@@ -103,6 +112,8 @@ def _load_template(name: str, insert: Callable[[Any], str], filters: dict[str, A
 
     In HTML jinja's own escaping is applied to what ``insert`` returns; it leaves ``Markup`` alone.
     """
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlflow_ddpm.reporting"),
         undefined=jinja2.StrictUndefined,
