@@ -106,7 +106,9 @@ class FigureSet(NamedTuple):
             for width in figures.widths or ("single",):
                 widths = (width,) if figures.theme == "paper" else ()
                 formats.setdefault((figures.theme, figures.font, widths), set()).update(figures.formats)
-        return [cls(theme, sorted(names), widths, font) for (theme, font, widths), names in sorted(formats.items())]
+        return [
+            cls(theme, tuple(sorted(names)), widths, font) for (theme, font, widths), names in sorted(formats.items())
+        ]
 
     @property
     def folder(self) -> str:

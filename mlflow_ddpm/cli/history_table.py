@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from textwrap import dedent
 
 import pandas as pd
 
+from mlflow_ddpm.cli.terminal import console_on
 from mlflow_ddpm.core.formatting import count_of, format_number
 
 # First in every table; all others follow in the order of the metrics table.
@@ -48,5 +50,9 @@ def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1)
     ends = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
     shown = max(at_least, sum(width is None or end <= width for end in ends))
     spaces = [cells + (_GAP - 1 if i else 0) for i, cells in enumerate(widths)]  # pandas puts one between columns
-    print(dedent(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown])))
+    head, _, rows = dedent(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown])).partition("\n")
+    console = console_on(sys.stdout)
+    with console.capture() as capture:  # print, not rich, meets a closed pipe
+        console.print(head, style="bold")
+    print(capture.get() + rows)
     return texts.iloc[:, shown:]

@@ -228,6 +228,7 @@ def _acquire(directory: Path, timeout: float) -> BaseFileLock:
     )
     try:
         lock.acquire()
+        return lock  # noqa: TRY300 - in here, so that an interrupt lets it go
     except Timeout:
         raise _in_use(directory) from None
     except NotImplementedError as error:
@@ -235,7 +236,6 @@ def _acquire(directory: Path, timeout: float) -> BaseFileLock:
     except BaseException:
         lock.release(force=True)
         raise
-    return lock
 
 
 def _in_use(directory: Path) -> UsageError:

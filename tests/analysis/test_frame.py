@@ -26,7 +26,9 @@ CSV = render_csv(ROWS).decode()
 
 def _read_csv(text: str = CSV, **options: object) -> pd.DataFrame:
     """Read as pandas 3 does; pandas 2 would lose the last bit of some numbers by default."""
-    return pd.read_csv(io.StringIO(text), float_precision="round_trip", **options)  # type: ignore[call-overload, no-any-return]
+    if pd.__version__ < "3":
+        options["float_precision"] = "round_trip"
+    return pd.read_csv(io.StringIO(text), **options)  # type: ignore[call-overload, no-any-return]
 
 
 def _cells(rows: Sequence[EpochMetrics]) -> list[str]:

@@ -119,7 +119,8 @@ def test_figures_that_a_run_has_and_that_are_wanted_again_are_one_set() -> None:
     assert there == [FigureSet("paper", ("svg",), ("single",)), FigureSet("paper", ("pdf", "svg"), ("double",))]
     assert FigureSet.merge([*there, FigureSet("paper", ("svg",))]) == there[::-1]
     assert FigureSet.merge([*there, FigureSet("paper", ("svg", "pdf"))]) == [
-        FigureSet("paper", ("pdf", "svg"), ("double", "single"))
+        FigureSet("paper", ("pdf", "svg"), ("double",)),
+        FigureSet("paper", ("pdf", "svg"), ("single",)),
     ]
     assert FigureSet.from_file_names("dark", {"loss_linear.png"}) == [FigureSet("dark", ("png",))]
     assert FigureSet.from_file_names("paper", {"samples.png"}) == []

@@ -195,7 +195,7 @@ def test_children_of_a_parent_are_compared_in_its_artifacts_and_description(sqli
     assert {path.name for path in made.files} == logged
     assert {"comparison.md", "comparison_groups.csv", "training_dashboard.png"} <= logged
     assert Path("all/comparison_groups.csv").read_text().splitlines()[1].startswith("lr = 0.1,2,")
-    assert client.get_run(parent).data.tags["mlflow.note.content"].startswith("**4 runs below this one.**")
+    assert "\n**4 runs below this one.**" in client.get_run(parent).data.tags["mlflow.note.content"]
     with pytest.raises(UsageError, match="no run has the hyperparameter 'decay'; there are lr, seed"):
         compare_runs(parent=parent, group_by="decay", save_dir="none")
     with pytest.raises(UsageError, match="has 0 runs below it"):

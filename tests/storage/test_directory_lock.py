@@ -198,5 +198,5 @@ def test_a_process_number_that_is_used_again_is_no_writer(tmp_path: Path) -> Non
 def test_a_directory_that_cannot_be_made_is_refused_at_once(path: str) -> None:
     """One line that names it, from the tracker as from the command."""
     for attempt in (DirectoryLock(Path(path)).acquire, partial(check_writable, Path(path))):
-        with pytest.raises(UsageError, match="output_dir"):
+        with pytest.raises(UsageError, match="choose another"):
             attempt()
