@@ -33,6 +33,8 @@ from mlflow_ddpm.storage.fault_rules import (
     Fault,
 )
 
+MISSING_ARTIFACT_STORE = "the server's artifact store is not there (404)"
+
 
 def classify_fault(error: BaseException) -> Fault:
     """Return what an exception of a call into MLflow means."""
@@ -95,7 +97,10 @@ def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
     if status == 404 and "/mlflow-artifacts/" in text:  # noqa: PLR2004 - the server is there, its artifact store is not
         remedy = "check the bucket or folder of the server's --artifacts-destination"
         kind = OF_ITEM if "PUT" in _methods(chain) else PERMANENT
-        return Fault(kind, "the server's artifact store refused (404)", remedy)
+        is_missing = "Failed to list artifacts" in text
+        return Fault(
+            kind, MISSING_ARTIFACT_STORE if is_missing else "the server's artifact store refused (404)", remedy
+        )
     server = _server_message(text)
     cause, remedy = HTTP_STATUS.get(status, (f"the server answered with HTTP status {status}", ""))
     if server and status not in (404, 413):

@@ -21,6 +21,7 @@ from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_faults import MISSING_ARTIFACT_STORE
 from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
 
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
@@ -81,7 +82,9 @@ class MlflowRun:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
         try:
             return tuple(self._list_files("images"))
-        except StoreRefusedError:  # credentials that may write, but not list
+        except StoreRefusedError as error:  # credentials that may write, but not list
+            if MISSING_ARTIFACT_STORE in str(error):
+                raise
             return ()
 
     def log_points(self, points: Sequence[Point]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from mlflow_ddpm.core.errors import StoreError, StoreUnavailableError
+from mlflow_ddpm.core.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
@@ -257,4 +257,4 @@ class Uploader:
             else:
                 self._files.popleft()
         if failures:
-            raise failures[0]
+            raise next((error for error in failures if isinstance(error, StoreRefusedError)), failures[0])

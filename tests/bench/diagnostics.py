@@ -18,13 +18,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mlflow_ddpm.ddpm.config.config import from_options
 from mlflow_ddpm.ddpm.data.loading import load_dataset
+from mlflow_ddpm.ddpm.model import diffusion
+from mlflow_ddpm.ddpm.training.batches import Batch
 from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics
 from mlflow_ddpm.ddpm.training.distributed import Processes
-from mlflow_ddpm.ddpm.training.trainer import Trainer
+from mlflow_ddpm.ddpm.training.trainer import BatchResult, Trainer, learning_rate
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -36,16 +38,29 @@ class Bare(Trainer):
         super().__init__(*args)
         self.diagnostics = Silent()
 
-    def _update(self, loss: Tensor, lr: float) -> Tensor:
+    def _train_step(self, batch: Batch) -> BatchResult:
+        loss_per_image = diffusion.loss_per_image(
+            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
+            batch.x_0,
+            batch.eps,
+            batch.timestep,
+            alpha_bar=self._alpha_bar,
+            prediction=self._config.diffusion.prediction,
+        )
+        loss = loss_per_image.sum() * batch.weight
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.grad_clip or math.inf)
+        lr = learning_rate(self.step, self.batches_per_epoch * (self._config.train.epochs or 1), self._config.optim)
+        self._update_weights(lr)
+        self.ema.update()
+        return BatchResult(loss.detach(), lr, grad_norm, batch.local_size)
+
+    def _update_weights(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        self.step += 1
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self.ema.update()
-        self.step += 1
-        return grad_norm
 
 
 class Silent(EpochDiagnostics):
@@ -57,9 +72,6 @@ class Silent(EpochDiagnostics):
         pass
 
     def start_epoch(self) -> None:
-        """Do nothing."""
-
-    def add_losses(self, per_image: Tensor, timestep: Tensor) -> None:
         """Do nothing."""
 
 
