@@ -22,7 +22,6 @@ from torch import nn
 
 from mlflow_ddpm.ddpm.config.config import from_options
 from mlflow_ddpm.ddpm.data.loading import load_dataset
-from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.training.batches import Batch
 from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics
 from mlflow_ddpm.ddpm.training.distributed import Processes
@@ -39,15 +38,7 @@ class Bare(Trainer):
         self.diagnostics = Silent()
 
     def _train_step(self, batch: Batch) -> BatchResult:
-        loss_per_image = diffusion.loss_per_image(
-            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
-            batch.x_0,
-            batch.eps,
-            batch.timestep,
-            alpha_bar=self._alpha_bar,
-            prediction=self._config.diffusion.prediction,
-        )
-        loss = loss_per_image.sum() * batch.weight
+        loss = self._loss_per_image(batch).sum() * batch.weight
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.grad_clip or math.inf)
         lr = learning_rate(self.step, self.batches_per_epoch * (self._config.train.epochs or 1), self._config.optim)

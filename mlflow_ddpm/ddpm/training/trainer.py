@@ -77,14 +77,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> BatchResult:
         """Take one step: the loss of a batch, its gradient, clipped, and what follows from it for the weights."""
-        loss_per_image = diffusion.loss_per_image(  # (B,)
-            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
-            batch.x_0,
-            batch.eps,
-            batch.timestep,
-            alpha_bar=self._alpha_bar,
-            prediction=self._config.diffusion.prediction,
-        )
+        loss_per_image = self._loss_per_image(batch)  # (B,)
         loss = loss_per_image.sum() * batch.weight
         loss.backward()
         norms = gradient_norms(self._parameters)  # (P,)
@@ -96,6 +89,17 @@ class Trainer:
             self.diagnostics.add_losses(loss_per_image, batch.timestep)
         self.diagnostics.add_gradients(norms)
         return BatchResult(loss.detach(), lr, grad_norm, batch.local_size)
+
+    def _loss_per_image(self, batch: Batch) -> Tensor:
+        """Return the loss of each image, (B,), at the batch's noise and timesteps."""
+        return diffusion.loss_per_image(
+            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
+            batch.x_0,
+            batch.eps,
+            batch.timestep,
+            alpha_bar=self._alpha_bar,
+            prediction=self._config.diffusion.prediction,
+        )
 
     def _update_weights(self, lr: float) -> None:
         """Step the optimizer; in an epoch's last batch measure the step, which takes one copy of the weights."""
