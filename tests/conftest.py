@@ -22,6 +22,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two spin against each other on a busy mac
 _USUAL_HANDLERS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: some always wait, for a server or a process of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test starts in an empty directory, without MLflow settings or a launcher's variables, and leaves none."""

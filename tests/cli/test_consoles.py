@@ -50,7 +50,7 @@ def test_commands_end_well_on_every_console(encoding: str, run_id: str, monkeypa
 
 @pytest.mark.parametrize(
     "environment",
-    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    [slow({"PYTHONIOENCODING": "ascii"}), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
     ids=["PYTHONIOENCODING", "LC_ALL"],
 )
 def test_a_container_without_a_locale_is_no_error(environment: dict[str, str]) -> None:

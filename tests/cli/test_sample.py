@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
@@ -147,6 +146,8 @@ def test_the_run_page_has_a_model_that_loads_without_pickle(
     tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``mlflow-ddpm train`` logs it when the run is over; mlflow.pytorch gives back the same predictions."""
+    import mlflow.pytorch  # takes 5 s, as it brings Lightning
+
     options = [f"--{key.replace('_', '-')}={value}" for key, value in (TINY | {"channel_mults": "1"}).items()]
     command = [sys.executable, "-m", "mlflow_ddpm", "train", "--output-dir", "out", *options]
     done = subprocess.run(

@@ -104,7 +104,7 @@ def test_the_logged_norm_is_that_before_clipping() -> None:
     assert float(clipped[0].loss) == float(free[0].loss)
 
 
-@pytest.mark.parametrize("prediction", ["v", "eps"])
+@pytest.mark.parametrize("prediction", ["v", slow("eps")])
 def test_the_loss_falls(prediction: str) -> None:
     """Three epochs of four batches are enough to see it."""
     trainer = new_trainer(tiny(prediction=prediction, lr=1e-2, batch_size=100))
@@ -147,7 +147,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"lr": 1e-3}, "optim.lr must be 0.002 to continue from"),
-        ({"base_channels": 16}, "model.base_channels must be 8"),
+        slow({"base_channels": 16}, "model.base_channels must be 8"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

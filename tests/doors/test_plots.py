@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from PIL import Image
+from support.common import slow
 from support.histories import INF, NAN, healthy, healthy_row, words
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
@@ -76,7 +77,7 @@ def test_epochs_may_be_far_apart() -> None:
     assert any("missing: 999,999,999 epochs" in text for text in words(figure))
 
 
-@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("theme", [slow("dark") if theme == "dark" else theme for theme in THEMES])
 def test_files_bear_the_specified_names_and_look(theme: str, tmp_path: Path) -> None:
     """All eleven are written, at the theme's resolution, on its background, with no word of when or by what."""
     paths = generate_all_plots(healthy(1), tmp_path / "new" / "folder", theme=theme)

@@ -26,6 +26,8 @@ from mlflow_ddpm import (
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.storage.run_search import find_run, newest_run
 
+DEEP = '{"run": ' * 90 + "1" + "}" * 90
+
 
 def _record(directory: str, *, epochs: int = 3, **options: object) -> MetricsTracker:
     with MetricsTracker(directory, **options) as tracker:  # type: ignore[arg-type]
@@ -86,7 +88,7 @@ def test_a_run_that_still_trains_can_be_published_and_downloaded(sqlite_uri: str
         assert Path("metrics-" + str(tracker.run_id)[:8], "training_report.md").exists()
 
 
-@pytest.mark.parametrize("kept", ["training_metrics.csv", "training_metrics.json"])
+@pytest.mark.parametrize("kept", [slow("training_metrics.csv"), "training_metrics.json"])
 def test_a_fuller_copy_is_not_replaced_by_an_emptier_one(sqlite_uri: str, kept: str) -> None:
     """Copies are compared by their epochs, those of the CSV and those of the JSON. Nothing is written."""
     run_id = str(_record("out", epochs=2).run_id)
@@ -168,7 +170,8 @@ def test_pictures_that_are_here_are_not_fetched_again(sqlite_uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", slow("[]"), slow('{"schema_version": 1}'), slow("[" * 100_000), '{"run": ' * 90 + "1" + "}" * 90]
+    "damage",
+    ["{", slow("[]"), slow('{"schema_version": 1}'), slow("[" * 100_000), slow(DEEP)],
 )
 def test_a_damaged_json_beside_a_whole_csv_stops_nobody(sqlite_uri: str, damage: str) -> None:
     """The CSV is complete without it: for history, comparison and report."""

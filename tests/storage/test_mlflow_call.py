@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 
 from mlflow_ddpm import ItemRefusedError, RunMissingError, StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
@@ -111,8 +112,8 @@ def test_a_batch_that_a_proxy_does_not_take_is_the_batchs_fault(web: str) -> Non
         ("postgresql://u:secret@127.0.0.1:9/db", StoreUnavailableError, "refused"),
         ("htp://host", StoreRefusedError, "not a tracking URI"),
         ("http://[bad", StoreRefusedError, "not a tracking URI"),
-        ("databricks", StoreRefusedError, "DATABRICKS_HOST"),
-        ("databricks://no-profile", StoreRefusedError, "DATABRICKS_HOST"),
+        slow("databricks", StoreRefusedError, "DATABRICKS_HOST"),
+        slow("databricks://no-profile", StoreRefusedError, "DATABRICKS_HOST"),
         ("databricks-uc", StoreRefusedError, "MLFLOW_REGISTRY_URI"),
     ],
 )

@@ -97,6 +97,7 @@ def test_a_second_tracker_in_a_run_gets_a_child_and_a_line_says_so(
     assert [len(losses(run_id)) for run_id in ids] == [2, 2]
 
 
+@pytest.mark.slow
 def test_trackers_in_threads_and_other_processes_share_no_run(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under `mlflow run` all of them see the same MLFLOW_RUN_ID."""
     client = MlflowClient(sqlite_uri)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.common import slow
 from torch import nn
 
 from mlflow_ddpm.core.errors import UsageError
@@ -120,7 +121,7 @@ LIBRARIES = {"diffusers": _by_diffusers, "ema_pytorch": _by_ema_pytorch, "torch_
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", [slow(name) if name == "diffusers" else name for name in LIBRARIES])
 @pytest.mark.parametrize("form", ["itself", "state_dict"])
 def test_the_objects_of_real_libraries_are_taken(library: str, form: str) -> None:
     """After real steps, against the difference computed tensor by tensor."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 from support.store_faults import front_of, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker
@@ -98,7 +99,7 @@ def test_a_picture_that_is_no_array_of_bytes_is_one_line(image: Any, sqlite_uri:
         tracker.log_image("grid", image, 0)
 
 
-@pytest.mark.parametrize("mood", ["garbage", 413])
+@pytest.mark.parametrize("mood", [slow("garbage"), 413])
 def test_a_server_that_takes_no_files_is_one_warning(
     mood: str | int, server_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
