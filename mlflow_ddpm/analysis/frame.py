@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,10 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     _restore_nan(cells, {name for name in frame.columns if _nan_is_empty(frame[name])})
     check_extra_names(name for name in cells if name not in TABLE_COLUMNS and name != "logged_at_ms")
     rows = [_row({name: column[i] for name, column in cells.items()}, i) for i in range(len(frame))]
-    return list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
+    rows = list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
+    # By their times, rows of several runs, or of none, would supersede each other: what the frame has counts.
+    times = accumulate((row.logged_at_ms for row in rows), max)
+    return [replace(row, logged_at_ms=time) for row, time in zip(rows, times, strict=True)]
 
 
 def _with_epoch_column(frame: pd.DataFrame) -> pd.DataFrame:

@@ -27,13 +27,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlflow_ddpm.core.formatting import display_path
+    from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.publishing.download import download_run
 
     fetched = download_run(named_source(args), args.directory, tracking_uri=args.tracking_uri)
     size = sum(path.stat().st_size for path in fetched.files)
     print(
-        f"{len(fetched.files)} files ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in "
+        f"{count_of(len(fetched.files), 'file')} ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in "
         f"{display_path(fetched.directory)}"
     )
     for place, paths in _by_folder(fetched.files):

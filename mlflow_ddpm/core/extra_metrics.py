@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import short_repr
 from mlflow_ddpm.core.metrics import METRICS, Metric
 
 # The extras that ``mlflow-ddpm train`` records, sample quality first. MLflow's page makes a section of each folder.
@@ -170,11 +171,11 @@ def check_extra_names(names: Iterable[str]) -> None:
     names = list(names)
     for name in names:
         if not isinstance(name, str):
-            raise UsageError(f"extra metric names must be strings, got {name!r}")
+            raise UsageError(f"extra metric names must be strings, got {short_repr(name)}")
         parts = name.split("/")
         if len(name) > _KEY_MAX or not _KEY.fullmatch(name) or {".", ".."} & set(parts):
             raise UsageError(
-                f"MLflow would refuse the metric name {name!r}: use letters, digits and _ - . : / or space, "
+                f"MLflow would refuse the metric name {short_repr(name)}: use letters, digits and _ - . : / or space, "
                 f"no empty part between slashes, {_KEY_MAX} characters at most"
             )
         if name in _RESERVED or parts[0] == "system":

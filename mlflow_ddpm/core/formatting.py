@@ -19,6 +19,7 @@ NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
 _DIGITS = 5
 _FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
 _MAX_RANGES = 8
+_REPR_MAX = 80
 _EPOCH = re.compile(r"\b(?:(a)n |(in) )?(e)poch(s?)\b(?=(:? \d)?)", re.IGNORECASE)
 
 
@@ -97,6 +98,19 @@ def display_path(path: Path) -> str:
         if path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())
     return shlex.quote(str(path))
+
+
+def short_repr(value: object) -> str:
+    r"""Return what a message shows of any value: its first characters, on one line.
+
+    >>> short_repr("a\nb"), short_repr([1.5] * 1000)[-3:], short_repr(10**5000)
+    ("'a\\nb'", '...', 'int')
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - an int of 5,000 digits, a tensor without a value: its type has to do
+        text = type(value).__name__
+    return text if len(text) <= _REPR_MAX else f"{text[:_REPR_MAX]}..."
 
 
 def in_steps(text: str) -> str:

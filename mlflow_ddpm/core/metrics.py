@@ -12,12 +12,17 @@ Three kinds of "no number" stay apart: *not measured* is ``None``; *measured and
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import short_repr
+
 Number = int | float | None
+WHOLE_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
 
 
 class Metric(NamedTuple):
@@ -182,6 +187,22 @@ def keep_last_written(rows: Iterable[EpochMetrics], every_n_steps: int | None = 
             kept.pop()
         kept.append(row)
     return kept
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> int:
+    """Return a value of a training loop as an int.
+
+    Raises:
+        UsageError: it is not a whole number from ``least`` to 2**53 - 1.
+    """
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except Exception:  # noqa: BLE001 - a tensor of floats, of several elements, on the meta device, ...
+        number = least - 1
+    if not least <= number <= WHOLE_MAX:
+        limit = "" if number < least else " and < 2**53"
+        raise UsageError(f"{name} must be a whole number >= {least}{limit}, got {short_repr(value)}")
+    return number
 
 
 Rows = Sequence[EpochMetrics]

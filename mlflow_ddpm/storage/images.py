@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import whole_number
 from mlflow_ddpm.storage.layout import SAMPLE_PATTERN, SAMPLES_FOLDER, sample_name
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ def image_path(directory: Path, name: str, epoch: int) -> Path:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"a picture's name must be letters, digits, _ and - alone, got {name!r}")
-    if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or epoch < 0:
-        raise UsageError(f"a picture's epoch must be a whole number >= 0, got {epoch!r}")
-    return directory / SAMPLES_FOLDER / sample_name(name, int(epoch))
+    return directory / SAMPLES_FOLDER / sample_name(name, whole_number("a picture's epoch", epoch))
 
 
 def image_from_path(path: Path) -> LoggedImage:

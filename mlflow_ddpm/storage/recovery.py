@@ -50,8 +50,8 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
     if restored:
         journal.forget()
         _log.warning(
-            "%s had %d of the run's %d epochs; the others are restored from %s",
-            *(display_path(journal.path), len(from_csv), len(rows), JSON_NAME),
+            "%s had %d of %s; the others are restored from %s",
+            *(display_path(journal.path), len(from_csv), count_of(len(rows), "epoch"), JSON_NAME),
         )
     return RecoveredFiles(rows, document.run, document.config, restored)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from mlflow_ddpm.core.metrics import WHOLE_MAX
 from mlflow_ddpm.tracking.scalars import Scalar, measured_extras, sample_count, scalar
 
 _FOLD_AT = 1024  # a tail of this many objects is folded into one array or tensor
@@ -169,7 +170,7 @@ class BatchValues:
             grad_norm = scalar("grad_norm", grad_norm)
         if lr is not None and type(lr) is not float:
             lr = _snapshot_lr(scalar("lr", lr))
-        if type(batch_size) is not int or batch_size < 0:
+        if type(batch_size) is not int or not 0 <= batch_size <= WHOLE_MAX:
             batch_size = sample_count(batch_size)
         further = measured_extras(extras) if extras else {}
         # Everything is checked: from here on nothing is refused, so no half of a batch is counted.

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking import epoch_statistics, probes
 from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches
@@ -113,10 +114,10 @@ class EpochMeter:
         number = f"{rows_are} {row.epoch}"
         is_skipped = row.nonfinite_batches == row.skipped_steps
         _log.warning(
-            "the %s was not finite in %d batches of %s, first in batch %d; they are counted in %s and excluded "
+            "the %s was not finite in %s of %s, first in batch %d; counted in %s and excluded "
             "from the statistics; further cases are not logged",
             "gradient norm (not the loss)" if is_skipped else "loss or gradient norm",
-            row.nonfinite_batches,
+            count_of(row.nonfinite_batches, "batch", "batches"),
             number,
             epoch_statistics.nonfinite_batches(batches)[0],
             "skipped_steps, as GradScaler skips such steps," if is_skipped else "nonfinite_batches",

@@ -64,7 +64,7 @@ def begin_or_resume(
     state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:
         return _begin(resolve_run_target(target), now_ms())
-    epochs, where = f"{len(mirror.rows)} epochs", display_path(mirror.directory)
+    epochs, where = count_of(len(mirror.rows), "epoch"), display_path(mirror.directory)
     if state.status == "FINISHED" and not resume:
         raise UsageError(
             f"{where} holds the finished run {state.run_id} ({epochs}); choose another output_dir, "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, whole_number
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mlflow_ddpm.tracking.run_recorder import RunRecorder
 
 _log = logging.getLogger("mlflow_ddpm")
-_EPOCH_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
 
 
 class RowMeasurement:
@@ -76,15 +75,14 @@ class RowMeasurement:
 
     def open_epoch(self, epoch: Any, *, partial: bool) -> None:
         """Begin an epoch. Raises as :meth:`mlflow_ddpm.MetricsTracker.start_epoch`."""
-        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch <= _EPOCH_MAX:
-            raise UsageError(f"epoch must be a whole number >= 0, got {epoch!r}")
+        number = whole_number("epoch", epoch)
         if self.windows:
             raise UsageError("start_epoch is for loops that count epochs; with every_n_steps call log_step alone")
         if self.is_epoch_open:
-            raise UsageError(f"epoch {self.number} is still open; call end_epoch before start_epoch({epoch})")
-        if epoch <= self.number or self.number < 0:  # else :meth:`write_row` has added them up
-            self._batches_before = sum(row.batches or 0 for row in self.recorder.rows if row.epoch < epoch)
-        self.number, self.is_partial = int(epoch), partial
+            raise UsageError(f"epoch {self.number} is still open; call end_epoch before start_epoch({number})")
+        if number <= self.number or self.number < 0:  # else :meth:`write_row` has added them up
+            self._batches_before = sum(row.batches or 0 for row in self.recorder.rows if row.epoch < number)
+        self.number, self.is_partial = number, partial
         self.open("start_epoch")
 
     def open(self, method: str) -> None:

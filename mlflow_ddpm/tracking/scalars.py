@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import short_repr
+from mlflow_ddpm.core.metrics import whole_number
 
 _REAL: set[Any] = set()  # real dtypes of the tensors seen; looking one up costs less than asking torch
 _LOCAL: set[type] = set()  # tensor types seen whose value lies in this process: all but DTensor
+_DENSE: set[Any] = set()  # layouts of tensors that are read as they are
 
 
 class ScalarTensor(Protocol):
@@ -45,11 +48,23 @@ def scalar(name: str, value: Any) -> Any:
     try:
         if value.requires_grad:  # else the batch's whole graph would live on
             value = value.detach()  # not .data, which hides changes in place
-        if not value.ndim and value.dtype in _REAL and type(value) in _LOCAL and not value.is_meta:
+        if (
+            not value.ndim
+            and value.dtype in _REAL
+            and type(value) in _LOCAL
+            and value.layout in _DENSE
+            and not value.is_meta
+        ):
             return value
-    except AttributeError:
-        return _number(name, value)
-    return _one_element(name, value)
+    except Exception:  # noqa: BLE001, S110 - no tensor, or one without a value: what follows finds out which
+        pass
+    try:
+        return _one_element(name, value) if hasattr(value, "requires_grad") else _number(name, value)
+    except UsageError:
+        raise
+    except Exception as error:  # what torch and NumPy raise
+        cause = " ".join(str(error).split())[:200]
+        raise UsageError(f"{name} must be one real number, got {short_repr(value)} ({cause})") from error
 
 
 def join_collectives(*values: object) -> None:
@@ -62,38 +77,44 @@ def join_collectives(*values: object) -> None:
 def _one_element(name: str, tensor: Any) -> Any:
     if tensor.dtype.is_complex:
         raise UsageError(f"{name} must be a real number, got a tensor of {tensor.dtype}")
+    if tensor.is_nested:
+        raise UsageError(f"{name} must be one number, got a nested tensor; reduce it first")
     if tensor.numel() != 1:
         raise UsageError(f"{name} must be one number, got a tensor of shape {tuple(tensor.shape)}; reduce it first")
     if tensor.is_meta:
         raise UsageError(f"{name} must have a value, got a tensor on the meta device")
     if hasattr(tensor, "full_tensor"):  # a DTensor, as clip_grad_norm_ returns it under FSDP2
         return _one_element(name, tensor.full_tensor())
+    tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
-    if tensor.layout is not _strided():
+    import torch
+
+    if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    _REAL.add(tensor.dtype)
-    _LOCAL.add(type(tensor))
+    if tensor.dtype not in _REAL or type(tensor) not in _LOCAL:  # can it be read later? One without a value shows it
+        is_plain = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        like = torch.empty((), dtype=tensor.dtype) if is_plain else torch.empty_like(tensor, device="cpu")
+        torch.stack([like]).double().numpy()
+        _REAL.add(tensor.dtype)
+        _LOCAL.add(type(tensor))
+        _DENSE.add(torch.strided)
     return tensor.reshape(()) if tensor.ndim else tensor
 
 
-def _strided() -> Any:
-    import torch
-
-    return torch.strided
-
-
 def _number(name: str, value: Any) -> float:
-    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+    is_real = getattr(getattr(value, "dtype", None), "kind", "f") not in "cmM"  # no complex numbers, dates, durations
+    if is_real and getattr(value, "size", None) == 1 and hasattr(value, "item") and not getattr(value, "mask", False):
         value = value.item()  # NumPy's arrays and scalars of one element
-    if isinstance(value, complex) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-        raise UsageError(f"{name} must be a real number or a 0-d tensor, got {value!r}")
+    is_real = is_real and not (isinstance(value, complex) or hasattr(value, "mask"))
+    if not is_real or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise UsageError(f"{name} must be a real number or a 0-d tensor, got {short_repr(value)}")
     try:
         number = float(value)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise UsageError(f"{name} must be a real number within float64, got {type(value).__name__}: {error}") from error
+    except OverflowError as error:  # 10**400
+        raise UsageError(f"{name} must be a real number within float64, got {short_repr(value)}") from error
     if math.isinf(number) and number != value:  # Decimal("1e400"), which is finite
-        raise UsageError(f"{name} must be a real number within float64, got {value!r}")
+        raise UsageError(f"{name} must be a real number within float64, got {short_repr(value)}")
     return number
 
 
@@ -114,12 +135,4 @@ def measured_extras(extra: Mapping[str, Scalar | None]) -> dict[str, Any]:
 
 def sample_count(batch_size: Any) -> int | None:
     """Return a batch's size as an int; None where none was given."""
-    if batch_size is None:
-        return None
-    try:
-        count = int(batch_size.__index__())
-    except (AttributeError, TypeError) as error:
-        raise UsageError(f"batch_size must be a whole number of samples, got {batch_size!r}") from error
-    if count < 0:
-        raise UsageError(f"batch_size must be >= 0, got {count}")
-    return count
+    return None if batch_size is None else whole_number("batch_size", batch_size)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from mlflow_ddpm.core.errors import UsageError
-
-STEP_MAX = 2**53 - 2  # JSON readers and plots, which count in float64, still tell apart the steps done
+from mlflow_ddpm.core.metrics import whole_number
 
 
 class StepWindows:
@@ -34,9 +33,7 @@ class StepWindows:
         """
         if every_n_steps is None:
             return None
-        if isinstance(every_n_steps, bool) or not hasattr(every_n_steps, "__index__") or every_n_steps < 1:
-            raise UsageError(f"every_n_steps must be a whole number >= 1, got {every_n_steps!r}")
-        return cls(int(every_n_steps))
+        return cls(whole_number("every_n_steps", every_n_steps, 1))
 
     def check(self, step: Any) -> int:
         """Return the steps done after a step.
@@ -44,14 +41,13 @@ class StepWindows:
         Raises:
             UsageError: it is not a whole number, or does not rise.
         """
-        if isinstance(step, bool) or not hasattr(step, "__index__") or not 0 <= step <= STEP_MAX:
-            raise UsageError(f"step must be a whole number >= 0, got {step!r}")
-        if step < self.steps_done:
+        done = whole_number("step", step) + 1
+        if done <= self.steps_done:
             raise UsageError(
                 f"step must rise from call to call, got {step} after {self.steps_done - 1}; log each step once, "
                 "counted from 0 over the whole run"
             )
-        return int(step) + 1
+        return done
 
     def overdue(self, done: int) -> int | None:
         """Return the number of the open window if it ended before this step, which skipped its last ones."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.histories import INF, NAN, healthy_row
 
-from mlflow_ddpm import HistoryError, UsageError, read_history
+from mlflow_ddpm import HistoryError, UsageError, generate_report, read_history
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -70,6 +72,23 @@ def test_a_frame_is_read_whatever_pandas_made_of_it(name: str) -> None:
 def test_read_history_returns_any_frame_in_order() -> None:
     """One row per epoch, sorted, with the columns of every other source."""
     pd.testing.assert_frame_equal(read_history(_read_csv().iloc[::-1]), frame_from_rows(ROWS))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        _read_csv().assign(epoch=lambda frame: frame["epoch"] + 6),  # of another run, renumbered
+        _read_csv().assign(epoch=lambda frame: frame["epoch"] + 6, logged_at_ms=1),
+        pd.DataFrame({"epoch": [6], "loss_mean": [0.1]}),  # without a time
+    ],
+)
+def test_epochs_of_a_frame_stay_whatever_their_times(later: pd.DataFrame, tmp_path: Path) -> None:
+    """Times of several runs would say that one epoch supersedes another; a frame's epochs are the user's to choose."""
+    frame = pd.concat([_read_csv(), later])
+
+    assert [*sorted(frame["epoch"])] == list(read_history(frame)["epoch"])
+    text = generate_report(frame, save_dir=tmp_path).read_text(encoding="utf-8")
+    assert re.search(rf"^\|\s+{max(frame['epoch'])} \|", text, re.MULTILINE)
 
 
 def test_few_columns_are_enough() -> None:

@@ -108,7 +108,7 @@ def test_one_line_says_what_was_restored(tmp_path: Path, caplog: pytest.LogCaptu
 
     assert silent == []
     assert len(caplog.messages) == 1
-    assert f"had 0 of the run's 5 epochs; the others are restored from {JSON_NAME}" in caplog.text
+    assert f"had 0 of 5 epochs; the others are restored from {JSON_NAME}" in caplog.text
 
 
 def test_rows_that_a_resume_superseded_stay_superseded(tmp_path: Path) -> None:

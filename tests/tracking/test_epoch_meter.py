@@ -51,8 +51,8 @@ def test_values_that_are_not_finite_are_warned_about_once(clock: HandClock, capl
         for _ in range(2):
             meter.warn_of_nonfinite(row, meter.read().batches)
 
-    assert [record.getMessage()[:70] for record in caplog.records] == [
-        "the loss or gradient norm was not finite in 1 batches of epoch 3, firs"
+    assert [record.getMessage()[:69] for record in caplog.records] == [
+        "the loss or gradient norm was not finite in 1 batch of epoch 3, first"
     ]
 
 

@@ -58,7 +58,7 @@ def test_a_finding_is_one_log_line_and_a_tag_while_the_run_runs(
             _epoch(tracker, math.nan)
 
     assert _lines(caplog, "Error: Divergence, epoch 1. ") == [logging.ERROR]
-    assert _lines(caplog, "batches of epoch 1, first in batch 0") == [logging.WARNING]
+    assert _lines(caplog, "batch of epoch 1, first in batch 0") == [logging.WARNING]
 
 
 def test_in_a_loop_by_steps_the_line_names_steps(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
