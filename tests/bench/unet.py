@@ -21,7 +21,6 @@ from torch.nn import functional as nnf
 
 from mlflow_ddpm.ddpm.model.ema import Ema
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.training.precision import autocast_forward, compiled
 
 __all__ = ["measure", "measure_on_gpu"]
 
@@ -113,10 +112,12 @@ def _step(
     device = batch.x_t.device
     model = model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    forward = autocast_forward(compiled(model, "yes" if is_compiled else "no"), bf16=bf16, device=device)
+    forward = torch.compile(model) if is_compiled else model
 
     def step() -> None:
-        nnf.mse_loss(forward(batch.x_t, batch.timestep, batch.labels), batch.target).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            predicted = forward(batch.x_t, batch.timestep, batch.labels)
+        nnf.mse_loss(predicted.float(), batch.target).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

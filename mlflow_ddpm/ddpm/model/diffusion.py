@@ -39,10 +39,6 @@ def cosine_alpha_bar(timesteps: int) -> Tensor:
     return torch.cumprod(1 - beta, 0).float()
 
 
-def _per_image(alpha_bar: Tensor, timestep: Tensor) -> Tensor:
-    return alpha_bar[timestep].view(-1, 1, 1, 1)  # (B, 1, 1, 1)
-
-
 def q_sample(x_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Tensor:
     """Return x_t given x_0 and the noise: Ho et al. 2020, eq. 4."""
     return alpha_bar_t.sqrt() * x_0 + (1 - alpha_bar_t).sqrt() * eps
@@ -70,7 +66,7 @@ def loss_per_image(
 
     Left per image, so that a caller may weigh or group by timestep before the mean.
     """
-    alpha_bar_t = _per_image(alpha_bar, timestep)
+    alpha_bar_t = alpha_bar[timestep].view(-1, 1, 1, 1)  # (B, 1, 1, 1)
     output = predict(q_sample(x_0, eps, alpha_bar_t), timestep)
     return (output - target(prediction, x_0, eps, alpha_bar_t)).square().mean(dim=(1, 2, 3))
 
@@ -125,27 +121,26 @@ def _denoise(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, predict
     return Denoised(x_0, (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt())
 
 
-def _strides(alpha_bar: Tensor, steps: int) -> list[tuple[int, Tensor, Tensor]]:
-    """Return (t, alpha_bar_t, alpha_bar_s) from T-1 down; the last s is the clean image, where alpha_bar is 1."""
-    timesteps = strided_timesteps(len(alpha_bar), steps)
-    levels = [*(alpha_bar[t] for t in timesteps), alpha_bar.new_ones(())]
-    return list(zip(timesteps, levels[:-1], levels[1:], strict=True))
-
-
 @torch.no_grad()
-def sample_ddim(predict: Predict, x_t: Tensor, *, alpha_bar: Tensor, prediction: str, steps: int) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t`` in ``steps`` passes, without further randomness."""
-    for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
-        x_t = ddim_step(_denoise(predict, x_t, t, alpha_bar_t, prediction), alpha_bar_s)
-    return x_t
-
-
-@torch.no_grad()
-def sample_ancestral(
-    predict: Predict, x_t: Tensor, *, alpha_bar: Tensor, prediction: str, steps: int, draw: Callable[[], Tensor]
+def sample(
+    predict: Predict,
+    x_t: Tensor,
+    *,
+    alpha_bar: Tensor,
+    prediction: str,
+    steps: int,
+    draw: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t``; ``draw()`` gives fresh noise of its shape."""
-    for t, alpha_bar_t, alpha_bar_s in _strides(alpha_bar, steps):
+    """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t`` in ``steps`` passes.
+
+    By DDIM, without further randomness; with ``draw``, which gives fresh noise of that shape, by ancestral sampling.
+    """
+    timesteps = strided_timesteps(len(alpha_bar), steps)
+    levels = [*(alpha_bar[t] for t in timesteps), alpha_bar.new_ones(())]  # the clean image's alpha_bar is 1
+    for t, alpha_bar_t, alpha_bar_s in zip(timesteps, levels, levels[1:], strict=False):
         predicted = _denoise(predict, x_t, t, alpha_bar_t, prediction)
-        x_t = ancestral_step(predicted, x_t, draw(), alpha_bar_t, alpha_bar_s)
+        if draw is None:
+            x_t = ddim_step(predicted, alpha_bar_s)
+        else:
+            x_t = ancestral_step(predicted, x_t, draw(), alpha_bar_t, alpha_bar_s)
     return x_t

@@ -106,10 +106,6 @@ class _Stage(nn.Module):
         return h
 
 
-def _downsample(channels: int) -> nn.Module:
-    return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-
 class _Upsample(nn.Conv2d):
     """Doubles height and width by repeating each position, then convolves 3x3, in one step.
 
@@ -144,11 +140,6 @@ class _Join(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         first, second = gradients[0].tensor_split((ctx.channels,), dim=1)
         return first.contiguous(memory_format=torch.channels_last), second
-
-
-def _join(first: Tensor, second: Tensor) -> Tensor:
-    joined: Tensor = _Join.apply(first, second)  # type: ignore[no-untyped-call]
-    return joined
 
 
 class UNet(nn.Module):
@@ -206,7 +197,7 @@ class UNet(nn.Module):
         self.down, skips = nn.ModuleList(), [widths[0]]
         for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
             if level > 0:
-                self.down.append(_downsample(skips[-1]))
+                self.down.append(nn.Conv2d(skips[-1], skips[-1], 3, stride=2, padding=1))  # halves H and W
                 skips.append(skips[-1])
             for _ in range(blocks):
                 self.down.append(self._stage(skips[-1], width, size))
@@ -234,13 +225,14 @@ class UNet(nn.Module):
         h = self.stem(nnf.pixel_unshuffle(x_t, self.patch_size))  # (B, C', H/P, W/P)
         skips = [h]
         for layer in self.down:
-            h = layer(h, embedded) if isinstance(layer, _Stage) else layer(h)  # a layer that is no stage halves H, W
+            h = layer(h, embedded) if isinstance(layer, _Stage) else layer(h)
             skips.append(h)
         for stage in self.middle:
             h = stage(h, embedded)
         for layer in self.up:
-            joins = isinstance(layer, _Stage)  # a layer that is no stage doubles H, W
-            h = layer(_join(h, skips.pop()), embedded) if joins else layer(h)
+            if isinstance(layer, _Stage):
+                h = _Join.apply(h, skips.pop())  # type: ignore[no-untyped-call]
+            h = layer(h, embedded) if isinstance(layer, _Stage) else layer(h)
         return nnf.pixel_shuffle(self.head(nnf.silu(self.norm(h))), self.patch_size)  # (B, C, H, W)
 
     def _check_shapes(self, x_t: Tensor, timestep: Tensor, labels: Tensor) -> None:

@@ -35,15 +35,15 @@ def draw_samples(
 
 def _denoise(predict: diffusion.Predict, x_t: Tensor, config: Config, generator: torch.Generator) -> Tensor:
     """Return images (B, 1, S, S) in [-1, 1] from noise, by the sampler that the settings name."""
-    alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(x_t.device)
-    prediction, steps = config.diffusion.prediction, config.sample.steps
-    if config.sample.sampler == "ddim":
-        return diffusion.sample_ddim(predict, x_t, alpha_bar=alpha_bar, prediction=prediction, steps=steps)
-    return diffusion.sample_ancestral(
+
+    def draw() -> Tensor:
+        return torch.randn(x_t.shape, generator=generator).to(x_t.device)
+
+    return diffusion.sample(
         predict,
         x_t,
-        alpha_bar=alpha_bar,
-        prediction=prediction,
-        steps=steps,
-        draw=lambda: torch.randn(x_t.shape, generator=generator).to(x_t.device),
+        alpha_bar=diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(x_t.device),
+        prediction=config.diffusion.prediction,
+        steps=config.sample.steps,
+        draw=draw if config.sample.sampler == "ancestral" else None,
     )

@@ -59,16 +59,10 @@ class Batches:
         timestep = torch.randint(self._config.diffusion.timesteps, (count,), generator=generator, device=device)
         eps = torch.randn(count, 1, side, side, generator=generator, device=device)
         hide_class = torch.rand(count, generator=generator, device=device) < self._config.diffusion.class_dropout
-        rows, local_size = self._procs.local_rows(count)
+        rows, size, weight = self._procs.share(count)
         images, labels = self._data.take(indices[rows], device)  # (B, 1, H, W), (B,)
-        return Batch(
-            to_model_range(images, side),
-            labels.masked_fill(hide_class[rows], self._null_class),
-            timestep[rows],
-            eps[rows],
-            self._procs.image_weight(local_size, count),
-            local_size,
-        )
+        labels = labels.masked_fill(hide_class[rows], self._null_class)
+        return Batch(to_model_range(images, side), labels, timestep[rows], eps[rows], weight, size)
 
 
 class EpochOrder:
@@ -81,21 +75,17 @@ class EpochOrder:
 
     def __init__(self, labels: Tensor, balance: str) -> None:
         """Take labels (N,) int64, on the device of the generators."""
-        self._size, self._device = len(labels), labels.device
-        if balance == "classes":
-            self._by_class = labels.argsort(stable=True)  # (N,) indices, class by class
-            _, self._counts = labels.unique(return_counts=True)  # (K,) of the classes that there are
-            self._starts = self._counts.cumsum(0) - self._counts  # (K,)
-        self._is_balanced = balance == "classes"
+        self._size, self._device, self._balance = len(labels), labels.device, balance
+        self._by_class = labels.argsort(stable=True)  # (N,) indices, class by class
+        _, self._counts = labels.unique(return_counts=True)  # (K,) of the classes that there are
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return an epoch's indices (N,)."""
         order = torch.randperm(self._size, generator=generator, device=self._device)
-        return self._balanced(order, generator) if self._is_balanced else order
-
-    def _balanced(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        if self._balance == "none":
+            return order
         classes = torch.randperm(len(self._counts), generator=generator, device=self._device)[order % len(self._counts)]
         # In float64, which cpu and cuda have: float32 would reach only every second image of 2**25.
         within = torch.rand(self._size, generator=generator, device=self._device, dtype=torch.float64)
         rank = (within * self._counts[classes]).long()  # (N,)
-        return self._by_class[self._starts[classes] + rank]
+        return self._by_class[(self._counts.cumsum(0) - self._counts)[classes] + rank]

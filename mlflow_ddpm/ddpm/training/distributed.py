@@ -9,8 +9,7 @@ import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed, nn
@@ -21,8 +20,15 @@ from mlflow_ddpm.core.errors import ConfigError
 _COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
+class Share(NamedTuple):
+    """The rows of a batch that one process takes."""
+
+    rows: slice
+    size: int  # how many they are; 0: one image with weight 0
+    weight: float  # of an image in the process's loss
+
+
+class Processes(NamedTuple):
     """This process among those that train together."""
 
     rank: int
@@ -34,27 +40,17 @@ class Processes:
         """Whether this is rank 0, which writes and draws."""
         return self.rank == 0
 
-    def shard(self, batch_size: int) -> slice:
-        """Return this process's rows of a batch of all processes: every ``world_size``-th, from its rank."""
-        return slice(self.rank, batch_size, self.world_size)
+    def share(self, batch_size: int) -> Share:
+        """Return this process's share of a batch of all processes: every ``world_size``-th row, from its rank.
 
-    def local_rows(self, batch_size: int) -> tuple[slice, int]:
-        """Return this process's rows of a batch of all processes, and how many there are.
-
-        Where images are fewer than processes, a process without one computes the first row with weight 0: every
-        process has to enter the collective of the backward pass.
+        DDP averages gradients over ranks; with the weight that is the mean over all images of the batch, however uneven
+        the shares are. Where images are fewer than processes, a process without one computes the first row with weight
+        0: every process has to enter the collective of the backward pass.
         """
-        rows = self.shard(batch_size)
-        local_size = len(range(*rows.indices(batch_size)))
-        return (rows if local_size else slice(0, 1)), local_size
-
-    def image_weight(self, local_size: int, batch_size: int) -> float:
-        """Return the weight of an image in this process's loss.
-
-        DDP averages gradients over ranks; with this weight that is the mean over all images of the batch, however
-        uneven the shares are.
-        """
-        return self.world_size / batch_size if local_size else 0.0
+        size = len(range(self.rank, batch_size, self.world_size))
+        if size == 0:
+            return Share(slice(0, 1), 0, 0.0)
+        return Share(slice(self.rank, batch_size, self.world_size), size, self.world_size / batch_size)
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""

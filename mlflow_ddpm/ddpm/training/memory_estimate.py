@@ -19,8 +19,7 @@ from torch import Tensor
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.training.precision import uses_bf16
-from mlflow_ddpm.ddpm.training.trainer import build_model
+from mlflow_ddpm.ddpm.training.trainer import build_model, uses_bf16
 
 _MOMENTS = 2  # that AdamW keeps of every gradient
 _KERNELS = 100 * 2**20

@@ -24,7 +24,6 @@ from mlflow_ddpm.ddpm.seeds import Purpose, seed_for
 from mlflow_ddpm.ddpm.training.batches import Batch, Batches
 from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics, update_to_weight
 from mlflow_ddpm.ddpm.training.distributed import Processes
-from mlflow_ddpm.ddpm.training.precision import autocast_forward, compiled, uses_bf16
 
 
 class BatchResult(NamedTuple):
@@ -48,9 +47,8 @@ class Trainer:
         self.step = 0
         self._batches = Batches(config, data, self.model.null_class, procs)
         self._parameters = list(self.model.parameters())
-        self._parallel = procs.wrap(compiled(self.model, config.train.compile))
-        bf16 = uses_bf16(config.train.precision, procs.device)
-        self._forward = autocast_forward(self._parallel, bf16=bf16, device=procs.device)
+        self._parallel = procs.wrap(torch.compile(self.model) if config.train.compile == "yes" else self.model)  # type: ignore[arg-type]
+        self._bf16 = uses_bf16(config.train.precision, procs.device)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,
@@ -91,9 +89,18 @@ class Trainer:
         return BatchResult(loss.detach(), lr, grad_norm, batch.local_size)
 
     def _loss_per_image(self, batch: Batch) -> Tensor:
-        """Return the loss of each image, (B,), at the batch's noise and timesteps."""
+        """Return the loss of each image, (B,), at the batch's noise and timesteps.
+
+        Weights, their average, gradients and loss are float32 in any case. bfloat16 has its range: no loss is scaled.
+        """
+
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self._bf16):
+                predicted: Tensor = self._parallel(x_t, timestep, batch.labels)  # (B, C, S, S)
+            return predicted.float()
+
         return diffusion.loss_per_image(
-            lambda x_t, timestep: self._forward(x_t, timestep, batch.labels),
+            predict,
             batch.x_0,
             batch.eps,
             batch.timestep,
@@ -145,6 +152,17 @@ def build_model(config: Config, classes: int) -> UNet:
         )
     # 1.1x (8x8 features) to 1.2x (16x16) the steps per second on a CPU, and the layout that tensor cores need.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether matrix products and convolutions take bfloat16.
+
+    ``auto`` does on a GPU that has units for it, and never on a CPU: without such units steps become slower
+    (`tests/bench/run.py --only unet`).
+    """
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:

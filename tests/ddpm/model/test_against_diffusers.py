@@ -125,7 +125,7 @@ def test_ancestral_sampling_is_theirs_from_noise_to_image(prediction: str, steps
     start, (scheduler, alpha_bar) = drawn(2, 1, 8, 8, seed=5), ddpm(prediction)
     told: dict[str, Any] = {"alpha_bar": alpha_bar, "prediction": prediction, "steps": steps}
     noise = torch.Generator().manual_seed(4)
-    ours = diffusion.sample_ancestral(
+    ours = diffusion.sample(
         network, start, draw=lambda: torch.randn(start.shape, generator=noise, dtype=torch.float64), **told
     )
     noise, x_t = noise.manual_seed(4), start
@@ -145,7 +145,7 @@ def test_ddim_is_theirs_from_noise_to_image(prediction: str, steps: int) -> None
     the true stride before each, on timesteps that are the same as their own ``linspace`` spacing's.
     """
     start, (scheduler, alpha_bar) = drawn(2, 1, 8, 8, seed=5), ddim(prediction)
-    ours = diffusion.sample_ddim(network, start, alpha_bar=alpha_bar, prediction=prediction, steps=steps)
+    ours = diffusion.sample(network, start, alpha_bar=alpha_bar, prediction=prediction, steps=steps)
     times, x_t = diffusion.strided_timesteps(T, steps), start
     scheduler.num_inference_steps = 1
     for t, s in zip(times, [*times[1:], -1], strict=True):

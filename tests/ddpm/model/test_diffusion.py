@@ -125,7 +125,7 @@ def test_ddim_with_the_true_answer_recovers_the_image(prediction: str, steps: in
         noise = (x_t - at.sqrt() * x_0) / (1 - at).sqrt()
         return diffusion.target(prediction, x_0, noise, at)
 
-    found = diffusion.sample_ddim(knows, x_t, alpha_bar=alpha_bar, prediction=prediction, steps=steps)
+    found = diffusion.sample(knows, x_t, alpha_bar=alpha_bar, prediction=prediction, steps=steps)
 
     torch.testing.assert_close(found, x_0, rtol=0, atol=1e-5)
 
@@ -150,10 +150,8 @@ def test_samplers_draw_from_the_distribution_of_a_perfect_model(sampler: str) ->
     def draw() -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    if sampler == "ddim":
-        x = diffusion.sample_ddim(perfect, draw(), alpha_bar=alpha_bar, prediction="v", steps=400)
-    else:
-        x = diffusion.sample_ancestral(perfect, draw(), alpha_bar=alpha_bar, prediction="v", steps=400, draw=draw)
+    fresh = draw if sampler == "ancestral" else None
+    x = diffusion.sample(perfect, draw(), alpha_bar=alpha_bar, prediction="v", steps=400, draw=fresh)
 
     assert float(x.mean()) == pytest.approx(0.1, abs=0.006)  # 4 standard errors
     assert float(x.std()) == pytest.approx(0.2, rel=0.03)

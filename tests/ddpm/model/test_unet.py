@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_ddpm.ddpm.model.ema import Ema
-from mlflow_ddpm.ddpm.model.unet import UNet, _join, _SelfAttention, _Stage, _Upsample
+from mlflow_ddpm.ddpm.model.unet import UNet, _Join, _SelfAttention, _Stage, _Upsample
 
 torch.set_num_threads(1)
 
@@ -102,7 +102,7 @@ def test_doubling_in_one_step_is_repeating_and_then_convolving() -> None:
 def test_joining_is_concatenation_with_gradients_that_lie_densely() -> None:
     """Values and gradients to the last bit; the first gradient is one that a convolution takes without a copy."""
     first, second = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 5, 4, 4, requires_grad=True)
-    expected, joined = torch.cat([first, second], dim=1), _join(first, second)
+    expected, joined = torch.cat([first, second], dim=1), _Join.apply(first, second)  # type: ignore[no-untyped-call]
     wanted, found = (torch.autograd.grad(y.sin().sum(), (first, second)) for y in (expected, joined))
 
     assert torch.equal(joined, expected)

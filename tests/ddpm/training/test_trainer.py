@@ -11,8 +11,7 @@ from mlflow_ddpm.ddpm.config.config import from_options
 from mlflow_ddpm.ddpm.data.images import LabelledImages
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.training.distributed import Processes
-from mlflow_ddpm.ddpm.training.precision import uses_bf16
-from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model
+from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model, uses_bf16
 
 torch.set_num_threads(1)
 
