@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.analysis.findings import rules
+from mlflow_ddpm.analysis.findings.evidence import Rule
 from mlflow_ddpm.analysis.findings.rules import Finding
 from mlflow_ddpm.tracking import findings_watch, remote_run
 
@@ -166,7 +167,7 @@ def test_a_rule_that_breaks_ends_nothing(sqlite_uri: str, monkeypatch: pytest.Mo
     def broken(_: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr(rules, "RULES", [rules.Rule("broken", "Broken", "error", "", broken)])
+    monkeypatch.setattr(rules, "RULES", [Rule("broken", "Broken", "error", "", broken)])
     with MetricsTracker("out") as tracker:
         _epoch(tracker)
     assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == "FINISHED"

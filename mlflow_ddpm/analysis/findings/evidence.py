@@ -1,9 +1,9 @@
-"""What the rules of :mod:`mlflow_ddpm.analysis.findings.rules` look at, and the result that they return."""
+"""What a rule is, what it looks at, and the result that it returns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -38,6 +38,21 @@ class RunEvidence:
         """Return the epochs in which the metric was measured and is not finite."""
         values = ((row.epoch, value_of(row, name)) for row in self.rows)
         return [epoch for epoch, value in values if value is not None and not math.isfinite(value)]
+
+
+class Rule(NamedTuple):
+    """One thing to look for."""
+
+    name: str
+    title: str
+    severity: str  # error, warning or info
+    threshold: str  # as the docs and the report state it
+    find: Callable[[RunEvidence], RuleHit | None]
+
+
+def rule(title: str, severity: str, threshold: str) -> Callable[[Callable[[RunEvidence], RuleHit | None]], Rule]:
+    """Make the function below a rule of its name."""
+    return lambda find: Rule(find.__name__, title, severity, threshold, find)
 
 
 def short(value: float) -> str:

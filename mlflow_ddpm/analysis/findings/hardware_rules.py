@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence, short
+from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence, rule, short
 from mlflow_ddpm.analysis.robust_statistics import Block, blocks, level, noise
 from mlflow_ddpm.core.extra_metrics import metric
 
-# The thresholds; rules.RULES states each for readers.
 SLOWER, SLOWER_SIGMAS = 0.3, 5
 CREEP, CREEP_MIB, CREEP_EPOCHS = 0.05, 64, 20
 _CREEP_STEADY, _CREEP_STEP = 0.8, 0.4  # share of rising blocks, at least; share of the largest step, at most
 NEAR_LIMIT = 0.9
 
 
+@rule(
+    "Throughput drop",
+    "warning",
+    f"the median of five epochs or more {SLOWER:.0%} below that of the epochs before, the first left out",
+)
 def throughput_drop(run: RunEvidence) -> RuleHit | None:
     """A machine that became slower and stayed so for a while."""
     name = "samples_per_sec" if len(run.points("samples_per_sec")) > 1 else "batches_per_sec"
@@ -47,6 +51,12 @@ def _usual(before: list[Block]) -> float:
     return level([(0, block.level) for block in before])
 
 
+@rule(
+    "Memory creeping up",
+    "warning",
+    f"allocated GPU memory grows by {CREEP_MIB} MiB and {CREEP:.0%} or more, steadily, over {CREEP_EPOCHS} epochs or "
+    "more",
+)
 def memory_creep(run: RunEvidence) -> RuleHit | None:
     """Memory that is never given back: tensors kept from epoch to epoch."""
     points = run.points("gpu_allocated_mb")[1:]  # the first epoch allocates the optimiser's state
@@ -74,6 +84,7 @@ def _full_after(end: float, total: int, per_epoch: float) -> str:
     return f"{left} epochs later"
 
 
+@rule("Memory near the limit", "warning", f"peak allocated GPU memory of {NEAR_LIMIT:.0%} of the card's or more")
 def memory_near_limit(run: RunEvidence) -> RuleHit | None:
     """Memory that a slightly larger batch would not find."""
     total, points = _card_mb(run), run.points("gpu_peak_mb")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, short
+from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, rule, short
 from mlflow_ddpm.analysis.robust_statistics import blocks, level, noise, outliers, sliding_medians
 from mlflow_ddpm.core.formatting import count_of
 
-# The thresholds; rules.RULES states each for readers.
 SIGMAS = 8  # standard deviations of the noise that a rise must stand out by, besides its own factor
 SPIKE, BATCH_SPIKE = 1.5, 5.0
 DIVERGED = 1.5
@@ -16,6 +15,7 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
+@rule("Non-finite batches", "error", "one batch whose loss or gradient norm is NaN or infinite, skipped steps left out")
 def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite("loss_mean")
@@ -31,6 +31,7 @@ def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
     return RuleHit(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
 
 
+@rule("Skipped steps", "info", "one batch whose loss is finite and whose gradient norm is NaN or infinite")
 def skipped_steps(run: RunEvidence) -> RuleHit | None:
     """Steps with a finite loss and gradients that are not, as GradScaler skips them."""
     counts = {row.epoch: row.skipped_steps for row in run.rows if row.skipped_steps}
@@ -43,6 +44,7 @@ def skipped_steps(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule("Non-finite weights", "error", "one epoch in which the distance between live and EMA weights is NaN or infinite")
 def nonfinite_weights(run: RunEvidence) -> RuleHit | None:
     """NaN in the weights, which the EMA distance shows."""
     epochs = run.nonfinite("ema_delta_norm")
@@ -55,6 +57,12 @@ def nonfinite_weights(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule(
+    "Divergence",
+    "error",
+    f"the loss ends {DIVERGED - 1:.0%} above its best level and {SIGMAS} standard deviations of its noise, or not "
+    "finite",
+)
 def divergence(run: RunEvidence) -> RuleHit | None:
     """A loss that went up and stayed there."""
     lost, all_epochs = set(run.nonfinite("loss_mean")), [row.epoch for row in run.rows if row.loss_mean is not None]
@@ -81,9 +89,15 @@ def divergence(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule(
+    "Loss spike",
+    "warning",
+    f"an epoch's mean loss {SPIKE - 1:.0%} above the median of the ten epochs before, or its largest batch loss "
+    f"{BATCH_SPIKE:g} times theirs, {SIGMAS} standard deviations in either case, and it comes down again",
+)
 def loss_spike(run: RunEvidence) -> RuleHit | None:
     """A loss that jumps and comes down again."""
-    diverged = divergence(run)
+    diverged = divergence.find(run)
     up = set(diverged.epochs) if diverged else set()
     means, largest = run.points("loss_mean"), run.points("loss_max")
     found = {
@@ -111,10 +125,16 @@ def _spikes(points: list[tuple[int, float]], factor: float, words: str) -> dict[
     return found
 
 
+@rule(
+    "Plateau",
+    "info",
+    f"over the second half of {PLATEAU_EPOCHS} epochs or more the loss improves by less than {PLATEAU:.1%}, its noise "
+    "allowed for",
+)
 def plateau(run: RunEvidence) -> RuleHit | None:
     """A loss that has long stopped falling."""
     points = run.points("loss_mean")
-    if len(points) < PLATEAU_EPOCHS or divergence(run):
+    if len(points) < PLATEAU_EPOCHS or divergence.find(run):
         return None
     half = points[len(points) // 2 :]
     early, late = half[: len(half) // 2], half[len(half) // 2 :]
@@ -138,6 +158,12 @@ def plateau(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule(
+    "Gradient explosion",
+    "error",
+    f"a gradient norm {EXPLODED:g} times the median of the ten epochs before, or, at the run's end, {EXPLODED:g} "
+    "times its lowest level",
+)
 def gradient_explosion(run: RunEvidence) -> RuleHit | None:
     """A gradient norm that shoots up, at once or little by little."""
     points = run.points("grad_norm")
@@ -162,6 +188,11 @@ def gradient_explosion(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule(
+    "Gradient vanishing",
+    "error",
+    f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest",
+)
 def gradient_vanishing(run: RunEvidence) -> RuleHit | None:
     """A gradient norm that all but disappears."""
     points = run.points("grad_norm")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, short
+from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, rule, short
 from mlflow_ddpm.analysis.robust_statistics import Points, level
 from mlflow_ddpm.core.formatting import count_of
 
-# The thresholds; rules.RULES states each for readers.
 LAGGING = 1.6
 IDLE_EPOCHS = 3
 LR_JUMP, LR_FALL = 3.0, 10.5  # a step schedule divides by 10
@@ -16,6 +15,12 @@ LR_RAN_OUT = 1e-3  # of its peak: a schedule at its end, which more epochs stret
 LR_ZERO_EPOCHS = 3
 
 
+@rule(
+    "EMA lagging",
+    "warning",
+    "in the second half of ten epochs or more, the learning rate not rising, the distance between live and EMA "
+    f"weights grows {LAGGING:g}-fold",
+)
 def ema_lagging(run: RunEvidence) -> RuleHit | None:
     """The EMA falls behind the weights. One that keeps up drifts as their random walk does, or levels off."""
     points = run.points("ema_delta_norm")
@@ -42,6 +47,7 @@ def _middle_and_end(points: Points) -> tuple[Points, Points]:
     return points[start : start + width], points[-width:]
 
 
+@rule("EMA without effect", "warning", "live and EMA weights are equal at the end of every one of three epochs or more")
 def ema_idle(run: RunEvidence) -> RuleHit | None:
     """The EMA is never updated, or has a decay of 0."""
     points = run.points("ema_delta_norm")
@@ -54,6 +60,13 @@ def ema_idle(run: RunEvidence) -> RuleHit | None:
     )
 
 
+@rule(
+    "Learning-rate anomaly",
+    "warning",
+    f"a learning rate below 0 or not finite, 0 in {LR_ZERO_EPOCHS} epochs in a row, {LR_JUMP:g} times its earlier "
+    f"peak after it had come down, or at a resume {LR_JUMP:g} times higher or {LR_FALL:g} times lower than before, a "
+    f"schedule that had fallen below {LR_RAN_OUT:.1%} of its peak left out",
+)
 def lr_anomaly(run: RunEvidence) -> RuleHit | None:
     """A learning rate that no schedule intends."""
     points = run.points("lr")
@@ -111,6 +124,7 @@ def _jump_after_descent(points: Points) -> RuleHit | None:
     )
 
 
+@rule("Resumed", "info", "any epoch at which a run that had stopped was resumed")
 def resumed(run: RunEvidence) -> RuleHit | None:
     """The run was stopped and resumed."""
     if not run.resumed:
