@@ -13,7 +13,7 @@ after the run, plots and a report are made from the history that comes back from
                 tracker.log_batch(loss=loss, lr=lr, grad_norm=grad_norm, batch_size=len(batch))
             tracker.end_epoch(model=model, ema_model=ema_model)
 
-Importing the package loads neither torch, mlflow, pandas nor matplotlib: each public name is resolved at first use.
+Importing the package loads neither torch, mlflow, pandas nor matplotlib: what needs them is resolved at first use.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mlflow_ddpm.core.errors import (
+    ConfigError,
+    DataError,
+    HistoryError,
+    ItemRefusedError,
+    MirrorError,
+    MlflowDdpmError,
+    ModelError,
+    PeerLostError,
+    RunMissingError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UsageError,
+)
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.version import __version__
 
 if TYPE_CHECKING:
     from mlflow_ddpm.analysis.history import read_history
-    from mlflow_ddpm.core.errors import (
-        ConfigError,
-        DataError,
-        HistoryError,
-        ItemRefusedError,
-        MirrorError,
-        MlflowDdpmError,
-        ModelError,
-        PeerLostError,
-        RunMissingError,
-        StoreError,
-        StoreRefusedError,
-        StoreUnavailableError,
-        UsageError,
-    )
-    from mlflow_ddpm.core.metrics import EpochMetrics
     from mlflow_ddpm.ddpm.saved_model.load import load_model
     from mlflow_ddpm.plots import FigureSet, generate_all_plots
     from mlflow_ddpm.publishing.compare import compare_runs
@@ -81,22 +81,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "ConfigError": "core.errors",
-    "DataError": "core.errors",
-    "EpochMetrics": "core.metrics",
     "FigureSet": "plots",
-    "HistoryError": "core.errors",
-    "ItemRefusedError": "core.errors",
     "MetricsTracker": "tracker",
-    "MirrorError": "core.errors",
-    "MlflowDdpmError": "core.errors",
-    "ModelError": "core.errors",
-    "PeerLostError": "core.errors",
-    "RunMissingError": "core.errors",
-    "StoreError": "core.errors",
-    "StoreRefusedError": "core.errors",
-    "StoreUnavailableError": "core.errors",
-    "UsageError": "core.errors",
     "compare_runs": "publishing.compare",
     "compute_grad_norm": "tracking.probes",
     "download_run": "publishing.download",

@@ -9,67 +9,42 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import short_repr
 from mlflow_ddpm.core.metrics import METRICS, Metric
 
-# The extras that ``mlflow-ddpm train`` records, sample quality first. MLflow's page makes a section of each folder.
-_QUALITY, INSIGHT = "Sample Quality", "Diagnostics"
-PIPELINE_METRICS: tuple[Metric, ...] = (
-    Metric(
-        "sample/accuracy",
+# Label and meaning of what ``mlflow-ddpm train`` records, sample quality first. MLflow's page has a section a folder.
+_PIPELINE = {
+    "sample/accuracy": (
         "Sample accuracy, guidance 2",
-        "",
-        _QUALITY,
         "Share of samples at guidance 2, as many of each class, that a classifier names as the class asked for.",
     ),
-    Metric(
-        "sample/accuracy_g1",
+    "sample/accuracy_g1": (
         "Sample accuracy, guidance 1",
-        "",
-        _QUALITY,
         "Share of samples at guidance 1, which is plain sampling, that the classifier names as the class asked for.",
     ),
-    Metric(
-        "sample/classifier_accuracy",
+    "sample/classifier_accuracy": (
         "Classifier accuracy",
-        "",
-        _QUALITY,
         "Share of real held-out images that the classifier names as their class.",
     ),
-    Metric(
-        "sample/frechet",
+    "sample/frechet": (
         "Sample Fréchet distance, guidance 2",
-        "",
-        _QUALITY,
         "Squared Fréchet distance of samples at guidance 2 from real images, in the classifier's feature space.",
     ),
-    Metric(
-        "sample/frechet_g1",
+    "sample/frechet_g1": (
         "Sample Fréchet distance, guidance 1",
-        "",
-        _QUALITY,
         "Squared Fréchet distance of samples at guidance 1 from real images, in the classifier's feature space.",
     ),
-    Metric(
-        "sample/real_frechet",
+    "sample/real_frechet": (
         "Fréchet distance of real halves",
-        "",
-        _QUALITY,
         "Squared Fréchet distance of two halves of real images, each as many as the samples: what a perfect model has.",
     ),
-    *(
-        Metric(
-            f"loss_t/q{quarter}",
+    **{
+        f"loss_t/q{quarter}": (
             f"Loss, timestep quartile {quarter}",
-            "",
-            INSIGHT,
             f"Mean loss of the images whose timestep lay in the {where} quarter, over all ranks.",
         )
         for quarter, where in enumerate(("first, least noisy", "second", "third", "last, noisiest"), start=1)
-    ),
-    *(
-        Metric(
-            f"grad_part/{part}",
+    },
+    **{
+        f"grad_part/{part}": (
             f"Gradient norm, {part}",
-            "",
-            INSIGHT,
             f"Mean over batches of the L2 norm of the gradients of {what}, before clipping.",
         )
         for part, what in (
@@ -78,28 +53,30 @@ PIPELINE_METRICS: tuple[Metric, ...] = (
             ("middle", "the stages at the lowest resolution between both ways"),
             ("decoder", "the way up and the head"),
         )
-    ),
-    Metric(
-        "update/weight_ratio",
+    },
+    "update/weight_ratio": (
         "Update to weight",
-        "",
-        INSIGHT,
         "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
     ),
-    Metric(
-        "time/data_sec",
+    "time/data_sec": (
         "Data time",
-        "s",
-        INSIGHT,
         "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
     ),
-    Metric(
-        "time/maintenance_sec",
+    "time/maintenance_sec": (
         "Maintenance time",
-        "s",
-        INSIGHT,
         "Seconds beside `epoch_time_sec`: this epoch's grid and evaluation, and the checkpoint written before it.",
     ),
+}
+INSIGHT = "Diagnostics"
+PIPELINE_METRICS: tuple[Metric, ...] = tuple(
+    Metric(
+        name,
+        label,
+        unit="s" if name.startswith("time/") else "",
+        category="Sample Quality" if name.startswith("sample/") else INSIGHT,
+        meaning=meaning,
+    )
+    for name, (label, meaning) in _PIPELINE.items()
 )
 # Names of runs recorded before the extras had folders; such runs keep them, and are labelled as today's.
 FORMER_NAMES = {
