@@ -15,8 +15,7 @@ from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.cli.train_options import NO, YES, add_training_options
 from mlflow_ddpm.core.errors import ConfigError, MlflowDdpmError, StoreUnavailableError
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.ddpm.config.config import Config, from_options, name_flags, options
-from mlflow_ddpm.ddpm.config.params import run_params
+from mlflow_ddpm.ddpm.config.config import Config, from_options, name_flags, options, run_params
 
 if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_files import Archive
@@ -49,13 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core import ranks
-    from mlflow_ddpm.ddpm.output_dir import (
-        check_unpublished,
-        choose_output_dir,
-        is_same_finished_run,
-        mark_published,
-        plan_output_dir,
-    )
+    from mlflow_ddpm.ddpm.output_dir import choose_output_dir, is_same_finished_run, mark_published, plan_output_dir
     from mlflow_ddpm.storage.directory_lock import check_writable
 
     asked = from_options({o.dest: getattr(args, o.dest) for o in options()})
@@ -73,11 +66,9 @@ def _run(args: argparse.Namespace) -> None:
     _fetch(config, _offer(args.download), loud=first)
     if not args.resume and is_same_finished_run(directory, config):
         if first:
-            check_unpublished(directory)
             _sync(directory, args.tracking_uri)
     else:
-        params = run_params(asked, output_dir=args.output_dir)
-        _train(args, config, directory, params, first=first)
+        _train(args, config, directory, run_params(asked, output_dir=args.output_dir), first=first)
     if first:
         store = _store_of(directory, args.tracking_uri)
         _publish(directory, store)
@@ -211,18 +202,15 @@ def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
     from mlflow_ddpm.storage.delivery_state import DeliveryState
     from mlflow_ddpm.storage.store_address import store_of
 
-    cursor = DeliveryState.load(directory)
-    return store_of(cursor, tracking_uri) if cursor else tracking_uri
+    state = DeliveryState.load(directory)
+    return store_of(state, tracking_uri) if state else tracking_uri
 
 
 def _publish(directory: Path, tracking_uri: str | None) -> None:
     from mlflow_ddpm.cli.run_overview import run_overview
     from mlflow_ddpm.publishing.publish import publish_or_render
-    from mlflow_ddpm.storage.delivery_state import DeliveryState
 
-    cursor = DeliveryState.load(directory)
-    published = publish_or_render(cursor.run_id if cursor else None, output_dir=directory, tracking_uri=tracking_uri)
-    print(run_overview(published, tracking_uri))
+    print(run_overview(publish_or_render(directory, tracking_uri), tracking_uri))
 
 
 def _log_model(config: Config, directory: Path, tracking_uri: str | None, register_as: str | None) -> None:
@@ -230,12 +218,12 @@ def _log_model(config: Config, directory: Path, tracking_uri: str | None, regist
     from mlflow_ddpm.ddpm.saved_model.mlflow_model import log_mlflow_model
     from mlflow_ddpm.storage.delivery_state import DeliveryState
 
-    cursor = DeliveryState.load(directory)
-    if cursor is None or cursor.run_id is None or not cursor.ended:
+    state = DeliveryState.load(directory)
+    if state is None or state.run_id is None or not state.ended:
         return
     try:
         last = (config.train.epochs or 1) - 1
-        uri = log_mlflow_model(cursor.run_id, directory, epoch=last, tracking_uri=tracking_uri, register_as=register_as)
+        uri = log_mlflow_model(state.run_id, directory, epoch=last, tracking_uri=tracking_uri, register_as=register_as)
     except Exception as error:  # noqa: BLE001 - tracing has as many ways to fail as MLflow has stores
         text = " ".join(str(error).split())[:300]
         print(f"        no MLflow model was logged ({type(error).__name__}: {text})", file=sys.stderr)

@@ -8,8 +8,7 @@ from typing import Any
 
 from mlflow_ddpm.cli.options import AUTO
 from mlflow_ddpm.cli.parser import choice, given, typed
-from mlflow_ddpm.ddpm.config.config import options
-from mlflow_ddpm.ddpm.config.params import NO_OPTIONS
+from mlflow_ddpm.ddpm.config.config import NO_OPTIONS, options
 
 YES, NO = "yes", "no"  # mlflow run passes every parameter a value
 

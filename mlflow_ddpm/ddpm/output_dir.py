@@ -55,13 +55,13 @@ def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
     if is_locked(directory):
         raise UsageError(f"{display_path(directory)} is being written by another process; choose another, or wait")
     if not resume and is_same_finished_run(directory, config):
-        check_unpublished(directory)
+        if _is_published(directory):
+            raise UsageError(
+                f"{display_path(directory)} holds the finished run of these settings; choose another --output-dir, or "
+                "add epochs to that run with --resume and more --epochs"
+            )
         return f"{display_path(directory)}, trained to the end: its plots and report are made"
-    if not resume and (run_id := _finished_run(directory)):
-        raise UsageError(
-            f"{display_path(directory)} holds the finished run {run_id}; choose another --output-dir, or add epochs "
-            "with --resume"
-        )
+    _refuse_finished(directory, resume=resume)
     return display_path(directory)
 
 
@@ -84,24 +84,15 @@ def check_output_dir(directory: Path, *, resume: bool) -> None:
     Raises:
         UsageError: it cannot, or the directory holds a finished run and ``resume`` is not set.
     """
-    if not resume and (run_id := _finished_run(directory)):
-        raise UsageError(
-            f"{display_path(directory)} holds the finished run {run_id}; choose another output_dir, or pass "
-            "resume=True (mlflow-ddpm train --resume) to add epochs to that run"
-        )
+    _refuse_finished(directory, resume=resume)
     check_writable(directory)
 
 
-def check_unpublished(directory: Path) -> None:
-    """Check that something is left to do for a finished run: its post-run step was interrupted.
-
-    Raises:
-        UsageError: nothing is left.
-    """
-    if _is_published(directory):
+def _refuse_finished(directory: Path, *, resume: bool) -> None:
+    if not resume and (run_id := _finished_run(directory)):
         raise UsageError(
-            f"{display_path(directory)} holds the finished run of these settings; choose another --output-dir, or add "
-            "epochs to that run with --resume and more --epochs"
+            f"{display_path(directory)} holds the finished run {run_id}; choose another output directory, or add "
+            "epochs to that run with --resume (resume=True)"
         )
 
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import ConfigError, PeerLostError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.config.params import run_params
+from mlflow_ddpm.ddpm.config.config import Config, run_params
 from mlflow_ddpm.ddpm.data.images import Dataset, describe_dataset
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
@@ -103,7 +102,7 @@ def train(
 
     Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
     ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`. ``params`` are the run's params
-    in MLflow; default: :func:`mlflow_ddpm.ddpm.config.params.run_params`. All settings are in ``metrics/config.json``.
+    in MLflow; default: :func:`mlflow_ddpm.ddpm.config.config.run_params`. All settings are in ``metrics/config.json``.
     ``on_start`` is called with the open tracker before the first batch, on rank 0.
 
     Raises:

@@ -117,13 +117,13 @@ def _log_preview(store: MlflowRun, directory: Path) -> list[str]:
         return [preview.name]
 
 
-def publish_or_render(run_id: str | None, *, output_dir: Path, tracking_uri: str | None = None) -> Published:
+def publish_or_render(directory: Path, tracking_uri: str | None = None) -> Published:
     """Publish the run of an output directory, or, if it has not wholly reached its store, render its mirror."""
-    state = DeliveryState.load(output_dir)
-    if run_id is None or state is None or not state.ended:
-        _log.warning("MLflow's copy is incomplete; rendering local files in %s without uploading", output_dir)
-        return render_mirror(output_dir)
-    return publish_run(run_id, output_dir=output_dir, tracking_uri=tracking_uri)
+    state = DeliveryState.load(directory)
+    if state is None or state.run_id is None or not state.ended:
+        _log.warning("MLflow's copy is incomplete; rendering local files in %s without uploading", directory)
+        return render_mirror(directory)
+    return publish_run(state.run_id, output_dir=directory, tracking_uri=tracking_uri)
 
 
 def render_mirror(directory: Path, figures: FigureSet | None = None) -> Published:

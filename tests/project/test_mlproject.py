@@ -19,8 +19,7 @@ from support.common import ROOT
 
 from mlflow_ddpm.cli.main import build_parser
 from mlflow_ddpm.core.metrics import METRICS
-from mlflow_ddpm.ddpm.config.config import Config, from_options, options
-from mlflow_ddpm.ddpm.config.params import NO_OPTIONS, PROJECT_SETTINGS, run_params
+from mlflow_ddpm.ddpm.config.config import NO_OPTIONS, PROJECT_SETTINGS, Config, from_options, options, run_params
 
 SMALL = "--base-channels 8 --channel-mults 1 --attention-size 0 --sample-steps 2 --eval-per-class 1"
 

@@ -105,7 +105,7 @@ def test_if_the_store_is_away_the_mirror_is_rendered_and_that_is_said(caplog: py
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
         from mlflow_ddpm.publishing.publish import publish_or_render
 
-        published = publish_or_render(None, output_dir=Path("out"), tracking_uri="http://127.0.0.1:9")
+        published = publish_or_render(Path("out"), "http://127.0.0.1:9")
 
     assert published.uploaded is False
     assert TREE <= {p.name for p in Path("out").iterdir()}
