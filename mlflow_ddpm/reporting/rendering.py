@@ -1,4 +1,4 @@
-"""The report as Markdown and as one HTML page: the same context, every foreign text escaped.
+"""The report as Markdown and as one HTML page: the same context, every foreign text escaped. Loads all templates.
 
 The HTML page has its pictures inside, no script and nothing to load: for MLflow's artifact viewer, which shows a page
 in a sandbox and resolves no relative picture, and for mail. Should an escape ever be missed, the page's own policy
@@ -19,6 +19,7 @@ from mlflow_ddpm.core.markdown import (
     Prose,
     code,
     escape,
+    fence,
     image_link,
     json_block,
     one_line,
@@ -35,20 +36,23 @@ if TYPE_CHECKING:
 
 def render_markdown(context: ReportContext) -> str:
     """Return the report's text."""
-    return _markdown_template().render(report=context)
+    return markdown_template("report.md.j2").render(report=context)
 
 
 @cache
-def _markdown_template() -> jinja2.Template:
+def markdown_template(name: str) -> jinja2.Template:
+    """Return a template of Markdown, in which every text that is not Markdown already is escaped."""
     filters: dict[str, Any] = {
         "yaml_header": yaml_header,
         "table": table,
         "listed": _listed,
         "json_block": json_block,
+        "fence": fence,
         "code": code,
+        "image_link": image_link,
         "picture": lambda figure: image_link(figure.link, figure.title),
     }
-    return _load_template("report.md.j2", _as_markdown, filters)
+    return _load_template(name, _as_markdown, filters)
 
 
 def _as_markdown(value: object) -> Markdown:
