@@ -88,22 +88,18 @@ def train(
     config: Config,
     *,
     output_dir: str | Path,
-    run_name: str | None = None,
-    experiment_name: str | None = None,
-    tracking_uri: str | None = None,
-    run_id: str | None = None,
-    tags: Mapping[str, str] | None = None,
     resume: bool = False,
     params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     on_start: Callable[[MetricsTracker], object] = lambda _tracker: None,
+    **tracker_options: Any,
 ) -> TrainResult:
     """Train, or continue where ``output_dir`` has checkpoints, and return the result.
 
-    Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. The options from
-    ``run_name`` to ``resume`` are those of :class:`mlflow_ddpm.tracker.MetricsTracker`. ``params`` are the run's params
-    in MLflow; default: :func:`mlflow_ddpm.ddpm.config.config.run_params`. All settings are in ``metrics/config.json``.
-    ``on_start`` is called with the open tracker before the first batch, on rank 0.
+    Call it in every process that torchrun started; ``output_dir`` must be one that all of them see. ``resume`` and
+    ``tracker_options``, such as ``run_name``, are arguments of :class:`mlflow_ddpm.tracker.MetricsTracker`. ``params``
+    are the run's params in MLflow; default: :func:`mlflow_ddpm.ddpm.config.config.run_params`. All settings are in
+    ``metrics/config.json``. ``on_start`` is called with the open tracker before the first batch, on rank 0.
 
     Raises:
         ConfigError: settings do not fit together, this machine, or the checkpoint to go on from.
@@ -130,14 +126,10 @@ def train(
         with MetricsTracker(
             directory,
             config=run_config,
-            run_name=run_name,
-            experiment_name=experiment_name,
-            tracking_uri=tracking_uri,
-            run_id=run_id,
-            device=procs.device,
-            tags=tags,
             resume=resume,
+            device=procs.device,
             reduce_over_ranks=procs.world_size > 1,
+            **tracker_options,
         ) as tracker:
             if procs.is_first:
                 write_run_config(directory, run_config)

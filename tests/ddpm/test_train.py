@@ -79,12 +79,12 @@ def test_every_image_counts_once_an_epoch_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize(("size", "world_size"), [(64, 1), (64, 4), (29, 2), (2, 4)])
 def test_processes_share_a_batch_without_overlap(size: int, world_size: int) -> None:
     """Each row is exactly one process's."""
-    rows = [
-        list(range(size))[Processes(r, world_size, torch.device("cpu")).share(size).rows] for r in range(world_size)
-    ]
+    shares = [Processes(r, world_size, torch.device("cpu")).share(size) for r in range(world_size)]
+    rows = [list(range(size))[share.rows][: share.size] for share in shares]
 
     assert sorted(row for part in rows for row in part) == list(range(size))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
+    assert sum(share.weight * share.size for share in shares) == pytest.approx(world_size)
 
 
 def test_threads_are_those_asked_for_and_afterwards_the_callers_again() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlflow_ddpm.core.errors import ConfigError
@@ -73,12 +73,9 @@ def _check_together(config: Config) -> None:
         )
 
 
-_GROUPS = (DataConfig, ModelConfig, DiffusionConfig, OptimConfig, SampleConfig, TrainConfig)
-
-
 def options() -> list[Option]:
     """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
-    return [option for group in _GROUPS for option in group.options()]
+    return [option for group in fields(Config) for option in getattr(Config(), group.name).options()]
 
 
 def name_flags(message: str) -> str:
@@ -97,11 +94,11 @@ def from_options(values: Mapping[str, Any]) -> Config:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
-    chosen: dict[str, dict[str, Any]] = {group.GROUP: {} for group in _GROUPS}
+    groups: dict[str, dict[str, Any]] = {}
     for dest, value in values.items():
-        chosen[known[dest].group][known[dest].field] = value
-    groups: dict[str, Any] = {group.GROUP: group(**chosen[group.GROUP]) for group in _GROUPS}
-    return Config(**groups)
+        groups.setdefault(known[dest].group, {})[known[dest].field] = value
+    config = Config()
+    return replace(config, **{name: replace(getattr(config, name), **chosen) for name, chosen in groups.items()})
 
 
 # What of a run MLflow shows as params, at most 20. ``mlflow run`` logs the parameters of the MLproject file itself, as

@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import Field, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import ConfigError
 
@@ -28,28 +28,20 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_float(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_multipliers(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(_is_int(v) and v > 0 for v in value)
-
-
-def _parse_multipliers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 _TYPES = {  # by annotation
     "int": _ValueType(int, _is_int, "a whole number", "N"),
-    "float": _ValueType(float, _is_float, "a finite number", "NUMBER"),
-    "str": _ValueType(str, _is_text, "a non-empty string", "TEXT"),
+    "float": _ValueType(
+        float,
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v),
+        "a finite number",
+        "NUMBER",
+    ),
+    "str": _ValueType(str, lambda v: isinstance(v, str) and v != "", "a non-empty string", "TEXT"),
     "tuple[int, ...]": _ValueType(
-        _parse_multipliers, _is_multipliers, "positive whole numbers such as 1,2,2", "N,N,..."
+        lambda text: tuple(int(part) for part in text.split(",")),
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(_is_int(n) and n > 0 for n in v),
+        "positive whole numbers such as 1,2,2",
+        "N,N,...",
     ),
 }
 _BOUNDS: dict[str, Callable[[float, float], bool]] = {
@@ -80,7 +72,7 @@ def setting(
     limits = zip(_BOUNDS, (gt, ge, lt, le), strict=True)
     bounds = tuple((sign, limit) for sign, limit in limits if limit is not None)
     shown = metavar or (f"{{{','.join(choices)}}}" if choices else "")
-    metadata = {"flag": flag, "help": help_text, "metavar": shown, "choices": choices, "bounds": bounds}
+    metadata = {"help": help_text, "choices": choices, "bounds": bounds, "flag": flag, "metavar": shown}
     return field(default=default, metadata=metadata)
 
 
@@ -92,10 +84,9 @@ def typed_text(value: Any) -> str:
 
 
 class CheckedSettings:
-    """A group of settings; every field is checked when the group is made."""
+    """A group of settings, named for its class: ``DataConfig`` is ``data``. Every field is checked when it is made."""
 
     __slots__ = ()
-    GROUP: ClassVar[str]
 
     def __post_init__(self) -> None:
         for option in self.options():
@@ -104,7 +95,8 @@ class CheckedSettings:
     @classmethod
     def options(cls) -> list[Option]:
         """Return the group's settings, in the order of its fields."""
-        return [_option(cls.GROUP, declared) for declared in fields(cls)]  # type: ignore[arg-type]
+        group = cls.__name__.removesuffix("Config").lower()
+        return [_option(group, declared) for declared in fields(cls)]  # type: ignore[arg-type]
 
 
 class Option(NamedTuple):
@@ -152,21 +144,19 @@ class Option(NamedTuple):
 
 def _option(group: str, declared: Field[Any]) -> Option:
     kind, has_auto = _TYPES[str(declared.type).removesuffix(" | None")], declared.default is None
-    flag, help_text, metavar, choices, bounds = declared.metadata.values()
+    declaration = dict(declared.metadata)
+    declaration["flag"] = declaration["flag"] or "--" + declared.name.replace("_", "-")
+    declaration["metavar"] = declaration["metavar"] or kind.metavar
 
     def parse_or_auto(text: str) -> Any:
         return None if text == "auto" else kind.parse(text)
 
     return Option(
-        group,
-        declared.name,
-        flag or "--" + declared.name.replace("_", "-"),
-        declared.default,
-        help_text,
-        choices,
-        bounds,
-        parse_or_auto if has_auto else kind.parse,
-        kind.accepts,
-        f"{kind.noun} or 'auto'" if has_auto else kind.noun,
-        metavar or kind.metavar,
+        group=group,
+        field=declared.name,
+        default=declared.default,
+        type=parse_or_auto if has_auto else kind.parse,
+        accepts=kind.accepts,
+        noun=f"{kind.noun} or 'auto'" if has_auto else kind.noun,
+        **declaration,
     )

@@ -7,7 +7,6 @@ Annotations are those of a resolved configuration, in which no None is left.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlflow_ddpm.ddpm.config.fields import CheckedSettings, setting
 from mlflow_ddpm.ddpm.config.presets import PRESETS
@@ -19,8 +18,6 @@ DATA_NAMES = ("digits", *(f"emnist-{split}" for split in EMNIST_SPLITS))
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(CheckedSettings):
     """Which images, and at what size the model sees them."""
-
-    GROUP: ClassVar[str] = "data"
 
     name: str = setting(
         "data set: digits (scikit-learn's, 1,797 images), or an EMNIST split that is read from --data-dir: "
@@ -53,8 +50,6 @@ class DataConfig(CheckedSettings):
 class ModelConfig(CheckedSettings):
     """The shape of the U-Net."""
 
-    GROUP: ClassVar[str] = "model"
-
     base_channels: int = setting(
         "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192", ge=8, metavar="CHANNELS"
     )
@@ -77,8 +72,6 @@ class ModelConfig(CheckedSettings):
 class DiffusionConfig(CheckedSettings):
     """The noising process and what the model learns to predict of it."""
 
-    GROUP: ClassVar[str] = "diffusion"
-
     timesteps: int = setting("steps of the noising process", 1000, ge=2, le=100_000, metavar="STEPS")
     prediction: str = setting("what the model predicts: velocity (v) or noise (eps)", "v", choices=("v", "eps"))
     class_dropout: float = setting(
@@ -89,8 +82,6 @@ class DiffusionConfig(CheckedSettings):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig(CheckedSettings):
     """AdamW, its learning rate over the run, clipping, and the average of the weights."""
-
-    GROUP: ClassVar[str] = "optim"
 
     lr: float = setting("learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", gt=0, metavar="RATE")
     warmup_steps: int = setting(
@@ -113,8 +104,6 @@ class OptimConfig(CheckedSettings):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig(CheckedSettings):
     """Sample grids while training, and the evaluation of samples."""
-
-    GROUP: ClassVar[str] = "sample"
 
     every: int = setting(
         "epochs between sample grids, besides those of the first and the last; 0: none",
@@ -145,8 +134,6 @@ class SampleConfig(CheckedSettings):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(CheckedSettings):
     """How long, in what portions, where, and from which seed."""
-
-    GROUP: ClassVar[str] = "train"
 
     preset: str = setting(
         "what every setting that is auto stands for: a size for a CPU, for one GPU, or for many",
