@@ -9,7 +9,6 @@ from mlflow_ddpm.cli.parser import folder, given
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "compare",
@@ -54,21 +53,16 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.core.formatting import count_of, display_path, format_number
     from mlflow_ddpm.publishing.compare import compare_runs
 
-    figures = figures_wanted(args)
     made = compare_runs(
         args.runs,
         save_dir=args.output_dir,
         parent=args.parent,
         group_by=args.group_by,
-        theme=figures.theme,
-        formats=figures.formats,
-        widths=figures.widths,
-        font=figures.font,
         tracking_uri=args.tracking_uri,
+        **figures_wanted(args)._asdict(),
     )
     for compared in made.runs:
         summary = compared.history.summary

@@ -12,7 +12,6 @@ from mlflow_ddpm.cli.parser import folder
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "download",
@@ -26,7 +25,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.publishing.download import download_run
 

@@ -10,7 +10,6 @@ from mlflow_ddpm.cli.parser import given
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "export",
@@ -36,7 +35,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.publishing.hub_folder import export_run, hub_name
 

@@ -11,7 +11,6 @@ from mlflow_ddpm.core.errors import UsageError
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "history",
@@ -39,7 +38,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.analysis.history import load_history
     from mlflow_ddpm.cli.history_table import CORE, print_history
     from mlflow_ddpm.cli.terminal import width_of

@@ -133,24 +133,16 @@ def folder(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{file} is a file; expected a directory")
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from ``least`` on."""
-    return _at_least(least, int, "a whole number")
+def number(least: float, parse: Callable[[str], float] = float) -> Callable[[str], Any]:
+    """Return a parser of finite numbers from ``least`` on; with ``int``, of whole ones."""
 
-
-def number(least: float) -> Callable[[str], float]:
-    """Return a parser of finite numbers from ``least`` on."""
-    return _at_least(least, float, "a number")
-
-
-def _at_least(least: float, parse: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
-    def checked(text: str) -> Any:
+    def checked(text: str) -> float:
         value = parse(text)
         if not least <= value < math.inf:
             raise ValueError
         return value
 
-    return typed(checked, f"{noun} >= {least:g}")
+    return typed(checked, f"a {'whole ' if parse is int else ''}number >= {least:g}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

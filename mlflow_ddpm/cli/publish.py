@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "publish",
@@ -49,7 +48,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.cli.run_overview import run_overview
     from mlflow_ddpm.publishing.publish import publish_run
 

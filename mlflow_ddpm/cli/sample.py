@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
-from mlflow_ddpm.cli.parser import choice, given, number, typed, whole_number
+from mlflow_ddpm.cli.parser import choice, given, number, typed
 from mlflow_ddpm.core.errors import UsageError
 
 _ALL = "all"
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "sample",
@@ -32,7 +31,7 @@ def add(commands: Commands) -> None:
         "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"
     )
     parser.add_argument(
-        "--per-class", type=whole_number(1), default=10, metavar="N", help="images of each class (default: %(default)s)"
+        "--per-class", type=number(1, int), default=10, metavar="N", help="images of each class (default: %(default)s)"
     )
     parser.add_argument(
         "--guidance",
@@ -41,7 +40,7 @@ def add(commands: Commands) -> None:
         help="classifier-free guidance: 1 draws plainly, 2 plainer classes with less variety (default: the run's)",
     )
     parser.add_argument(
-        "--steps", type=whole_number(1), metavar="N", help="denoising steps per image (default: the run's)"
+        "--steps", type=number(1, int), metavar="N", help="denoising steps per image (default: the run's)"
     )
     parser.add_argument(
         "--seed",
@@ -64,7 +63,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     _check_output(args.output)
     from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.ddpm.sampling.grid import draw_grid

@@ -10,7 +10,6 @@ from mlflow_ddpm.cli.parser import given
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "status",
@@ -25,7 +24,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.storage.status import status_of
 
     for directory in args.directories:

@@ -13,7 +13,6 @@ from mlflow_ddpm.core.errors import MlflowDdpmError
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "sync",
@@ -34,7 +33,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
     from mlflow_ddpm.tracking.sync import sync_directory
 
     failed: list[MlflowDdpmError] = []

@@ -27,7 +27,6 @@ _FIRST_USE_SEC = 60.0
 
 
 def add(commands: Commands) -> None:
-    """Add the command."""
     parser = command(
         commands,
         "train",

@@ -78,7 +78,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         """Measure the distance between a model and its EMA in every row."""
         self.tracker.watch(model, ema_model)
 
-    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Log one step, or a micro-batch of the next step if the number of steps done has not risen."""
         extra = {name: value for name, value in values.items() if name not in _OWN and name not in _TAKEN}
         self._pending |= {name: value for name, value in extra.items() if _is_scalar(value)}

@@ -66,7 +66,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         if self.tracker:
             self.tracker.watch(model, ema_model)
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
         logger_run, unfinished = LoggerRun.find(trainer.loggers), unfinished_run(self._directory)
         if stage == "fit" and trainer.global_rank == 0 and logger_run and unfinished and "run_id" not in self._options:
@@ -85,19 +85,19 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         for model, ema_model in pairs:
             self.tracker.watch(model, ema_model)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
         if self.tracker and self._every is None and not self._is_open:
             self.tracker.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
             self._is_open = True
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Take the norm after unscaling and before clipping, and the learning rate before the scheduler's step."""
         if self._steps:
             self._steps.grad_norm = compute_grad_norm(pl_module)
             self._steps.lr = optimizer.param_groups[0]["lr"]
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the batch."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if self._steps is None or loss is None:
@@ -109,27 +109,27 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         if has_stepped:
             self._steps.end_step(trainer.global_step)
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Pause."""
         if self.tracker and trainer.training is False and not trainer.sanity_checking:
             self._paused.enter_context(self.tracker.paused())
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Continue."""
         self._paused.close()
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the epoch's row."""
         if self.tracker and self._is_open:
             self._is_open = False
             is_whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
             self.tracker.end_epoch(partial=not is_whole)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """End the run."""
         self._end(None)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End the run as FAILED or KILLED."""
         self._end(exception)
 

@@ -119,7 +119,7 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
             self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
             self._steps = StepLogger(self._tracker, by_steps=self._every is not None)
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin the epoch, in the middle after a resume."""
         self._open()
         epoch = state.epoch or 0.0
@@ -127,17 +127,17 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
             self._tracker.start_epoch(int(epoch + 1e-6), partial=abs(epoch - round(epoch)) > 1e-6)  # noqa: PLR2004
             self._is_open = True
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the learning rate of this step, before the scheduler changes it."""
         optimizer = kwargs.get("optimizer") or self._trainer.optimizer
         if self._steps:
             self._steps.lr = optimizer.param_groups[0]["lr"]
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a micro-batch without a step."""
         self._log_last()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the step's last micro-batch, with the norm."""
         self._log_last()
         if self._steps:
@@ -148,7 +148,7 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         if self._steps and last:
             self._steps.add(*last)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the epoch's row."""
         if self._tracker and self._is_open:
             self._is_open = False

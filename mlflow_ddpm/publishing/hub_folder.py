@@ -19,7 +19,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, ModelError, UsageError
 from mlflow_ddpm.core.formatting import display_path
-from mlflow_ddpm.ddpm.saved_model.load import load_model
+from mlflow_ddpm.ddpm.saved_model.load import find_model, load_model
 from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.hub_card import HubCard, license_fields, render_card
@@ -30,7 +30,6 @@ from mlflow_ddpm.storage.layout import (
     ARTIFACT_FOLDER,
     CSV_NAME,
     DESCRIPTION_NAME,
-    MODEL_FOLDER,
     SAMPLE_PATTERN,
     SAMPLES_FOLDER,
     WEIGHTS_NAME,
@@ -117,14 +116,8 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
         store = find_run(source, tracking_uri)
         history = load_stored_run(store)
         artifacts = Artifacts(store)
-        model = [file for file in artifacts.find(MODEL_FOLDER) if file.name in _MODEL_NAMES]
-        if len(model) < len(_MODEL_NAMES):
-            raise ModelError(
-                f"run {store.run_id} has no model among its artifacts: expected {MODEL_FOLDER}/{WEIGHTS_NAME} and "
-                f"{MODEL_FOLDER}/{DESCRIPTION_NAME}, which mlflow-ddpm train logs at its end"
-            )
         pictures = artifacts.find(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
-        artifacts.fetch([*model, *pictures], fetched)
+        artifacts.fetch([*find_model(artifacts, store.run_id), *pictures], fetched)
         root, samples = fetched, fetched / ARTIFACT_FOLDER
     if not history.rows:
         raise HistoryError(f"{source} has no epochs; there is nothing to export yet")

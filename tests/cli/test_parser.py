@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from mlflow_ddpm.cli.main import build_parser, main
-from mlflow_ddpm.cli.parser import choice, given, nearest, number, typed, whole_number
+from mlflow_ddpm.cli.parser import choice, given, nearest, number, typed
 from mlflow_ddpm.ddpm.config.config import options
 from mlflow_ddpm.ddpm.config.fields import Option
 
@@ -66,7 +66,7 @@ def test_words_after_two_dashes_and_negative_numbers_are_no_options() -> None:
     ("parse", "right", "wrong"),
     [
         (choice("dark", "paper"), ["dark", "paper"], ["Dark", "", "dark,paper"]),
-        (whole_number(1), ["1", "99"], ["0", "-1", "1.5", "", "x", "1e3", "inf"]),
+        (number(1, int), ["1", "99"], ["0", "-1", "1.5", "", "x", "1e3", "inf"]),
         (number(0), ["0", "1.5", "1e3"], ["-0.1", "nan", "inf", "", "x"]),
         (typed(int, "a whole number"), ["-3"], ["x", "1.0"]),
         (given, ["x", " "], [""]),

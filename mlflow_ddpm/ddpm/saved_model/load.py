@@ -12,7 +12,7 @@ from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_description, read_weights
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
-from mlflow_ddpm.storage.artifacts import Artifacts
+from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflow_errors
 from mlflow_ddpm.storage.run_search import open_store, run_id_of
@@ -74,12 +74,21 @@ def _fetch_of_run(run_id: str, tracking_uri: str | None, into: Path) -> Path:
     store = open_store(run_id, tracking_uri)
     with exclusive_migration(store.tracking_uri):
         artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
+    return artifacts.fetch(find_model(artifacts, run_id), into)[0].parent
+
+
+def find_model(artifacts: Artifacts, run_id: str) -> list[Artifact]:
+    """Return the model's two files among a run's artifacts.
+
+    Raises:
+        ModelError: they are not there.
+    """
     files = [file for file in artifacts.find(MODEL_FOLDER) if file.name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
     if len(files) < 2:  # noqa: PLR2004 - weights and description
         raise ModelError(
             f"run {run_id} has no model among its artifacts: expected {_FILES}, which a training logs at its end"
         )
-    return artifacts.fetch(files, into)[0].parent
+    return files
 
 
 def _fetch_logged_model(model_uri: str, tracking_uri: str | None, into: Path) -> Path:
