@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlflow_ddpm.core.errors import DataError
-from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split, read_idx
+from mlflow_ddpm.ddpm.data.emnist_files import OfficialFile, find_split, open_unzipped, read_idx
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 
 _LABELS = 256  # labels are bytes
@@ -40,14 +40,14 @@ def load_emnist(place: str | Path, split: str) -> Dataset:
 
 def _read_mapping(source: OfficialFile) -> dict[int, str]:
     """Return the class names by stored label, in order of label. A line holds the label, then its character codes."""
-    with source.open() as file:
+    with open_unzipped(source) as file:
         text = file.read().decode("ascii", "replace")
     names: dict[int, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         cells = line.split()
         if not cells:
             continue
-        place = f"{source.where} line {number}"
+        place = f"{source} line {number}"
         if len(cells) < 2 or not all(cell.isascii() and cell.isdigit() for cell in cells):  # noqa: PLR2004
             raise DataError(f"{place}: expected a label and character codes, got {line!r}; fetch it again")
         label, code = int(cells[0]), int(cells[1])  # letters name both cases; the first, the capital, stands for both
@@ -55,7 +55,7 @@ def _read_mapping(source: OfficialFile) -> dict[int, str]:
             raise DataError(f"{place}: expected a new label and a code below 256, got {line!r}; fetch it again")
         names[label] = chr(code)
     if not names:
-        raise DataError(f"{source.where} names no classes: expected lines such as '0 48', got none; fetch it again")
+        raise DataError(f"{source} names no classes: expected lines such as '0 48', got none; fetch it again")
     return dict(sorted(names.items()))
 
 
@@ -66,13 +66,12 @@ def _read_part(
     labels = torch.from_numpy(read_idx(labels_file, 1))  # (N,)
     if len(images) != len(labels):
         raise DataError(
-            f"{labels_file.where} does not belong to {Path(images_file.where).name}: expected {len(images)} labels, "
+            f"{labels_file} does not belong to {images_file.name}: expected {len(images)} labels, "
             f"one an image, got {len(labels)}; fetch both again"
         )
     if images.numel() == 0:
         raise DataError(
-            f"{images_file.where} holds no images: expected at least one, got shape {tuple(images.shape)}; "
-            "fetch it again"
+            f"{images_file} holds no images: expected at least one, got shape {tuple(images.shape)}; fetch it again"
         )
     # A view: indexing a batch turns it upright, and the set is never copied.
     upright = images.transpose(1, 2)[:, None]
@@ -89,7 +88,7 @@ def _count_from_zero(
     unknown = labels[counted == _UNKNOWN].unique().tolist()
     if unknown:
         raise DataError(
-            f"{labels_file.where} has labels that {Path(mapping.where).name} does not name: expected "
+            f"{labels_file} has labels that {mapping.name} does not name: expected "
             f"{min(stored_labels)} to {max(stored_labels)}, got {', '.join(map(str, unknown[:5]))}; "
             "fetch both files of the same split again"
         )

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -41,40 +41,30 @@ EMNIST = Archive(
     sha256="fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
 )
 
+OfficialFile: TypeAlias = Path | zipfile.Path  # on disk or in the archive, gzip'd or not
 _REMEDY = "fetch it again"
 _UNSIGNED_BYTE = 0x08  # IDX's code of the type
 _PORTION = 2**20  # bytes read at a time: gzip makes each portion twice
 
 
-class OfficialFile(NamedTuple):
-    """One file, on disk or in the archive, gzip'd or not."""
+@contextlib.contextmanager
+def open_unzipped(path: OfficialFile) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unzipped.
 
-    path: Path | zipfile.Path
-
-    @property
-    def where(self) -> str:
-        """Its path for messages; in the archive, the archive's path and its name in there."""
-        return str(self.path)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
-        """Open it for reading, unzipped.
-
-        Raises:
-            DataError: then, or while it is read: it is gone, cut short or damaged.
-        """
-        try:
-            with self.path.open("rb") as file:
-                yield cast("IO[bytes]", gzip.GzipFile(fileobj=file) if self.path.name.endswith(".gz") else file)
-        except EOFError:
-            raise DataError(f"{self.where} is cut short: its gzip stream has no end; {_REMEDY}") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{self.where} is not a sound gzip file ({error}); {_REMEDY}") from None
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{self.where} cannot be unzipped ({error}); {_REMEDY}") from None
-        except OSError as error:
-            what = error.strerror or error
-            raise DataError(f"{self.where} cannot be read: {what}; check the disk and permissions") from None
+    Raises:
+        DataError: then, or while it is read: it is gone, cut short or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=file) if path.name.endswith(".gz") else file)
+    except EOFError:
+        raise DataError(f"{path} is cut short: its gzip stream has no end; {_REMEDY}") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a sound gzip file ({error}); {_REMEDY}") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be unzipped ({error}); {_REMEDY}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and permissions") from None
 
 
 class SplitFiles(NamedTuple):
@@ -139,10 +129,10 @@ def _in_archive(archive: Path) -> dict[str, OfficialFile]:
     return _by_name([*members, *(inner for folder in members if folder.is_dir() for inner in folder.iterdir())])
 
 
-def _by_name(paths: Iterable[Path | zipfile.Path]) -> dict[str, OfficialFile]:
+def _by_name(paths: Iterable[OfficialFile]) -> dict[str, OfficialFile]:
     """Return files by their names without ``.gz``; of two, the one without is taken: it reads faster."""
     ordered = sorted(paths, key=lambda path: len(path.name), reverse=True)
-    return {path.name.removesuffix(".gz"): OfficialFile(path) for path in ordered if path.is_file()}
+    return {path.name.removesuffix(".gz"): path for path in ordered if path.is_file()}
 
 
 def read_idx(source: OfficialFile, dims: int) -> NDArray[np.uint8]:
@@ -154,8 +144,8 @@ def read_idx(source: OfficialFile, dims: int) -> NDArray[np.uint8]:
         DataError: the file is missing, damaged, not IDX of unsigned bytes with ``dims`` sizes, or cut or too long.
     """
     data, header = bytearray(), 4 + 4 * dims
-    with source.open() as file:
-        shape = _shape(source.where, file.read(header), dims)
+    with open_unzipped(source) as file:
+        shape = _shape(source, file.read(header), dims)
         size = math.prod(shape)
         while len(data) <= size and (portion := file.read(_PORTION)):
             data += portion
@@ -163,20 +153,20 @@ def read_idx(source: OfficialFile, dims: int) -> NDArray[np.uint8]:
         problem = f"cut short: its header promises {size} bytes, got {len(data)}"
         if len(data) > size:
             problem = f"too long: its header promises {size} bytes, more follow"
-        raise DataError(f"{source.where} is {problem}; {_REMEDY}")
+        raise DataError(f"{source} is {problem}; {_REMEDY}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _shape(where: str, header: bytes, dims: int) -> tuple[int, ...]:
+def _shape(source: OfficialFile, header: bytes, dims: int) -> tuple[int, ...]:
     expected = bytes([0, 0, _UNSIGNED_BYTE, dims])
     if header[:4] != expected:
         kind = "images" if dims == 3 else "labels"  # noqa: PLR2004 - IDX images: count, rows, columns
         raise DataError(
-            f"{where} is not an IDX file of {kind}: expected it to begin with {expected.hex()}, got "
+            f"{source} is not an IDX file of {kind}: expected it to begin with {expected.hex()}, got "
             f"{header[:4].hex() or 'nothing'}; check that images and labels are not exchanged, or {_REMEDY}"
         )
     if len(header) < 4 + 4 * dims:
         raise DataError(
-            f"{where} is cut short: expected a header of {4 + 4 * dims} bytes, got {len(header)}; {_REMEDY}"
+            f"{source} is cut short: expected a header of {4 + 4 * dims} bytes, got {len(header)}; {_REMEDY}"
         )
     return tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 import mlflow_ddpm
-from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.saved_model.load import load_model
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
@@ -96,7 +95,8 @@ def save_model(path: str, mlflow_model: Any, trained: TrainedModel, files: list[
     from mlflow.models import infer_signature
 
     unet = trained.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    inputs = _inputs(unet)
+    numbers = np.zeros(_TRACED, np.int64)
+    inputs = {"x_t": np.zeros((_TRACED, *unet.image_shape), np.float32), "timestep": numbers, "labels": numbers}
     installed = {"torch": torch.__version__, **{name: version(name) for name in _REQUIREMENTS}}
     with tempfile.TemporaryDirectory() as temporary:
         mlflow.pytorch.save_model(
@@ -146,12 +146,6 @@ class _Sampler:
         classes = [str(name) for name in model_input["class"]]
         scale, steps = chosen.get("guidance_scale"), chosen.get("steps")
         return self.model.sample(classes, seed=chosen.get("seed", 0), guidance_scale=scale or None, steps=steps or None)
-
-
-def _inputs(unet: UNet) -> dict[str, NDArray[Any]]:
-    """Return a batch to trace the U-Net with, by the names of its arguments."""
-    numbers = np.zeros(_TRACED, np.int64)
-    return {"x_t": np.zeros((_TRACED, *unet.image_shape), np.float32), "timestep": numbers, "labels": numbers}
 
 
 def _signature(trained: TrainedModel) -> Any:
