@@ -40,19 +40,6 @@ def test_a_folders_files_are_listed_with_sizes_and_fetched_below_a_directory(sto
     assert artifacts.find("nothing") == []
 
 
-@pytest.mark.slow
-def test_a_server_streams_what_it_lists(server_uri: str, tmp_path: Path) -> None:
-    """And no byte more than the size that it names."""
-    artifacts = Artifacts(run_with_files(server_uri))
-    (listed,) = artifacts.find("metrics/samples")
-
-    (path,) = artifacts.fetch([listed], tmp_path / "into")
-
-    assert path.read_bytes() == CONTENT["metrics/samples/b.bin"]
-    with pytest.raises(MirrorError, match="is larger than the 999 bytes that the store lists"):
-        artifacts.fetch([listed._replace(size=999)], tmp_path / "again")
-
-
 def test_more_bytes_than_expected_are_not_fetched(store_uri: str, tmp_path: Path) -> None:
     """The message names MLflow's own command."""
     artifacts = Artifacts(run_with_files(store_uri), max_bytes=100)
