@@ -17,13 +17,14 @@ from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.resume import begin_or_resume, final_files, move_finished, set_axis, undelivered
+from mlflow_ddpm.tracking.upload_items import Artifact
 
 
-def record(uri: str, status: str | None = None, **options: int) -> str:
+def record(uri: str, status: str | None = None, every_n_steps: int | None = None) -> str:
     """Record two rows in ``out`` and return the run's id."""
-    tracker = MetricsTracker("out", tracking_uri=uri, **options)
+    tracker = MetricsTracker("out", tracking_uri=uri, every_n_steps=every_n_steps)
     for step in range(2):
-        if options:
+        if every_n_steps:
             tracker.log_step(step, 1.0)
         else:
             tracker.start_epoch(step)
@@ -93,17 +94,16 @@ def test_a_finished_directory_is_renamed_unless_its_run_is_asked_for(
     assert "its directory is now out-1, and a new run begins" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("options", "now", "remedy"),
-    [({}, 10, "leave every_n_steps out"), ({"every_n_steps": 2}, None, "pass every_n_steps")],
-)
+@pytest.mark.parametrize(("before", "now", "remedy"), [(None, 10, "leave every_n_steps out"), (2, None, "pass every")])
 def test_epochs_and_windows_of_steps_do_not_mix(
-    sqlite_uri: str, options: dict[str, int], now: int | None, remedy: str
+    sqlite_uri: str, before: int | None, now: int | None, remedy: str
 ) -> None:
     """The message names the argument."""
-    record(sqlite_uri, "KILLED", **options)
+    record(sqlite_uri, "KILLED", before)
+    state = DeliveryState.load(Path("out"))
+    assert state is not None
     with opened() as mirror, pytest.raises(UsageError, match=remedy):
-        set_axis(mirror, DeliveryState.load(Path("out")) or DeliveryState(tracking_uri=""), now)
+        set_axis(mirror, state, now)
 
 
 def test_what_the_store_acknowledged_is_not_sent_again_and_all_else_is(sqlite_uri: str) -> None:
@@ -119,7 +119,7 @@ def test_what_the_store_acknowledged_is_not_sent_again_and_all_else_is(sqlite_ur
         sent, state.delivered_through_ms = undelivered(mirror, state), rows[0].logged_at_ms
         unsent = undelivered(mirror, state)
 
-    names = [item.path.name for item in sent if hasattr(item, "path")]
+    names = [item.path.name for item in sent if isinstance(item, Artifact)]
     assert names == ["training_metrics.json", "own.txt"]
     assert [item for item in sent if item in rows] == []
     assert [item for item in unsent if item in rows] == [row for row in rows if row.logged_at_ms > rows[0].logged_at_ms]
