@@ -239,7 +239,7 @@ class MetricsTracker:
             rows.refuse("end_epoch")
             join_collectives(*(extra or {}).values())
             return None
-        values = extra_values(rows.checked_extras(extra or {}))
+        values = extra_values(rows.checked_extras(extra)) if extra else {}
         if ema_model is not None and model is None:
             raise UsageError("end_epoch got ema_model without model; pass both, their distance is measured")
         return rows.write_row(rows.number, values, partial=partial, model=model, ema_model=ema_model)

@@ -24,7 +24,7 @@ from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics, Number
 from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bounded
-from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
+from mlflow_ddpm.storage.guarded_file import GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
 _TABLE = list(TABLE_COLUMNS)
@@ -183,7 +183,7 @@ class CsvJournal:
 
     def _append(self, rows: Sequence[EpochMetrics]) -> bool:
         """Append what the file does not have of the rows; return False if another program changed it meanwhile."""
-        content = csv_bytes((), [_cells(row, self._extras) for row in rows[self._written :]])
+        content = "".join(_lines(rows[self._written :], self._extras)).encode()
         if not content:
             return True
         if self._handle is None:
@@ -196,8 +196,8 @@ class CsvJournal:
                 self._file.adopt()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self._handle)  # takes milliseconds: time for another program
-        after = FileState.create(os.fstat(self._handle))
-        if before is None or after.size != before.size + taken or self._file.current_state() != after:
+        after = self._file.current_state()
+        if before is None or after is None or after[:3] != (before.device, before.inode, before.size + taken):
             return False
         self._written, self._last = len(rows), rows[-1]
         self._file.state = after  # last: an error or interrupt before leaves a file that the next write replaces
@@ -216,15 +216,13 @@ def _extra_names(rows: Iterable[EpochMetrics]) -> list[str]:
 
 
 def _render(rows: Sequence[EpochMetrics], extras: Sequence[str]) -> bytes:
-    return csv_bytes([*_TABLE, *extras, _LAST], [_cells(row, extras) for row in rows])
+    return csv_bytes([*_TABLE, *extras, _LAST], ()) + "".join(_lines(rows, extras)).encode()
 
 
 def _lines(rows: Sequence[EpochMetrics], extras: Sequence[str]) -> list[str]:
-    return [csv_bytes((), [_cells(row, extras)]).decode() for row in rows]
-
-
-def _cells(row: EpochMetrics, extras: Sequence[str]) -> list[Number]:
-    return [*_table_cells(row), *map(row.extra.get, extras), row.logged_at_ms]
+    """Return the rows' lines. Numbers need no quotes, and :mod:`csv` takes twice as long to see that."""
+    rows_cells = ((*_table_cells(row), *map(row.extra.get, extras), row.logged_at_ms) for row in rows)
+    return [",".join(["" if cell is None else str(cell) for cell in cells]) + "\n" for cells in rows_cells]
 
 
 def _holds_only(content: bytes, rows: Sequence[EpochMetrics]) -> bool:

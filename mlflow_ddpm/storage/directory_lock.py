@@ -36,6 +36,8 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         self._directory, self._key, self._pid = directory, _key_of(directory), os.getpid()
         self._lock: BaseFileLock | None = None
+        self._name = os.path.join(directory, LOCK_NAME)  # noqa: PTH118 - each row comes here: os.stat of a Path is slow
+        self._status: os.stat_result | None = None  # of the file that is locked
         self._is_taken = False
 
     def acquire(self) -> Self:
@@ -63,7 +65,7 @@ class DirectoryLock:
     def _acquire(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire(directory, _PATIENCE_SEC)
+            self._keep(_acquire(directory, _PATIENCE_SEC))
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(
                 f"output_dir must be a directory, but {error.filename} is a file; choose another"
@@ -79,11 +81,10 @@ class DirectoryLock:
     @property
     def is_held(self) -> bool:
         """Whether the lock file of the directory is the one that this process has locked."""
-        if self._lock is None or os.getpid() != self._pid:
+        if self._status is None or os.getpid() != self._pid:
             return False
         try:
-            path = f"{self._directory}{os.sep}{LOCK_NAME}"  # each row comes here: a Path takes longer than the call
-            return os.path.samestat(os.stat(path), os.fstat(self._lock_descriptor))  # noqa: PTH116 - as above
+            return os.path.samestat(os.stat(self._name), self._status)  # noqa: PTH116 - as above
         except OSError:
             return False
 
@@ -111,7 +112,7 @@ class DirectoryLock:
             raise
         if self._lock is not None:
             self._lock.release(force=True)
-        self._lock = lock
+        self._keep(lock)
         self._name_holder()
 
     def rename(self, target: Path) -> None:
@@ -136,12 +137,12 @@ class DirectoryLock:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.release(force=True)
+        self._status = None
         _open_here.pop(self._key, None)
 
-    @property
-    def _lock_descriptor(self) -> int:
-        descriptor = self._lock._context.lock_file_fd if self._lock else None  # noqa: SLF001 - filelock shows it nowhere
-        return -1 if descriptor is None else descriptor
+    def _keep(self, lock: BaseFileLock) -> None:
+        descriptor = lock._context.lock_file_fd  # noqa: SLF001 - filelock shows it nowhere
+        self._lock, self._status = lock, os.fstat(descriptor) if descriptor is not None else None
 
     def _name_holder(self) -> None:
         with contextlib.suppress(OSError):

@@ -42,7 +42,7 @@ class GuardedFile:
     """The file ``path``, and in which state we left it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._name = path, os.fspath(path)
         self.state: FileState | None = None  # None: not written yet, or written in part
 
     def is_ours(self) -> bool:
@@ -94,7 +94,7 @@ class GuardedFile:
     def current_state(self) -> FileState | None:
         """Return the state of what has the name now; None if nothing has it."""
         try:
-            return FileState.create(os.stat(self.path))  # noqa: PTH116 - each row comes here
+            return FileState.create(os.stat(self._name))  # noqa: PTH116 - each row comes here
         except FileNotFoundError:
             return None
         except OSError as error:

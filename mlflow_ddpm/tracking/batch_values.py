@@ -109,8 +109,6 @@ class _Series:
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
-        if len(self._chunks) == 1 and isinstance(self._chunks[0].values, array):  # most loops log numbers
-            return self._chunks[0].values
         whole = array("d", bytes(8 * self._folded))
         target = memoryview(whole)
         for batches, values in self._chunks:
@@ -146,6 +144,7 @@ class BatchValues:
         self._lr: Any = None
         self._samples = 0
         self._sized = True  # every batch had a size
+        self._has_floats_alone = True  # as in most loops: nothing is to be fetched
         self._newest: Any = None  # the last loss that is a tensor, and its count of changes in place
         self._version = 0
         self.is_changed_in_place = False  # some loss is not what it was when it was logged
@@ -165,11 +164,11 @@ class BatchValues:
             UsageError: a value is not a number or a tensor of one element.
         """
         if type(loss) is not float:
-            loss = self._watched(scalar("loss", loss))
+            loss, self._has_floats_alone = self._watched(scalar("loss", loss)), False
         if grad_norm is not None and type(grad_norm) is not float:
-            grad_norm = scalar("grad_norm", grad_norm)
+            grad_norm, self._has_floats_alone = scalar("grad_norm", grad_norm), False
         if lr is not None and type(lr) is not float:
-            lr = _snapshot_lr(scalar("lr", lr))
+            lr, self._has_floats_alone = _snapshot_lr(scalar("lr", lr)), False
         if type(batch_size) is not int or not 0 <= batch_size <= WHOLE_MAX:
             batch_size = sample_count(batch_size)
         further = measured_extras(extras) if extras else {}
@@ -188,6 +187,7 @@ class BatchValues:
             self._samples += batch_size
         self.batches += 1
         for name, value in further.items():
+            self._has_floats_alone &= type(value) is float
             self._extras.setdefault(name, _Series()).add(value)
         if len(tail) == _FOLD_AT:
             self._loss.fold()
@@ -220,8 +220,10 @@ class BatchValues:
         self._look_for_changes()
         lr = _Series()
         if self._lr is not None:
-            lr.add(self._lr)
-        losses, norms, rates, *extras = _fetch([self._loss, self._grad_norm, lr, *self._extras.values()])
+            lr.tail.append(self._lr)
+        series = [self._loss, self._grad_norm, lr, *self._extras.values()]
+        is_plain = self._has_floats_alone and self.batches < _FOLD_AT
+        losses, norms, rates, *extras = [one_series.tail for one_series in series] if is_plain else _fetch(series)
         return EpochBatches(
             losses,
             norms,

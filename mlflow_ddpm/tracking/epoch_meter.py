@@ -96,7 +96,9 @@ class EpochMeter:
     def _over_all_ranks(self, batches: EpochBatches) -> EpochBatches:
         if self.reduce_over_ranks:
             return epoch_statistics.mean_over_ranks(batches)
-        return batches if batches.samples is None else batches._replace(samples=batches.samples * self._world_size)
+        if batches.samples is None or self._world_size == 1:
+            return batches
+        return batches._replace(samples=batches.samples * self._world_size)
 
     def _warn_of_changes(self, values: BatchValues) -> None:
         if values.is_changed_in_place and not self._has_warned_of_changes:

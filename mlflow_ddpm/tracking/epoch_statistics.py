@@ -11,7 +11,7 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.batch_values import EpochBatches
 from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 
-_SCALE_ABOVE, _SCALE_BELOW = 1e100, 1e-100  # squares of what lies between neither overflow nor vanish
+_SCALE_ABOVE, _SCALE = 1e280, 2.0**-128  # sums of as many as a run has stay within float64 below it, or scaled by it
 
 
 class Statistics(NamedTuple):
@@ -35,8 +35,8 @@ def nonfinite_batches(batches: EpochBatches) -> list[int]:
 def statistics(batches: EpochBatches) -> Statistics:
     """Return the statistics over finite values: NaN where none is finite, None where there is no value."""
     loss = _spread(batches.losses)
-    norms = sum(map(math.isfinite, batches.grad_norms))
-    all_finite = loss.finite == len(batches.losses) and norms == len(batches.grad_norms)
+    norms = list(filter(math.isfinite, batches.grad_norms))
+    all_finite = loss.finite == len(batches.losses) and len(norms) == len(batches.grad_norms)
     bad_losses = set() if all_finite else _nonfinite_losses(batches)
     bad_norms = set() if all_finite else _nonfinite_norms(batches)
     return Statistics(
@@ -45,7 +45,7 @@ def statistics(batches: EpochBatches) -> Statistics:
         loss_min=loss.least,
         loss_max=loss.most,
         loss_median=loss.median,
-        grad_norm=finite_mean(batches.grad_norms),
+        grad_norm=_mean(norms) if norms else _no_number(batches.grad_norms),
         nonfinite_batches=len(bad_losses | bad_norms),
         skipped_steps=len(bad_norms - bad_losses),
     )
@@ -82,33 +82,27 @@ def _spread(values: Sequence[float]) -> _Spread:
     """Return mean, population standard deviation, extremes and median of the finite values.
 
     Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute. One
-    list is made, for the median; of a million batches it is the largest thing in memory.
+    tuple is made, for the median; of a million batches it is the largest thing in memory.
     """
-    ordered = sorted(filter(math.isfinite, values))
+    ordered = tuple(sorted(filter(math.isfinite, values)))
     finite = len(ordered)
     if not finite:
         return _Spread(0, *(_no_number(values),) * 5)
     least, most = ordered[0] + 0.0, ordered[-1] + 0.0  # no -0.0: sqlite would drop its sign
-    scale = _scale(max(-least, most))
-    mean = _mean(ordered, scale)
-    middle = mean * scale
-    variance = math.fsum((value * scale - middle) ** 2 for value in ordered) / finite
     median = ordered[(finite - 1) // 2] * 0.5 + ordered[finite // 2] * 0.5
-    return _Spread(finite, mean, math.sqrt(variance) / scale, least, most, median)
+    scale = _SCALE if max(-least, most) > _SCALE_ABOVE else 1.0
+    scaled = ordered if scale == 1.0 else tuple(value * scale for value in ordered)
+    mean = math.fsum(scaled) / finite
+    std = math.dist(scaled, (mean,) * finite) / math.sqrt(finite)
+    return _Spread(finite, mean / scale, std / scale, least, most, median)
 
 
-def _mean(values: Sequence[float], scale: float | None = None) -> float:
+def _mean(values: Sequence[float]) -> float:
     """Return the mean of finite values, whose sum is rounded once; it never overflows."""
-    scale = _scale(max(map(abs, values))) if scale is None else scale
-    scaled = values if scale == 1.0 else (value * scale for value in values)
-    return math.fsum(scaled) / len(values) / scale
-
-
-def _scale(largest: float) -> float:
-    """Return the power of two that brings numbers of this size near 1 where their squares would overflow or vanish."""
-    if _SCALE_BELOW < largest < _SCALE_ABOVE or not largest:
-        return 1.0
-    return math.ldexp(1.0, max(-1020, min(1020, -math.frexp(largest)[1])))
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        return math.fsum(value * _SCALE for value in values) / len(values) / _SCALE
 
 
 def _no_number(values: Sequence[float]) -> float | None:

@@ -167,16 +167,16 @@ class RowMeasurement:
         if self._rank != 0:
             self.meter.drop()
             return None
-        fields = {
+        covered = EpochMetrics(epoch=number, batches=measured.fields["batches"], partial=int(is_partial))
+        row = EpochMetrics(
             **measured.fields,
-            "epoch": number,
-            "partial": int(is_partial),
-            "ema_delta_norm": self.ema.measure(model, ema_model),
-            "extra": {**measured.extras, **extra},
-            "logged_at_ms": self.recorder.next_timestamp(),
-        }
-        seconds = self.recorder.seconds_before(EpochMetrics(**fields)) + measured.fields["epoch_time_sec"]
-        row = EpochMetrics(**fields, cumulative_time_sec=seconds)
+            epoch=number,
+            partial=int(is_partial),
+            cumulative_time_sec=self.recorder.seconds_before(covered) + measured.fields["epoch_time_sec"],
+            ema_delta_norm=self.ema.measure(model, ema_model),
+            extra={**measured.extras, **extra},
+            logged_at_ms=self.recorder.next_timestamp(),
+        )
         self.meter.drop()
         self._batches_before += row.batches or 0
         self.recorder.write(row)

@@ -93,9 +93,7 @@ class Uploader:
     def write(self, item: UploadItem) -> None:
         """Have it sent; return at once."""
         self.activity.written_at = time.monotonic()
-        self._put(item)
-        lane = self._file_lane if isinstance(item, LoggedImage | Artifact) else self._row_lane
-        lane.notify()
+        self._put(item).notify()
         if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self._remote.tracking_uri):
             self._outage.failed(StoreUnavailableError(f"MLflow has not answered for {_SILENT_SEC:g} s"))
 
@@ -109,11 +107,12 @@ class Uploader:
             self._live.append(take())
             self._row_lane.notify()
 
-    def _put(self, item: UploadItem) -> None:
-        if isinstance(item, LoggedImage | Artifact):
-            self._files.append(item)
-        else:
+    def _put(self, item: UploadItem) -> Lane:
+        if isinstance(item, (EpochMetrics, Tags)):
             self._rows.append(item)
+            return self._row_lane
+        self._files.append(item)
+        return self._file_lane
 
     def wait_open(self, timeout: float) -> bool:
         """Open the run now; return whether it was open within ``timeout`` seconds, or cannot be."""
