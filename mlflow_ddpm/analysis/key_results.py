@@ -10,7 +10,6 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, INSIGHT, PIPELINE_METRICS, metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.markdown import Table
-from mlflow_ddpm.core.metrics import finite_points
 
 Line = tuple[str, str, str]  # result, value with unit, epoch
 
@@ -43,9 +42,9 @@ def table_results(history: RunHistory) -> list[KeyResult]:
     """Return the results that every run has, measured or not."""
     summary, rows = history.summary, history.rows
     has_counts = any(row.nonfinite_batches is not None for row in rows)
-    speeds = [value for _, value in finite_points(rows, "samples_per_sec")]
+    speeds = [value for _, value in history.points("samples_per_sec")]
     speed = median(speeds) if speeds else None
-    peaks = finite_points(rows, "gpu_peak_mb")
+    peaks = history.points("gpu_peak_mb")
     epoch, peak = max(peaks, key=lambda point: point[1]) if peaks else (None, None)
     results = [
         KeyResult("best_loss", "Best loss (lowest epoch mean)", summary.best_loss, "", summary.best_epoch),
@@ -69,7 +68,7 @@ def extra_results(history: RunHistory) -> list[KeyResult]:
 
 
 def _last_value(history: RunHistory, name: str) -> KeyResult:
-    about, points = metric(name), finite_points(history.rows, name)
+    about, points = metric(name), history.points(name)
     epoch, value = points[-1] if points else (None, None)
     return KeyResult(name, f"{about.label}, last", value, about.unit, epoch)
 
@@ -95,7 +94,7 @@ def _extra_lines(history: RunHistory, max_extras: int | None) -> Iterator[Line]:
         if result.value is None:
             yield result.label, "no finite value", ""
             continue
-        values = [value for _, value in finite_points(history.rows, result.name)]
+        values = [value for _, value in history.points(result.name)]
         low, high = min(values), max(values)
         span = f" (range {format_number(low)} to {format_number(high)})" if low < high else ""
         yield result.label, result.text + span, _epoch(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from mlflow_ddpm.core.run_summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas as pd
 
+Points = list[tuple[int, float]]  # (epoch, value)
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,63}", re.ASCII)  # MLflow's own are 32 hexadecimal digits
 
 
@@ -96,13 +98,28 @@ class RunHistory:
         """What the numbers of the rows count, as an axis names it: ``Epoch``, or ``Step`` for windows of steps."""
         return "Step" if self.run.get(EVERY_N_STEPS) else "Epoch"
 
+    def points(self, name: str) -> Points:
+        """Return epoch and value where a metric or extra is finite."""
+        values = ((row.epoch, row.value(name)) for row in self.rows)
+        return [(epoch, float(value)) for epoch, value in values if value is not None and math.isfinite(value)]
+
+    def nonfinite_epochs(self, name: str) -> list[int]:
+        """Return the epochs in which a metric or extra was measured and is not finite."""
+        values = ((row.epoch, row.value(name)) for row in self.rows)
+        return [epoch for epoch, value in values if value is not None and not math.isfinite(value)]
+
     def worded(self, text: str) -> str:
         """Return a text of this package on epochs as it reads for this run, whose rows may be windows of steps."""
         return in_steps(text) if self.axis_label == "Step" else text
 
     def format_epochs(self, epochs: Iterable[int]) -> str:
         """Return numbers of rows as ranges, of rows that follow each other."""
-        return format_epochs(epochs, self.spacing if self.axis_label == "Step" else 1.0)
+        return format_epochs(epochs, self.row_length)
+
+    @property
+    def row_length(self) -> float:
+        """What the number of a row grows by: 1, an epoch, or the steps of a window."""
+        return self.spacing if self.axis_label == "Step" else 1.0
 
     @cached_property
     def spacing(self) -> float:

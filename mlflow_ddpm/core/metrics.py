@@ -11,9 +11,8 @@ Three kinds of "no number" stay apart: *not measured* is ``None``; *measured and
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -148,6 +147,11 @@ class EpochMetrics:
         row.update((name, self.extra[name]) for name in sorted(self.extra))
         return row
 
+    def value(self, name: str) -> float | None:
+        """Return one metric or extra."""
+        found: float | None = getattr(self, name) if name in _OWN_COLUMNS else self.extra.get(name)
+        return found
+
     def points(self) -> dict[str, float]:
         """Return what the tracking store gets at step ``epoch``: every measured value, as float."""
         return {k: float(v) for k, v in self.values().items() if v is not None and k != "epoch"}
@@ -203,19 +207,3 @@ def whole_number(name: str, value: Any, least: int = 0) -> int:
         limit = "" if number < least else " and < 2**53"
         raise UsageError(f"{name} must be a whole number >= {least}{limit}, got {short_repr(value)}")
     return number
-
-
-Rows = Sequence[EpochMetrics]
-Points = list[tuple[int, float]]
-
-
-def value_of(row: EpochMetrics, name: str) -> float | None:
-    """Return one metric or extra of a row."""
-    value: float | None = getattr(row, name) if name in _OWN_COLUMNS else row.extra.get(name)
-    return value
-
-
-def finite_points(rows: Rows, name: str) -> Points:
-    """Return (epoch, value) where the metric or extra is a finite number."""
-    values = [(row.epoch, value_of(row, name)) for row in rows]
-    return [(epoch, float(value)) for epoch, value in values if value is not None and math.isfinite(value)]

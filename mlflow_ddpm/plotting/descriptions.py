@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
-from mlflow_ddpm.core.metrics import Points, finite_points, value_of
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.plotting.quantity import memory_unit
 from mlflow_ddpm.plotting.series import GAP, rate_name, series
 
 if TYPE_CHECKING:
-    from mlflow_ddpm.analysis.run_history import RunHistory
+    from mlflow_ddpm.analysis.run_history import Points, RunHistory
 
 Sentence = Callable[["RunHistory"], str]
 
@@ -30,12 +29,12 @@ def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentenc
 
     def decorate(describe: Callable[[Points, RunHistory], str]) -> Sentence:
         def sentence(history: RunHistory) -> str:
-            points = finite_points(history.rows, name)
+            points = history.points(name)
             if points:
                 return describe(points, history)
             if not history.rows:
                 return ""
-            is_measured = any(value_of(row, name) is not None for row in history.rows)
+            is_measured = any(row.value(name) is not None for row in history.rows)
             return "No finite value was measured." if is_measured else "Not measured in this run."
 
         return sentence
@@ -94,7 +93,7 @@ def _times(first: tuple[int, float], later: tuple[int, float]) -> str:
 @_about("loss_std")
 def describe_spread(points: Points, history: RunHistory) -> str:
     """Return the standard deviation of the batch losses at the end, and its share of the mean."""
-    means = dict(finite_points(history.rows, "loss_mean"))
+    means = dict(history.points("loss_mean"))
     epoch, spread = points[-1]
     share = f", {spread / means[epoch]:.0%} of the mean" if means.get(epoch, 0.0) > 0 else ""
     first = f"; it was {_at(points[0], history)} at first" if len(points) > 1 else ""
@@ -135,7 +134,7 @@ def describe_memory(points: Points, history: RunHistory) -> str:
     """Return the peaks of allocated and reserved memory, in the picture's unit."""
     names = ("gpu_peak_mb", "gpu_reserved_mb", "gpu_allocated_mb")
     unit, factor = memory_unit("gpu_peak_mb", [series(history, name) for name in names])
-    reserved = finite_points(history.rows, "gpu_reserved_mb")
+    reserved = history.points("gpu_reserved_mb")
     (peak, top), held = _highest(points), ""
     if reserved:
         epoch, most = _highest(reserved)

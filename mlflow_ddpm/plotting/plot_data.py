@@ -14,7 +14,6 @@ import numpy as np
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.csv_table import csv_bytes
-from mlflow_ddpm.core.metrics import value_of
 from mlflow_ddpm.plotting.series import Series, changes, plus_minus_std, rate_name, series
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _with_median(history: RunHistory, name: str) -> dict[str, Column]:
 
 
 def _measured(history: RunHistory, name: str) -> Column:
-    values = [value_of(row, name) for row in history.rows]
+    values = [row.value(name) for row in history.rows]
     return [None if value is None else float(value) for value in values]
 
 

@@ -74,7 +74,7 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
         for name in names:
             result = by_run[run.name].get(name, KeyResult(name, name, None))
             mark = f"{BEST_MARK} " if name == "best_loss" and best and best[0] is run else ""
-            line += [mark + _text(result), *([_whole(result.epoch)] if name == "best_loss" else [])]
+            line += [mark + _text(result), *([format_number(result.epoch)] if name == "best_loss" else [])]
             numbers += [_data(result.value), *([_data(result.epoch)] if name == "best_loss" else [])]
         rows.append(line)
         data.append(numbers)
@@ -128,10 +128,6 @@ def _text(result: KeyResult) -> str:
     if result.unit == "s" and result.name in _SHORT:
         return format_duration(result.value).partition(" (")[0] if result.value is not None else NOT_MEASURED
     return format_number(result.value)
-
-
-def _whole(value: int | None) -> str:
-    return NOT_MEASURED if value is None else str(value)
 
 
 def _data(value: float | None) -> str:

@@ -18,7 +18,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS, axis_label, metric
 from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Prose, Table, one_line
-from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, finite_points, value_of
+from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.core.strict_json import dumps, flatten
 from mlflow_ddpm.reporting.manifest import OutputFile
@@ -179,7 +179,7 @@ def _lead(summary: Summary, data: str | None) -> str:
 
 def model_results(history: RunHistory, max_extras: int | None = None) -> list[Result]:
     """Return the numbers of the model index: the best and last loss, and the last finite value of each extra."""
-    summary, losses = history.summary, finite_points(history.rows, "loss_mean")
+    summary, losses = history.summary, history.points("loss_mean")
     results: list[Result] = []
     if summary.best_loss is not None and losses:
         lowest, last = f"lowest epoch mean (epoch {summary.best_epoch})", f"last epoch mean (epoch {losses[-1][0]})"
@@ -227,7 +227,7 @@ def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: Ru
     best_epoch = history.summary.best_epoch
     cells = []
     for row in rows:
-        line = [format_number(value_of(row, name)) for name in names]
+        line = [format_number(row.value(name)) for name in names]
         line[0] = f"{BEST_MARK} {line[0]}" if row.epoch == best_epoch else line[0]
         cells.append(line)
     return Table(head, cells, "r" * len(names))

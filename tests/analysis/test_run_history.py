@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -50,3 +52,21 @@ def test_what_is_no_run_id_is_not_taken_for_one(run_id: object) -> None:
     """A file that is read back may hold anything; links and commands are made of the id."""
     assert _history(run_id=run_id).run_id is None
     assert _history(resumed_at_epochs="soon").resumed_at_epochs == ()
+
+
+def test_points_are_finite_and_what_is_not_has_its_epochs_listed() -> None:
+    """Not measured is neither."""
+    losses = (1.0, math.nan, None, math.inf, 0.5)
+    history = RunHistory.create([EpochMetrics(epoch=i, loss_mean=loss) for i, loss in enumerate(losses)])
+
+    assert history.points("loss_mean") == [(0, 1.0), (4, 0.5)]
+    assert history.nonfinite_epochs("loss_mean") == [1, 3]
+    assert history.nonfinite_epochs("fid") == []
+
+
+def test_rates_are_per_row_where_rows_are_windows_of_steps() -> None:
+    """Numbers of such rows are a window apart, those of epochs one."""
+    rows = [EpochMetrics(epoch=epoch, logged_at_ms=epoch) for epoch in (100, 200, 300)]
+
+    assert RunHistory.create(rows).row_length == 1.0
+    assert RunHistory.create(rows, run={"every_n_steps": 100}).row_length == 100.0

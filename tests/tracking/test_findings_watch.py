@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.analysis.findings import rules
-from mlflow_ddpm.analysis.findings.evidence import Rule
+from mlflow_ddpm.analysis.findings.rule import Rule
 from mlflow_ddpm.analysis.findings.rules import Finding
 from mlflow_ddpm.tracking import findings_watch, remote_run
 

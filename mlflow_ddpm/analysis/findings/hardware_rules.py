@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import RuleHit, RunEvidence, rule, short
+from mlflow_ddpm.analysis.findings.rule import RuleHit, rule, short
 from mlflow_ddpm.analysis.robust_statistics import Block, blocks, level, noise
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 
 SLOWER, SLOWER_SIGMAS = 0.3, 5
@@ -19,7 +20,7 @@ NEAR_LIMIT = 0.9
     "warning",
     f"the median of five epochs or more {SLOWER:.0%} below that of the epochs before, the first left out",
 )
-def throughput_drop(run: RunEvidence) -> RuleHit | None:
+def throughput_drop(run: RunHistory) -> RuleHit | None:
     """A machine that became slower and stayed so for a while."""
     name = "samples_per_sec" if len(run.points("samples_per_sec")) > 1 else "batches_per_sec"
     points = run.points(name)[1:]  # the first epoch compiles, fills caches and starts workers
@@ -57,7 +58,7 @@ def _usual(before: list[Block]) -> float:
     f"allocated GPU memory grows by {CREEP_MIB} MiB and {CREEP:.0%} or more, steadily, over {CREEP_EPOCHS} epochs or "
     "more",
 )
-def memory_creep(run: RunEvidence) -> RuleHit | None:
+def memory_creep(run: RunHistory) -> RuleHit | None:
     """Memory that is never given back: tensors kept from epoch to epoch."""
     points = run.points("gpu_allocated_mb")[1:]  # the first epoch allocates the optimiser's state
     if len(points) + 1 < CREEP_EPOCHS:
@@ -71,7 +72,8 @@ def memory_creep(run: RunEvidence) -> RuleHit | None:
         return None
     per_epoch = rise / (cut[-1].points[-1][0] - cut[0].points[0][0]) * run.row_length
     total = _card_mb(run)
-    full = f", at which rate the card's {total} MiB are full {_full_after(end, total, per_epoch)}" if total else ""
+    left = max(0, round(((total or 0) - end) / per_epoch))
+    full = f", at which rate the card's {total} MiB are full {left} epochs later" if total else ""
     return RuleHit(
         f"Allocated GPU memory grows from {short(start)} to {short(end)} MiB, {short(per_epoch)} MiB an epoch{full}: "
         "something keeps tensors, such as a loss that is summed up with its graph.",
@@ -79,13 +81,8 @@ def memory_creep(run: RunEvidence) -> RuleHit | None:
     )
 
 
-def _full_after(end: float, total: int, per_epoch: float) -> str:
-    left = max(0, round((total - end) / per_epoch))
-    return f"{left} epochs later"
-
-
 @rule("Memory near the limit", "warning", f"peak allocated GPU memory of {NEAR_LIMIT:.0%} of the card's or more")
-def memory_near_limit(run: RunEvidence) -> RuleHit | None:
+def memory_near_limit(run: RunHistory) -> RuleHit | None:
     """Memory that a slightly larger batch would not find."""
     total, points = _card_mb(run), run.points("gpu_peak_mb")
     if not total or not points:
@@ -101,6 +98,6 @@ def memory_near_limit(run: RunEvidence) -> RuleHit | None:
     )
 
 
-def _card_mb(run: RunEvidence) -> int | None:
+def _card_mb(run: RunHistory) -> int | None:
     total = run.environment.get("gpu_memory_mb")
     return total if isinstance(total, int) and not isinstance(total, bool) and total > 0 else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, rule, short
+from mlflow_ddpm.analysis.findings.rule import MIN_EPOCHS, RuleHit, rule, short
 from mlflow_ddpm.analysis.robust_statistics import blocks, level, noise, outliers, sliding_medians
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import count_of
 
 SIGMAS = 8  # standard deviations of the noise that a rise must stand out by, besides its own factor
@@ -16,13 +17,13 @@ EXPLODED, VANISHED = 10.0, 1e-3
 
 
 @rule("Non-finite batches", "error", "one batch whose loss or gradient norm is NaN or infinite, skipped steps left out")
-def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
+def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
-    lost = run.nonfinite("loss_mean")
+    lost = run.nonfinite_epochs("loss_mean")
     # A step that GradScaler skips is no fault: its loss is finite, and its gradients are never applied.
     counts = {row.epoch: row.faulty_batches for row in run.rows if row.faulty_batches > 0}
     skipped = {row.epoch for row in run.rows if row.skipped_steps}
-    epochs = sorted({*lost, *counts, *run.nonfinite("grad_norm")} - (skipped - counts.keys() - set(lost)))
+    epochs = sorted({*lost, *counts, *run.nonfinite_epochs("grad_norm")} - (skipped - counts.keys() - set(lost)))
     if not epochs:
         return None
     batches = sum(counts.values())
@@ -32,7 +33,7 @@ def nonfinite_batches(run: RunEvidence) -> RuleHit | None:
 
 
 @rule("Skipped steps", "info", "one batch whose loss is finite and whose gradient norm is NaN or infinite")
-def skipped_steps(run: RunEvidence) -> RuleHit | None:
+def skipped_steps(run: RunHistory) -> RuleHit | None:
     """Steps with a finite loss and gradients that are not, as GradScaler skips them."""
     counts = {row.epoch: row.skipped_steps for row in run.rows if row.skipped_steps}
     if not counts:
@@ -45,9 +46,9 @@ def skipped_steps(run: RunEvidence) -> RuleHit | None:
 
 
 @rule("Non-finite weights", "error", "one epoch in which the distance between live and EMA weights is NaN or infinite")
-def nonfinite_weights(run: RunEvidence) -> RuleHit | None:
+def nonfinite_weights(run: RunHistory) -> RuleHit | None:
     """NaN in the weights, which the EMA distance shows."""
-    epochs = run.nonfinite("ema_delta_norm")
+    epochs = run.nonfinite_epochs("ema_delta_norm")
     if not epochs:
         return None
     return RuleHit(
@@ -63,9 +64,12 @@ def nonfinite_weights(run: RunEvidence) -> RuleHit | None:
     f"the loss ends {DIVERGED - 1:.0%} above its best level and {SIGMAS} standard deviations of its noise, or not "
     "finite",
 )
-def divergence(run: RunEvidence) -> RuleHit | None:
+def divergence(run: RunHistory) -> RuleHit | None:
     """A loss that went up and stayed there."""
-    lost, all_epochs = set(run.nonfinite("loss_mean")), [row.epoch for row in run.rows if row.loss_mean is not None]
+    lost, all_epochs = (
+        set(run.nonfinite_epochs("loss_mean")),
+        [row.epoch for row in run.rows if row.loss_mean is not None],
+    )
     tail = len(all_epochs)
     while tail and all_epochs[tail - 1] in lost:
         tail -= 1
@@ -95,7 +99,7 @@ def divergence(run: RunEvidence) -> RuleHit | None:
     f"an epoch's mean loss {SPIKE - 1:.0%} above the median of the ten epochs before, or its largest batch loss "
     f"{BATCH_SPIKE:g} times theirs, {SIGMAS} standard deviations in either case, and it comes down again",
 )
-def loss_spike(run: RunEvidence) -> RuleHit | None:
+def loss_spike(run: RunHistory) -> RuleHit | None:
     """A loss that jumps and comes down again."""
     diverged = divergence.find(run)
     up = set(diverged.epochs) if diverged else set()
@@ -131,7 +135,7 @@ def _spikes(points: list[tuple[int, float]], factor: float, words: str) -> dict[
     f"over the second half of {PLATEAU_EPOCHS} epochs or more the loss improves by less than {PLATEAU:.1%}, its noise "
     "allowed for",
 )
-def plateau(run: RunEvidence) -> RuleHit | None:
+def plateau(run: RunHistory) -> RuleHit | None:
     """A loss that has long stopped falling."""
     points = run.points("loss_mean")
     if len(points) < PLATEAU_EPOCHS or divergence.find(run):
@@ -164,7 +168,7 @@ def plateau(run: RunEvidence) -> RuleHit | None:
     f"a gradient norm {EXPLODED:g} times the median of the ten epochs before, or, at the run's end, {EXPLODED:g} "
     "times its lowest level",
 )
-def gradient_explosion(run: RunEvidence) -> RuleHit | None:
+def gradient_explosion(run: RunHistory) -> RuleHit | None:
     """A gradient norm that shoots up, at once or little by little."""
     points = run.points("grad_norm")
     places = [i for found in outliers(points, factor=EXPLODED, sigmas=SIGMAS) for i in found]
@@ -193,7 +197,7 @@ def gradient_explosion(run: RunEvidence) -> RuleHit | None:
     "error",
     f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest",
 )
-def gradient_vanishing(run: RunEvidence) -> RuleHit | None:
+def gradient_vanishing(run: RunHistory) -> RuleHit | None:
     """A gradient norm that all but disappears."""
     points = run.points("grad_norm")
     nothing = [epoch for epoch, value in points if value == 0]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mlflow_ddpm.analysis.findings import hardware_rules as hardware
 from mlflow_ddpm.analysis.findings import loss_rules as loss
 from mlflow_ddpm.analysis.findings import schedule_rules as schedule
-from mlflow_ddpm.analysis.findings.evidence import Rule, RuleHit, RunEvidence
+from mlflow_ddpm.analysis.findings.rule import Rule, RuleHit
 from mlflow_ddpm.analysis.run_history import RunHistory
 
 SEVERITIES = ("error", "warning", "info")  # the highest first
@@ -58,8 +58,7 @@ def find_findings(history: RunHistory) -> list[Finding]:
 
     ``history.environment`` may hold ``gpu_memory_mb``, the card's memory, which two rules compare with.
     """
-    evidence = RunEvidence(history)
-    hits = [(rule, rule.find(evidence)) for rule in RULES]
+    hits = [(rule, rule.find(history)) for rule in RULES]
     findings = [_finding(rule, hit, history) for rule, hit in hits if hit is not None]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
-from mlflow_ddpm.analysis.findings.evidence import MIN_EPOCHS, RuleHit, RunEvidence, rule, short
+from mlflow_ddpm.analysis.findings.rule import MIN_EPOCHS, RuleHit, rule, short
 from mlflow_ddpm.analysis.robust_statistics import Points, level
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import count_of
 
 LAGGING = 1.6
@@ -21,7 +23,7 @@ LR_ZERO_EPOCHS = 3
     "in the second half of ten epochs or more, the learning rate not rising, the distance between live and EMA "
     f"weights grows {LAGGING:g}-fold",
 )
-def ema_lagging(run: RunEvidence) -> RuleHit | None:
+def ema_lagging(run: RunHistory) -> RuleHit | None:
     """The EMA falls behind the weights. One that keeps up drifts as their random walk does, or levels off."""
     points = run.points("ema_delta_norm")
     if len(points) < MIN_EPOCHS:
@@ -48,7 +50,7 @@ def _middle_and_end(points: Points) -> tuple[Points, Points]:
 
 
 @rule("EMA without effect", "warning", "live and EMA weights are equal at the end of every one of three epochs or more")
-def ema_idle(run: RunEvidence) -> RuleHit | None:
+def ema_idle(run: RunHistory) -> RuleHit | None:
     """The EMA is never updated, or has a decay of 0."""
     points = run.points("ema_delta_norm")
     if len(points) < IDLE_EPOCHS or any(value for _, value in points):
@@ -67,16 +69,16 @@ def ema_idle(run: RunEvidence) -> RuleHit | None:
     f"peak after it had come down, or at a resume {LR_JUMP:g} times higher or {LR_FALL:g} times lower than before, a "
     f"schedule that had fallen below {LR_RAN_OUT:.1%} of its peak left out",
 )
-def lr_anomaly(run: RunEvidence) -> RuleHit | None:
+def lr_anomaly(run: RunHistory) -> RuleHit | None:
     """A learning rate that no schedule intends."""
     points = run.points("lr")
-    bad = sorted({*run.nonfinite("lr"), *(epoch for epoch, value in points if value < 0)})
+    bad = sorted({*run.nonfinite_epochs("lr"), *(epoch for epoch, value in points if value < 0)})
     if bad:
         return RuleHit(f"The learning rate is negative or not finite, first in epoch {bad[0]}.", bad)
     zero = _zero(points)
     if zero:
         return RuleHit(f"The learning rate is 0 in {count_of(len(zero), 'epoch')}: nothing is learned there.", zero)
-    return _jump_at_resume(points, run.resumed) or _jump_after_descent(points)
+    return _jump_at_resume(points, run.resumed_at_epochs) or _jump_after_descent(points)
 
 
 def _zero(points: Points) -> list[int]:
@@ -92,7 +94,7 @@ def _zero(points: Points) -> list[int]:
     return []
 
 
-def _jump_at_resume(points: Points, resumes: list[int]) -> RuleHit | None:
+def _jump_at_resume(points: Points, resumes: Sequence[int]) -> RuleHit | None:
     peak = 0.0
     for (_, before), (epoch, after) in pairwise(points):
         peak = max(peak, before)
@@ -125,8 +127,8 @@ def _jump_after_descent(points: Points) -> RuleHit | None:
 
 
 @rule("Resumed", "info", "any epoch at which a run that had stopped was resumed")
-def resumed(run: RunEvidence) -> RuleHit | None:
+def resumed(run: RunHistory) -> RuleHit | None:
     """The run was stopped and resumed."""
-    if not run.resumed:
+    if not run.resumed_at_epochs:
         return None
-    return RuleHit("The training had stopped and was resumed here as the same run.", run.resumed)
+    return RuleHit("The training had stopped and was resumed here as the same run.", run.resumed_at_epochs)
