@@ -1,13 +1,26 @@
-"""``mlflow-ddpm history``: a run's rows on the terminal."""
+"""``mlflow-ddpm history``: a run's rows as a table that fits the terminal; what has no room is named below."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from textwrap import dedent
+from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.cli.parser import choice, nearest
+from mlflow_ddpm.cli.terminal import console_on, width_of
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import count_of, format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# First in every table; all others follow in the order of the metrics table.
+_CORE = ("epoch", "loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec", "loss_std")
+_GAP = 2  # spaces between columns
+_NAMED = 6  # columns without room that are named; --all shows all
 
 
 def add(commands: Commands) -> None:
@@ -39,8 +52,6 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.analysis.history import load_history
-    from mlflow_ddpm.cli.history_table import CORE, print_history
-    from mlflow_ddpm.cli.terminal import width_of
     from mlflow_ddpm.core.csv_table import csv_bytes
     from mlflow_ddpm.storage.csv_file import render_csv
 
@@ -48,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     history = load_history(source, tracking_uri=args.tracking_uri)
     frame = history.frame
     measured = [name for name in frame.columns if name != "logged_at_ms" and frame[name].notna().any()]
-    measured.sort(key=lambda name: CORE.index(name) if name in CORE else len(CORE))
+    measured.sort(key=lambda name: _CORE.index(name) if name in _CORE else len(_CORE))
     columns = [name.strip() for name in (args.columns or "").split(",") if name.strip()] or measured
     unknown = [name for name in columns if name not in frame.columns]
     if unknown:
@@ -62,3 +73,46 @@ def run(args: argparse.Namespace) -> None:
     else:
         counted = history.axis_label.lower()
         print_history(frame, columns, width_of(sys.stdout), all_columns=args.all, counted=counted)
+
+
+def print_history(
+    history: pd.DataFrame, columns: Sequence[str], width: int | None, *, all_columns: bool, counted: str = "epoch"
+) -> None:
+    """Print the columns right-aligned, one line per epoch.
+
+    Args:
+        history: one row per epoch.
+        columns: which columns, in order; the first one counts the rows.
+        width: of the terminal in characters; None: no limit.
+        all_columns: print those without room as further tables below, instead of naming them.
+        counted: what the column ``epoch`` counts: "epoch" or "step".
+    """
+    import pandas as pd
+
+    if not len(history):
+        print(f"no {counted}s yet")
+        return
+    texts = history[list(columns)].astype(object).map(lambda value: format_number(None if value is pd.NA else value))
+    texts = texts.rename(columns={"epoch": counted})
+    waiting = _print_fitting(texts, width)
+    if len(waiting.columns) and not all_columns:
+        names = [*waiting.columns[:_NAMED], *(["..."] if len(waiting.columns) > _NAMED else [])]
+        more = count_of(len(waiting.columns), "more column")
+        print(f"{more}: {', '.join(names)}; see them with --all, --columns or --format csv")
+    while len(waiting.columns) and all_columns:
+        print()
+        waiting = _print_fitting(pd.concat([texts.iloc[:, :1], waiting], axis=1), width, at_least=2)
+
+
+def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1) -> pd.DataFrame:
+    """Print the leading columns that fit, ``at_least`` that many in any case; return the others."""
+    widths = [max(len(str(name)), *map(len, column)) for name, column in texts.items()]
+    ends = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
+    shown = max(at_least, sum(width is None or end <= width for end in ends))
+    spaces = [cells + (_GAP - 1 if i else 0) for i, cells in enumerate(widths)]  # pandas puts one between columns
+    head, _, rows = dedent(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown])).partition("\n")
+    console = console_on(sys.stdout)
+    with console.capture() as capture:  # print, not rich, meets a closed pipe
+        console.print(head, style="bold")
+    print(capture.get() + rows)
+    return texts.iloc[:, shown:]

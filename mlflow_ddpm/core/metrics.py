@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -35,26 +35,22 @@ class Metric(NamedTuple):
     integral: bool = False
 
 
-def _about(label: str, unit: str, category: str, meaning: str, *, integral: bool = False) -> dict[str, Any]:
-    return {"label": label, "unit": unit, "category": category, "meaning": meaning, "integral": integral}
-
-
-def _metric(*about: str, integral: bool = False) -> Any:
-    return field(default=None, metadata=_about(*about, integral=integral))
+def _metric(label: str, unit: str, category: str, meaning: str, *, integral: bool = False, default: Any = None) -> Any:
+    about = {"label": label, "unit": unit, "category": category, "meaning": meaning, "integral": integral}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
     """One row: everything that was measured in one epoch. ``None`` means not measured."""
 
-    epoch: int = field(
-        metadata=_about(
-            "Epoch",
-            "",
-            "Epoch",
-            "The number given to `start_epoch`, or with `every_n_steps` the steps done; the MLflow step.",
-            integral=True,
-        )
+    epoch: int = _metric(
+        "Epoch",
+        "",
+        "Epoch",
+        "The number given to `start_epoch`, or with `every_n_steps` the steps done; the MLflow step.",
+        integral=True,
+        default=MISSING,
     )
     loss_mean: float | None = _metric("Loss (mean)", "", "Loss", "Mean over the epoch's finite batch losses.")
     loss_std: float | None = _metric(

@@ -7,7 +7,6 @@ supersedes the old one.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -244,10 +243,9 @@ def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path
     Raises:
         ConfigError: a setting differs that may not.
     """
-    now = config.as_dict()
-    for group in dataclasses.fields(config):
-        for name, value in now[group.name].items():
-            option, was = f"{group.name}.{name}", before.get(group.name, {}).get(name)
+    for group, settings in config.as_dict().items():
+        for name, value in settings.items():
+            option, was = f"{group}.{name}", before.get(group, {}).get(name)
             if value != was and not option.startswith(_FREE_ON_RESUME):
                 raise ConfigError(
                     f"{option} must be {was!r} to continue from {path}, got {value!r}; keep it, or train into another "

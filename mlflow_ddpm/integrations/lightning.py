@@ -12,14 +12,15 @@ of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogge
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mlflow_ddpm.integrations.lightning_logger import LoggerRun
 from mlflow_ddpm.integrations.micro_batches import (
     FrameworkMissingError,
     StepLogger,
@@ -28,6 +29,8 @@ from mlflow_ddpm.integrations.micro_batches import (
     unfinished_run,
 )
 from mlflow_ddpm.tracker import MetricsTracker, compute_grad_norm
+
+_log = logging.getLogger("mlflow_ddpm")
 
 
 def _callback_classes() -> tuple[type[Any], ...]:
@@ -54,7 +57,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._pairs: list[tuple[Any, Any]] = []
         self._has_ended = False
         self._made_at_ms = time.time_ns() // 1_000_000
-        self._logger_run: LoggerRun | None = None
+        self._logger_run: _LoggerRun | None = None
         self.tracker: MetricsTracker | None = None
         self._steps: StepLogger | None = None
         self._paused = ExitStack()
@@ -68,7 +71,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
-        logger_run, unfinished = LoggerRun.find(trainer.loggers), unfinished_run(self._directory)
+        logger_run, unfinished = _LoggerRun.find(trainer.loggers), unfinished_run(self._directory)
         if stage == "fit" and trainer.global_rank == 0 and logger_run and unfinished and "run_id" not in self._options:
             logger_run.continue_run(unfinished, self._directory, self._made_at_ms)
 
@@ -76,7 +79,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         """Open the tracker."""
         options = {"resume": self._has_ended, **self._options}
         if trainer.global_rank == 0 and "run_id" not in options:
-            self._logger_run = LoggerRun.find(trainer.loggers)
+            self._logger_run = _LoggerRun.find(trainer.loggers)
             options |= self._logger_run.target() if self._logger_run else {}
         self.tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
         self._steps = StepLogger(self.tracker, by_steps=self._every is not None)
@@ -141,3 +144,69 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
             tracker.close(error=error)
             if self._logger_run:
                 self._logger_run.will_end_as(run_status(self._directory))
+
+
+class _LoggerRun:
+    """The run that an MLFlowLogger writes to: the tracker joins it, also after a resume."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._uri: str = logger._tracking_uri  # noqa: SLF001 - it has no public name
+
+    @classmethod
+    def find(cls, loggers: Iterable[Any]) -> Self | None:
+        """Return the run of the first MLFlowLogger; None without one."""
+        logger = next((logger for logger in loggers if type(logger).__name__ == "MLFlowLogger"), None)
+        return None if logger is None else cls(logger)
+
+    def target(self) -> dict[str, str]:
+        """Return the tracker's arguments that join the run."""
+        return {"run_id": self._logger.run_id, "tracking_uri": self._uri}
+
+    def continue_run(self, run_id: str, directory: Path, since_ms: int) -> None:
+        """Turn the logger to an earlier run; the empty one that it began after ``since_ms`` is deleted.
+
+        A run that the user chose, or one with content, stays the logger's; then one warning names the remedy.
+        """
+        if run_id == self._logger.run_id:
+            return
+        client = self._logger.experiment
+        try:
+            experiment_id = client.get_run(run_id).info.experiment_id
+            is_own = _is_empty(client.get_run(self._logger.run_id), since_ms)
+        except Exception as error:  # noqa: BLE001 - another store, or a run that was deleted
+            _log.warning("the run %s of %s is not in MLFlowLogger's store: %s", run_id, directory, error)
+            return
+        if not is_own:
+            _log.warning(
+                "%s holds the unfinished run %s, and MLFlowLogger writes to run %s; for one run pass "
+                "MLFlowLogger(run_id=%r), or another output_dir",
+                directory,
+                run_id,
+                self._logger.run_id,
+                run_id,
+            )
+            return
+        client.delete_run(self._logger.run_id)
+        client.update_run(run_id, status="RUNNING")
+        self._logger._run_id, self._logger._experiment_id = run_id, experiment_id  # noqa: SLF001 - no public names
+
+    def will_end_as(self, status: str | None) -> None:
+        """Let the logger end the run with this status; its own ends every training that was killed as FAILED."""
+        finalize = self._logger.finalize
+
+        def finalize_as(logger_status: str) -> None:
+            finalize(logger_status)
+            if status == "KILLED":
+                self._logger.experiment.set_terminated(self._logger.run_id, status)
+
+        self._logger.finalize = finalize_as
+
+
+def _is_empty(run: Any, since_ms: int) -> bool:
+    """Return whether a run was begun after a moment, by no user, and has nothing in it."""
+    import mlflow
+
+    active = mlflow.active_run()
+    is_users = active is not None and active.info.run_id == run.info.run_id
+    return not (is_users or run.data.metrics or run.data.params) and run.info.start_time >= since_ms

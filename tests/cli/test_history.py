@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
-from mlflow_ddpm.cli.history_table import print_history
+from mlflow_ddpm.cli.history import print_history
 from mlflow_ddpm.core.formatting import NOT_MEASURED
 from mlflow_ddpm.core.metrics import EpochMetrics
 
