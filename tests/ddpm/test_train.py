@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from mlflow_ddpm.ddpm.config.groups import OptimConfig
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.train import TrainResult, prepare, train, train_with
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest
-from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads
 from mlflow_ddpm.ddpm.training.trainer import Trainer, learning_rate
 
 torch.set_num_threads(1)
@@ -74,28 +72,6 @@ def test_every_image_counts_once_an_epoch_in_an_order_of_its_own() -> None:
 
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(1500))
     assert seen[0] != seen[1]
-
-
-@pytest.mark.parametrize(("size", "world_size"), [(64, 1), (64, 4), (29, 2), (2, 4)])
-def test_processes_share_a_batch_without_overlap(size: int, world_size: int) -> None:
-    """Each row is exactly one process's."""
-    shares = [Processes(r, world_size, torch.device("cpu")).share(size) for r in range(world_size)]
-    rows = [list(range(size))[share.rows][: share.size] for share in shares]
-
-    assert sorted(row for part in rows for row in part) == list(range(size))
-    assert max(map(len, rows)) - min(map(len, rows)) <= 1
-    assert sum(share.weight * share.size for share in shares) == pytest.approx(world_size)
-
-
-def test_threads_are_those_asked_for_and_afterwards_the_callers_again() -> None:
-    """A library must not change the caller's torch for good, not even after an error."""
-    with contextlib.suppress(KeyError), cpu_threads(2):
-        inside = torch.get_num_threads()
-        raise KeyError
-    with cpu_threads(0):
-        untouched = torch.get_num_threads()
-
-    assert (inside, untouched, torch.get_num_threads()) == (2, 1, 1)
 
 
 def test_the_logged_norm_is_that_before_clipping() -> None:
