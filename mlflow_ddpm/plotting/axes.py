@@ -51,9 +51,13 @@ def epoch_ticks(ax: Axes, first: float, last: float) -> None:
 
     left, right = ax.get_xlim()
     room = width_in_em(ax) * min(1.0, (last - first) / (right - left) + 0.05)
-    bins = max(1, int(room / max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)))
+    label = max(3.0, 0.55 * len(f"{last:,.0f}") + 1.2)  # its width with a gap, in em
+    bins = max(1, int(room / label))
     ticks = MaxNLocator(bins, steps=[1, 2, 5, 10], integer=True).tick_values(first, last) if last > first else []
     ticks = [tick for tick in ticks if first <= tick <= last] or [first]
+    if len(ticks) > 1:  # the locator gives three at least, which narrow axes may have no room for
+        distance = width_in_em(ax) * (ticks[1] - ticks[0]) / (right - left)
+        ticks = ticks[:: max(1, math.ceil((label - 1) / distance))]
     ax.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
 
 
@@ -72,8 +76,8 @@ def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, alwa
     if 0 < low <= high / 2:
         low = 0.0
     if high - low <= _FLAT * max(abs(high), abs(low)):
-        around = 0.1 * max(abs(high), abs(low)) or 1.0
-        low, high = low - around, high + around
+        around = 0.1 * max(abs(high), abs(low))
+        low, high = (low - around, high + around) if around else (0.0, 1.0)
     margin = 0.06 * (high - low)
     ax.set_ylim(low - (margin if low else 0.0), high + (margin if high else 0.0))
     ticks = _inside(ax, MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
