@@ -1,8 +1,19 @@
-"""``python -m mlflow_ddpm``: the same as the command ``mlflow-ddpm``, and what the MLproject file starts."""
+"""The command ``mlflow-ddpm``, and ``python -m mlflow_ddpm``, which the MLproject file starts."""
 
-from mlflow_ddpm.cli.main import main
-from mlflow_ddpm.cli.project_run import enter_callers_folder
+import sys
+
+
+def main() -> int:
+    """Run the command line; return the exit status. Modules are imported where an interrupt is caught."""
+    try:
+        from mlflow_ddpm.cli import main as command_line
+        from mlflow_ddpm.cli.project_run import enter_callers_folder
+    except KeyboardInterrupt:
+        sys.stderr.write("mlflow-ddpm: error: interrupted\n")
+        return 130
+    enter_callers_folder()
+    return command_line.main()
+
 
 if __name__ == "__main__":
-    enter_callers_folder()
     raise SystemExit(main())

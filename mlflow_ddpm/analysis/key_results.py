@@ -73,14 +73,14 @@ def _last_value(history: RunHistory, name: str) -> KeyResult:
     return KeyResult(name, f"{about.label}, last", value, about.unit, epoch)
 
 
-def key_results_table(history: RunHistory, *, max_extras: int | None = None) -> Table:
-    """Return one line per key result, with its unit and the epochs it comes from; of extras ``max_extras`` at most."""
+def key_results_table(history: RunHistory) -> Table:
+    """Return one line per key result, with its unit and the epochs it comes from."""
     epochs = {
         "epochs": _first_to_last(history),
         "nonfinite_batches": history.format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
     }
     lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in table_results(history)]
-    return Table(("Result", "Value", history.worded("Epoch")), [*lines, *_extra_lines(history, max_extras)], "llr")
+    return Table(("Result", "Value", history.worded("Epoch")), [*lines, *_extra_lines(history)], "llr")
 
 
 def _first_to_last(history: RunHistory) -> str:
@@ -88,9 +88,9 @@ def _first_to_last(history: RunHistory) -> str:
     return " to ".join(map(str, dict.fromkeys(ends)))
 
 
-def _extra_lines(history: RunHistory, max_extras: int | None) -> Iterator[Line]:
+def _extra_lines(history: RunHistory) -> Iterator[Line]:
     """Yield the last finite value of each extra, with both ends of its range: the table does not know which is good."""
-    for result in extra_results(history)[:max_extras]:
+    for result in extra_results(history):
         if result.value is None:
             yield result.label, "no finite value", ""
             continue

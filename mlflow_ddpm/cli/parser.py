@@ -15,6 +15,7 @@ from mlflow_ddpm.cli.terminal import print_error
 
 _NEEDS_VALUE = re.compile(r"expected (?:one|at least one) arguments?")
 _TAKES_NONE = "ignored explicit argument "
+_ALIKE = 4  # first letters that make a longer name alike
 _DASHES = ("\N{EN DASH}", "\N{EM DASH}")  # word processors make one of two hyphens
 
 
@@ -147,8 +148,16 @@ def number(least: float, parse: Callable[[str], float] = float) -> Callable[[str
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a misspelt one is closest to, None if none is close."""
-    names = list(known)
-    close = difflib.get_close_matches(name.lower(), names, n=1) or [
-        n for n in names if name and n.startswith(name.lower())
+    bare = {text.lstrip("-"): text for text in known}
+    wanted = name.lower().lstrip("-")
+    close = difflib.get_close_matches(wanted, bare, n=1) or [
+        text
+        for text in bare
+        if (wanted and text.startswith(wanted[:_ALIKE])) or _initials(wanted) == text or _initials(text) == wanted
     ]
-    return close[0] if close else None
+    return bare[close[0]] if close else None
+
+
+def _initials(name: str) -> str:
+    """Return the first letters of a name's words: those of learning-rate are lr."""
+    return "".join(word[0] for word in re.split("[-_/]", name) if word)

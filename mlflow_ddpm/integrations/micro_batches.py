@@ -14,8 +14,8 @@ from mlflow_ddpm.tracker import MetricsTracker
 class FrameworkMissingError(UsageError, ImportError):
     """The framework of an integration is not installed."""
 
-    def __init__(self, framework: str, extra: str) -> None:
-        super().__init__(f"{framework} is not installed; install it with: pip install 'mlflow_ddpm[{extra}]'")
+    def __init__(self, framework: str, package: str) -> None:
+        super().__init__(f"{framework} is not installed; install it with: pip install {package}")
 
 
 def batch_size_of(batch: Any) -> int | None:

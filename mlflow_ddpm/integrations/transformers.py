@@ -31,7 +31,7 @@ from mlflow_ddpm.tracker import MetricsTracker
 try:
     from transformers import TrainerCallback
 except ImportError as error:
-    raise FrameworkMissingError("transformers", "transformers") from error
+    raise FrameworkMissingError("transformers", "transformers accelerate") from error
 
 
 def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:

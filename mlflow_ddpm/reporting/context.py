@@ -24,11 +24,10 @@ from mlflow_ddpm.core.strict_json import dumps, flatten
 from mlflow_ddpm.reporting.manifest import OutputFile
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 
-# What keeps a report below 1 MB, whatever the run; the CSV has everything.
+# What keeps the table of epochs, the only one that is capped, below 1 MB; the CSV has everything.
 MAX_EPOCH_ROWS = 1000
-_MAX_EXTRAS = 60
-_MAX_EXTRAS_TEXT = 300_000  # characters of extras in the table of epochs
-_MAX_SAMPLES = 300  # in the list of files
+_MAX_EXTRAS = 60  # in the table of epochs
+_MAX_EXTRAS_TEXT = 300_000  # characters, in the same
 _PRINTED_COLUMNS = 24  # of the table of epochs on a landscape page; if there are more, the extras are not printed
 _PAGE_PT, _COLUMN_EM, _LARGEST_PT = 780, 7.0, 8.0  # width of that page, of a column; font size
 _CELL = 12  # characters of a number with its rules
@@ -86,7 +85,6 @@ class ReportContext:
     rows_are: str  # "epoch" or "window"
     numbers_are: str  # "epoch" or "step"
     manifest: Table
-    samples_left_out: int  # sample pictures that the list of files leaves out
     run_id: str | None
 
 
@@ -105,12 +103,11 @@ def build_context(
     columns = [*table, *few_extras]
     core_columns = len(table) if len(columns) > _PRINTED_COLUMNS else 0
     run_name = one_line(str(run.get("run_name") or ""))
-    results = model_results(history, _MAX_EXTRAS)
     return ReportContext(
-        front_matter=front_matter(name=run_name or "DDPM", config=config, results=results),
+        front_matter=front_matter(name=run_name or "DDPM", config=config, results=model_results(history)),
         title=f"Training report: {run_name}" if run_name else "Training report",
         lead=history.worded(_lead(summary, data_set_name(config))),
-        summary=key_results_table(history, max_extras=_MAX_EXTRAS),
+        summary=key_results_table(history),
         findings=find_findings(history),
         rules=len(RULES),
         dashboard=figures.get("training_dashboard"),
@@ -119,7 +116,7 @@ def build_context(
         config_json=dumps(config, indent=2),
         run=_pairs(_run_facts(history), "Run", _RUN_LABELS),
         environment=_pairs(history.environment, "Environment", {}),
-        legend=_legend(columns, history),
+        legend=_legend([*table, *extras], history),
         never_measured=[Code(name) for name in never_measured],
         extras_left_out=len(extras) - len(few_extras),
         epochs=_epoch_table(shown, columns, history) if rows else None,
@@ -131,8 +128,7 @@ def build_context(
         missing_epochs=_missing(history),
         rows_are=history.worded("epoch"),
         numbers_are=history.axis_label.lower(),
-        manifest=_manifest([*files, *samples[-_MAX_SAMPLES:]]),
-        samples_left_out=max(0, len(samples) - _MAX_SAMPLES),
+        manifest=_manifest([*files, *samples]),
         run_id=history.run_id,
     )
 
@@ -177,7 +173,7 @@ def _lead(summary: Summary, data: str | None) -> str:
     return f"{what}: {length}, lowest mean loss {format_number(summary.best_loss)} at epoch {summary.best_epoch}."
 
 
-def model_results(history: RunHistory, max_extras: int | None = None) -> list[Result]:
+def model_results(history: RunHistory) -> list[Result]:
     """Return the numbers of the model index: the best and last loss, and the last finite value of each extra."""
     summary, losses = history.summary, history.points("loss_mean")
     results: list[Result] = []
@@ -187,7 +183,7 @@ def model_results(history: RunHistory, max_extras: int | None = None) -> list[Re
         results.append(("loss", f"Training loss, {history.worded(last)}", losses[-1][1]))
     results.extend(
         (result.name, f"{metric(result.name).label} ({history.axis_label.lower()} {result.epoch})", result.value)
-        for result in extra_results(history)[:max_extras]
+        for result in extra_results(history)
         if result.value is not None
     )
     return results

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
 from mlflow_ddpm.core.formatting import count_of, display_path
+from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
+from mlflow_ddpm.storage.json_file import read_document
+from mlflow_ddpm.storage.layout import JSON_NAME
 from mlflow_ddpm.storage.recovery import read_rows
 
 _ITEMS_MAX = 10  # set-aside items listed one by one
@@ -49,6 +54,7 @@ def status_of(directory: Path) -> str:
         *([("files", f"{files} waiting")] if files else []),
         *_set_aside(state),
         ("next", _advice(directory, is_complete=is_complete, held=held, has_set_aside=bool(state.set_aside))),
+        *_page(directory, state),
     ]
     return "\n".join([str(directory), *(f"  {name:<10}{text}" for name, text in lines)])
 
@@ -64,6 +70,19 @@ def _status(state: DeliveryState, *, held: bool) -> str:
     except (OverflowError, ValueError, OSError):  # a directory may come from a stranger
         ended = ""
     return f"{state.status}{ended}; {known}"
+
+
+def _page(directory: Path, state: DeliveryState) -> list[tuple[str, str]]:
+    """Return the link to the run's page, and the command that serves a store without a server."""
+    experiment_id = None
+    with contextlib.suppress(MirrorError, OSError):
+        experiment_id = read_document(directory / JSON_NAME, with_rows=False).run.get("experiment_id")
+    if not (state.run_id and isinstance(experiment_id, str)):
+        return []
+    link = run_link(state.tracking_uri, experiment_id, state.run_id)
+    uri = state.tracking_uri
+    is_served = uri.startswith(LOCAL_SERVER) or not link.startswith(LOCAL_SERVER)
+    return [*([] if is_served else [("server", f"mlflow ui --backend-store-uri {shlex.quote(uri)}")]), ("page", link)]
 
 
 def _set_aside(state: DeliveryState) -> list[tuple[str, str]]:

@@ -96,6 +96,26 @@ def test_an_interrupt_is_one_line_and_the_cursor_stays_visible(sqlite_uri: str) 
     assert "mlflow-ddpm: error: interrupted; run the same command to continue from the last checkpoint" in last
 
 
+@pytest.mark.parametrize("module", ["mlflow_ddpm.cli.parser", "argparse", "rich.console", "pandas"])
+def test_an_interrupt_while_modules_load_is_one_line(module: str, directory: str) -> None:
+    """Whichever module it is, of ours or of another library."""
+    code = f"""
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Interrupt())
+sys.argv[1:] = ["history", {directory!r}]
+runpy.run_module("mlflow_ddpm", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=os.environ)
+
+    assert (done.returncode, done.stderr) == (130, "mlflow-ddpm: error: interrupted\n")
+
+
 @pytest.mark.parametrize("closed", [slow(">&-"), slow("2>&-"), slow(">&- 2>&-"), ">/dev/full", slow("| head -c 1")])
 def test_streams_that_are_closed_or_full_end_no_command_with_a_traceback(directory: str, closed: str) -> None:
     """What cannot be written is lost; a full disk is an error."""

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.reporting.context import MAX_EPOCH_ROWS, ReportContext, build_context
+from mlflow_ddpm.reporting.manifest import OutputFile
 
 DASH = "\N{EN DASH}"
 
@@ -120,6 +121,19 @@ def test_more_epochs_are_thinned_evenly() -> None:
     assert {0, 1234, 2499} <= set(shown)
     assert len(shown) == context.epochs_shown <= MAX_EPOCH_ROWS < context.epochs_total == 2500
     assert max(b - a for a, b in pairwise(shown)) == 3
+
+
+def test_no_other_table_is_capped() -> None:
+    """Results, the model index, what the metrics mean, files: all of 70 extras and 400 samples."""
+    extra = {f"extra_{i:02}": 1.0 for i in range(70)}
+    context = build([row(0, extra=extra)], samples=[OutputFile(link=f"{i}.png", about="") for i in range(400)])
+    (evaluation,) = context.front_matter["model-index"][0]["results"]
+
+    assert {f"{name}, last" for name in extra} <= {line[0] for line in context.summary.rows}
+    assert set(extra) <= {str(line[0]) for line in context.legend.rows}
+    assert set(extra) <= {m["type"] for m in evaluation["metrics"]}
+    assert len(context.manifest.rows) == 400
+    assert context.extras_left_out == 10
 
 
 def test_run_and_environment_are_flat_tables_without_empty_values() -> None:

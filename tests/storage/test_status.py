@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import image_path
-from mlflow_ddpm.storage.layout import CSV_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.status import status_of
 
@@ -52,6 +53,21 @@ def test_a_complete_run_needs_nothing(tmp_path: Path) -> None:
         "pictures": "0 on disk, 0 in MLflow, 0 waiting",
         "next": "nothing: MLflow has everything",
     }
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "http://127.0.0.1:5000", "https://mlflow.example.org/ml"])
+def test_the_page_is_named_and_what_serves_it(uri: str, tmp_path: Path) -> None:
+    """A store without a server needs `mlflow ui`; without the JSON there is no experiment to name."""
+    directory = _directory(tmp_path, replace(FINISHED, tracking_uri=uri))
+    document = json.loads((directory / JSON_NAME).read_text())
+    (directory / JSON_NAME).write_text(json.dumps(document | {"run": {"run_id": "abc", "experiment_id": "7"}}))
+    server = "http://127.0.0.1:5000" if uri.startswith("sqlite") else uri
+    lines = _lines(directory)
+
+    assert lines["page"] == f"{server}/#/experiments/7/runs/abc?workflowType=machine_learning"
+    assert lines.get("server") == (f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else None)
+    (directory / JSON_NAME).unlink()
+    assert "page" not in _lines(directory)
 
 
 @pytest.mark.parametrize(
