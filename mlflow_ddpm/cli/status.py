@@ -13,8 +13,8 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "status",
-        "show what MLflow has of the runs in output directories, what waits, and what was set aside and why, without "
-        "asking the store",
+        "show what MLflow has of the runs in output directories, what waits, what was set aside and why, and the link "
+        "to the run's page, without asking the store",
         "mlflow-ddpm status runs/digits",
         store=None,
         arguments="DIR ...",

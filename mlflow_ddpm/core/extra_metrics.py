@@ -13,15 +13,15 @@ from mlflow_ddpm.core.metrics import METRICS, Metric
 _PIPELINE = {
     "sample/accuracy": (
         "Sample accuracy, guidance 2",
-        "Share of samples at guidance 2, as many of each class, that a classifier names as the class asked for.",
+        "Share of samples at guidance 2, equally many of each class, in which a classifier finds the class asked for.",
     ),
     "sample/accuracy_g1": (
         "Sample accuracy, guidance 1",
-        "Share of samples at guidance 1, which is plain sampling, that the classifier names as the class asked for.",
+        "Share of samples at guidance 1, plain sampling, in which the classifier finds the class asked for.",
     ),
     "sample/classifier_accuracy": (
         "Classifier accuracy",
-        "Share of real held-out images that the classifier names as their class.",
+        "Share of held-out real images in which the classifier finds the right class.",
     ),
     "sample/frechet": (
         "Sample Fréchet distance, guidance 2",
@@ -33,7 +33,7 @@ _PIPELINE = {
     ),
     "sample/real_frechet": (
         "Fréchet distance of real halves",
-        "Squared Fréchet distance of two halves of real images, each as many as the samples: what a perfect model has.",
+        "Squared Fréchet distance of two halves of real images, each as many as the samples: a perfect model's.",
     ),
     **{
         f"loss_t/q{quarter}": (
@@ -49,9 +49,9 @@ _PIPELINE = {
         )
         for part, what in (
             ("embedding", "the timestep's and the class's embeddings"),
-            ("encoder", "the stem and the way down"),
-            ("middle", "the stages at the lowest resolution between both ways"),
-            ("decoder", "the way up and the head"),
+            ("encoder", "the stem and the down-sampling half of the U-Net"),
+            ("middle", "the blocks between the two halves, at the lowest resolution"),
+            ("decoder", "the up-sampling half and the head"),
         )
     },
     "update/weight_ratio": (
@@ -60,11 +60,11 @@ _PIPELINE = {
     ),
     "time/data_sec": (
         "Data time",
-        "Seconds of `epoch_time_sec` that rank 0's host spent fetching batches and drawing their noise.",
+        "Part of `epoch_time_sec` in which rank 0's CPU fetched batches and drew their noise.",
     ),
     "time/maintenance_sec": (
         "Maintenance time",
-        "Seconds beside `epoch_time_sec`: this epoch's grid and evaluation, and the checkpoint written before it.",
+        "Time not in `epoch_time_sec`: for this epoch's grid and evaluation, and for the checkpoint before it.",
     ),
 }
 INSIGHT = "Diagnostics"

@@ -18,7 +18,8 @@ NEAR_LIMIT = 0.9
 @rule(
     "Throughput drop",
     "warning",
-    f"the median of five epochs or more {SLOWER:.0%} below that of the epochs before, the first left out",
+    f"for five epochs or more, the median throughput is {SLOWER:.0%} below that of the epochs before, not counting "
+    "the first",
 )
 def throughput_drop(run: RunHistory) -> RuleHit | None:
     """A machine that became slower and stayed so for a while."""
@@ -55,8 +56,8 @@ def _usual(before: list[Block]) -> float:
 @rule(
     "Memory creeping up",
     "warning",
-    f"allocated GPU memory grows by {CREEP_MIB} MiB and {CREEP:.0%} or more, steadily, over {CREEP_EPOCHS} epochs or "
-    "more",
+    f"over {CREEP_EPOCHS} epochs or more, allocated GPU memory grows steadily, by at least {CREEP_MIB} MiB and "
+    f"{CREEP:.0%}",
 )
 def memory_creep(run: RunHistory) -> RuleHit | None:
     """Memory that is never given back: tensors kept from epoch to epoch."""
@@ -81,7 +82,7 @@ def memory_creep(run: RunHistory) -> RuleHit | None:
     )
 
 
-@rule("Memory near the limit", "warning", f"peak allocated GPU memory of {NEAR_LIMIT:.0%} of the card's or more")
+@rule("Memory near the limit", "warning", f"allocated GPU memory peaks at {NEAR_LIMIT:.0%} of the card's or more")
 def memory_near_limit(run: RunHistory) -> RuleHit | None:
     """Memory that a slightly larger batch would not find."""
     total, points = _card_mb(run), run.points("gpu_peak_mb")

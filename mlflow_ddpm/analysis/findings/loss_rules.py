@@ -16,7 +16,9 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
-@rule("Non-finite batches", "error", "one batch whose loss or gradient norm is NaN or infinite, skipped steps left out")
+@rule(
+    "Non-finite batches", "error", "a batch whose loss or gradient norm is NaN or infinite, not counting skipped steps"
+)
 def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite_epochs("loss_mean")
@@ -32,7 +34,7 @@ def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     return RuleHit(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
 
 
-@rule("Skipped steps", "info", "one batch whose loss is finite and whose gradient norm is NaN or infinite")
+@rule("Skipped steps", "info", "a batch whose loss is finite and whose gradient norm is NaN or infinite")
 def skipped_steps(run: RunHistory) -> RuleHit | None:
     """Steps with a finite loss and gradients that are not, as GradScaler skips them."""
     counts = {row.epoch: row.skipped_steps for row in run.rows if row.skipped_steps}
@@ -45,7 +47,7 @@ def skipped_steps(run: RunHistory) -> RuleHit | None:
     )
 
 
-@rule("Non-finite weights", "error", "one epoch in which the distance between live and EMA weights is NaN or infinite")
+@rule("Non-finite weights", "error", "an epoch in which the distance between live and EMA weights is NaN or infinite")
 def nonfinite_weights(run: RunHistory) -> RuleHit | None:
     """NaN in the weights, which the EMA distance shows."""
     epochs = run.nonfinite_epochs("ema_delta_norm")
@@ -61,8 +63,8 @@ def nonfinite_weights(run: RunHistory) -> RuleHit | None:
 @rule(
     "Divergence",
     "error",
-    f"the loss ends {DIVERGED - 1:.0%} above its best level and {SIGMAS} standard deviations of its noise, or not "
-    "finite",
+    f"the loss ends NaN or infinite, or above its best level by both {DIVERGED - 1:.0%} and {SIGMAS} standard "
+    "deviations of its noise",
 )
 def divergence(run: RunHistory) -> RuleHit | None:
     """A loss that went up and stayed there."""
@@ -87,8 +89,8 @@ def divergence(run: RunHistory) -> RuleHit | None:
     start = next((i for i in range(len(points), 0, -1) if points[i - 1][1] <= divergence_level), 0)
     epochs = [epoch for epoch, _ in points[min(start, len(points) - 1) :]]
     return RuleHit(
-        f"The loss ends at {short(end)}, after a best level of {short(best)} about epoch {best_epoch}; it has been "
-        f"above it since epoch {epochs[0]}.",
+        f"The loss ends at {short(end)}. Its best level was {short(best)}, about epoch {best_epoch}; since epoch "
+        f"{epochs[0]} it has been higher.",
         epochs,
     )
 
@@ -96,8 +98,8 @@ def divergence(run: RunHistory) -> RuleHit | None:
 @rule(
     "Loss spike",
     "warning",
-    f"an epoch's mean loss {SPIKE - 1:.0%} above the median of the ten epochs before, or its largest batch loss "
-    f"{BATCH_SPIKE:g} times theirs, {SIGMAS} standard deviations in either case, and it comes down again",
+    f"for a while, the mean loss is {SPIKE - 1:.0%} above the median of the ten epochs before, or the largest batch "
+    f"loss {BATCH_SPIKE:g} times their median; and it rises by {SIGMAS} standard deviations of the noise or more",
 )
 def loss_spike(run: RunHistory) -> RuleHit | None:
     """A loss that jumps and comes down again."""
@@ -132,8 +134,8 @@ def _spikes(points: list[tuple[int, float]], factor: float, words: str) -> dict[
 @rule(
     "Plateau",
     "info",
-    f"over the second half of {PLATEAU_EPOCHS} epochs or more the loss improves by less than {PLATEAU:.1%}, its noise "
-    "allowed for",
+    f"over the second half of a run of {PLATEAU_EPOCHS} epochs or more, the loss improves by less than {PLATEAU:.1%}, "
+    "its noise taken into account",
 )
 def plateau(run: RunHistory) -> RuleHit | None:
     """A loss that has long stopped falling."""
@@ -157,7 +159,7 @@ def plateau(run: RunHistory) -> RuleHit | None:
     epochs = [epoch for epoch, _ in points[min(start, len(points) // 2) :]]
     return RuleHit(
         f"The loss has stayed at about {short(end)} since epoch {epochs[0]}. Late in a diffusion training that is "
-        "common; whether samples still improve decides.",
+        "common: look at whether samples still improve.",
         epochs,
     )
 
@@ -165,8 +167,8 @@ def plateau(run: RunHistory) -> RuleHit | None:
 @rule(
     "Gradient explosion",
     "error",
-    f"a gradient norm {EXPLODED:g} times the median of the ten epochs before, or, at the run's end, {EXPLODED:g} "
-    "times its lowest level",
+    f"a gradient norm of {EXPLODED:g} times the median of the ten epochs before or, at the run's end, of "
+    f"{EXPLODED:g} times its lowest level",
 )
 def gradient_explosion(run: RunHistory) -> RuleHit | None:
     """A gradient norm that shoots up, at once or little by little."""

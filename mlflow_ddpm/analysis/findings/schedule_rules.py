@@ -20,8 +20,8 @@ LR_ZERO_EPOCHS = 3
 @rule(
     "EMA lagging",
     "warning",
-    "in the second half of ten epochs or more, the learning rate not rising, the distance between live and EMA "
-    f"weights grows {LAGGING:g}-fold",
+    "in the second half of a run of ten epochs or more, the distance between live and EMA weights grows "
+    f"{LAGGING:g}-fold, although the learning rate does not rise",
 )
 def ema_lagging(run: RunHistory) -> RuleHit | None:
     """The EMA falls behind the weights. One that keeps up drifts as their random walk does, or levels off."""
@@ -49,14 +49,14 @@ def _middle_and_end(points: Points) -> tuple[Points, Points]:
     return points[start : start + width], points[-width:]
 
 
-@rule("EMA without effect", "warning", "live and EMA weights are equal at the end of every one of three epochs or more")
+@rule("EMA without effect", "warning", "in a run of three epochs or more, live and EMA weights are always equal")
 def ema_idle(run: RunHistory) -> RuleHit | None:
     """The EMA is never updated, or has a decay of 0."""
     points = run.points("ema_delta_norm")
     if len(points) < IDLE_EPOCHS or any(value for _, value in points):
         return None
     return RuleHit(
-        "Live and EMA weights are equal at the end of every epoch: the average is not updated apart, has a decay of 0, "
+        "Live and EMA weights are equal at the end of every epoch: the average is not kept apart, has a decay of 0, "
         "or the weights do not change.",
         [epoch for epoch, _ in points],
     )
@@ -65,9 +65,9 @@ def ema_idle(run: RunHistory) -> RuleHit | None:
 @rule(
     "Learning-rate anomaly",
     "warning",
-    f"a learning rate below 0 or not finite, 0 in {LR_ZERO_EPOCHS} epochs in a row, {LR_JUMP:g} times its earlier "
-    f"peak after it had come down, or at a resume {LR_JUMP:g} times higher or {LR_FALL:g} times lower than before, a "
-    f"schedule that had fallen below {LR_RAN_OUT:.1%} of its peak left out",
+    f"the learning rate is negative, NaN or infinite; or 0 for {LR_ZERO_EPOCHS} epochs in a row; or, after it had "
+    f"come down, {LR_JUMP:g} times its earlier peak; or, after a resume, {LR_JUMP:g} times higher or {LR_FALL:g} times "
+    f"lower than before, except where a schedule had ended below {LR_RAN_OUT:.1%} of its peak",
 )
 def lr_anomaly(run: RunHistory) -> RuleHit | None:
     """A learning rate that no schedule intends."""
@@ -126,7 +126,7 @@ def _jump_after_descent(points: Points) -> RuleHit | None:
     )
 
 
-@rule("Resumed", "info", "any epoch at which a run that had stopped was resumed")
+@rule("Resumed", "info", "an epoch at which a stopped run was resumed")
 def resumed(run: RunHistory) -> RuleHit | None:
     """The run was stopped and resumed."""
     if not run.resumed_at_epochs:
