@@ -14,17 +14,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.secret_formats import HIDDEN, hide_in_text, is_harmless, is_secret, looks_random
-from mlflow_ddpm.core.secret_names import Suspicion, suspicion
+from mlflow_ddpm.core.secret_names import Suspicion, is_property, suspicion
 from mlflow_ddpm.core.strict_json import plain
 
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
-_PAIR_NAMES, _PAIR_VALUES = ("name", "key", "variable", "header", "label", "id"), ("value", "val", "default")
+_PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter", "id", "type")
+_PAIR_VALUES = ("value", "val", "v", "content", "default")
+_BREAK = "\x1f"  # between the words of a command: white space that no text has
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
-# Of credentials, these are none.
-_DESCRIPTION = re.compile(
-    r"(?:^|_|\b)(?:user(?:name)?|login|host|port|email|type|name|id|region|path|file|provider|url)$", re.IGNORECASE
-)
 
 
 class Redacted(NamedTuple):
@@ -105,7 +103,7 @@ class _Walk:
         if isinstance(value, dict):
             pair = _name_of_pair(value)
             return {
-                self._text(k): self._item(item, k, path, level, pair if k in _PAIR_VALUES else "")
+                self._text(k): self._item(item, k, path, level, pair if k.lower() in _PAIR_VALUES else "")
                 for k, item in value.items()
             }
         if isinstance(value, list):
@@ -123,14 +121,21 @@ class _Walk:
             level = max(level, suspicion(".".join(path.split(".")[-2:])))
         if level is Suspicion.IF_LOGIN and isinstance(item, list):  # (user, password)
             level = Suspicion.IF_MIXED
-        if above is Suspicion.CERTAIN or (above is Suspicion.IF_TEXT and level is Suspicion.NONE):
-            level = Suspicion.NONE if _DESCRIPTION.search(name) else above
+        if above:
+            inherited = above if above >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
+            level = Suspicion.NONE if is_property(name) else max(level, inherited)
         return self.clean(item, path, level)
 
     def _list(self, items: list[Any], path: str, level: Suspicion) -> list[Any]:
         before: list[Any] = ["", *items][: len(items)]
         levels = [max(level, self._level_after(previous, items)) for previous in before]
-        return [self.clean(item, path, own) for item, own in zip(items, levels, strict=True)]
+        clean = [self.clean(item, path, own) for item, own in zip(items, levels, strict=True)]
+        return self._command(clean, path) if len(items) > 1 and all(isinstance(item, str) for item in items) else clean
+
+    def _command(self, words: list[str], path: str) -> list[str]:
+        """Read the items as the words of one command as well: ["sshpass", "-p", "hunter2"]."""
+        clean = self._text(_BREAK.join(words), path).split(_BREAK)
+        return clean if len(clean) == len(words) else [HIDDEN] * len(words)  # a private key, line by line
 
     @staticmethod
     def _level_after(previous: Any, items: list[Any]) -> Suspicion:
@@ -140,10 +145,10 @@ class _Walk:
         if not isinstance(previous, str) or not re.fullmatch(r"-{0,2}[A-Za-z_][\w.\-]{0,60}", previous):
             return Suspicion.NONE
         level = suspicion(previous)
-        if previous.startswith("-"):
-            return level
+        if previous.startswith("-") or level < Suspicion.IF_TEXT:
+            return level if previous.startswith("-") else Suspicion.NONE
         is_pair = len(items) == 2 and previous is items[0]  # noqa: PLR2004 - a name and its value
-        return level if is_pair and level is Suspicion.CERTAIN else Suspicion.NONE
+        return (level if level is Suspicion.CERTAIN else Suspicion.IF_MIXED) if is_pair else Suspicion.NONE
 
     def _hide(self, value: str, path: str, *, is_named: bool) -> str:
         self.names[self._text(path)] = None
@@ -161,7 +166,8 @@ class _Walk:
 
 def _name_of_pair(value: dict[str, Any]) -> str:
     """Return the name in {"name": "HF_PASSWORD", "value": ...}; empty for any other dict."""
-    return next((value[key] for key in _PAIR_NAMES if isinstance(value.get(key), str)), "")
+    lower = {key.lower(): item for key, item in value.items()}
+    return next((lower[key] for key in _PAIR_NAMES if isinstance(lower.get(key), str)), "")
 
 
 def _environment_secrets() -> Iterator[str]:

@@ -29,13 +29,15 @@ def _words(text: str) -> frozenset[str]:
 
 _SECRET = _words(
     "password passwords passwd passwrd passphrase passcode pword pwd pswd psw secret secrets credential credentials "
-    "cred creds authorization bearer jwt totp otp passwort kennwort wachtwoord contraseña contrasena senha parola hasło"
+    "cred creds authorization bearer jwt totp otp psk passkey passwort kennwort wachtwoord lösenord salasana motdepasse mdp "
+    "contraseña contrasena clave senha parola hasło heslo пароль 密码"
 )
 _AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt token")
 _LOGINS = _words("ansible become database db ftp imap ldap mail mongo mysql pg postgres proxy redis root smtp sql sudo")
 # A key or token of these is a credential; of those that follow it may be a column or an index as well.
 _ROLES = _words(
-    "access api auth aws bearer csrf encryption fernet hmac jwt oauth personal private sas secret signing ssh xsrf"
+    "access api auth aws bearer csrf encryption fernet hmac jwt oauth pass personal preshared private sas secret signing "
+    "ssh xsrf"
 )
 _OWNERS = _words(
     "account admin app application bot client consumer deploy installation license login master mfa push refresh "
@@ -50,7 +52,8 @@ _OPENS = _ROLES | _PROVIDERS
 _BEFORE_SECRET = _OPENS | _OWNERS | _LOGINS
 # A trailing word that changes nothing (api_key_str, api_key_prod), as a leading one (X-Token). Digits are no words.
 _DECORATION = _words(
-    "b64 base64 current data default dev live main old plain prod production staging str string test text v val value"
+    "b64 backup base64 ci current data default dev live main new old plain primary prod production ro rw secondary staging "
+    "str string test text tmp v val value"
 )
 _LEADING = _words("my our the x")
 # What follows a secret's noun and names a property of it: token_file, secret_name, password_length.
@@ -63,16 +66,14 @@ _PROPERTIES = _words(
 # A name that begins so counts something or switches it.
 _COUNTS = _words("allow count enable has is max min n need no num number require requires total")
 # Names of tokens in a vocabulary or a transformer; everything that keys a column, a record or a cache.
-_VOCABULARY = _words(
+_DATA = _words(
     "begin blank bos class cls conditioning context dummy empty end eos eot extra fill first image img input last "
     "latent mask max mean next null output pad padding patch pool prefix prompt query register sep special start stop "
-    "suffix task text time timestep trigger unk video vision word"
-)
-_DATA = _words(
+    "suffix task text time timestep trigger unk video vision word "
     "attention batch bucket cache checkpoint ckpt column commit composite config data dataset dedup dict feature file "
-    "foreign group hash idempotency image index item jax join kv label layer lookup message meta metric module monitor "
-    "name natural node object param partition path primary prng public query record registry rng routing row s sample "
-    "search shard sort split state surrogate table target unique"
+    "foreign group hash idempotency index instance item jax join kv label layer lookup message meta metric module monitor "
+    "name natural node object param partition path primary prng public record registry rng routing row s sample "
+    "scene search shard sort split state surrogate table target unique"
 )
 _KEYS = _words("token tok tkn key pat")
 # The last word of a name, the word before it (None: any; "": none), and what that makes of the value.
@@ -82,12 +83,16 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
     (_words("phrase word"), _words("pass recovery seed"), Suspicion.IF_TEXT),
     (_words("passe"), _words("de"), Suspicion.IF_TEXT),  # mot_de_passe
-    (_words("code codes"), _words("access auth backup mfa recovery security verification"), Suspicion.IF_MIXED),
+    (
+        _words("code codes"),
+        _words("access activation auth backup device mfa recovery security unlock verification"),
+        Suspicion.IF_MIXED,
+    ),
     (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
     (_KEYS | _words("tokens keys"), _OPENS, Suspicion.IF_TEXT),
     (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
     (_KEYS, _BEFORE_SECRET, Suspicion.IF_MIXED),
-    (_words("token pass"), frozenset([""]), Suspicion.IF_MIXED),
+    (_words("token tok tkn pass"), frozenset([""]), Suspicion.IF_MIXED),
 )
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
 _GLUED = re.compile(r"(.+?)(passwords?|passwd|passphrase|secret|token|keys?|pwd|pass|pw)")
@@ -101,25 +106,27 @@ def suspicion(name: str) -> Suspicion:
     ['CERTAIN', 'IF_TEXT', 'NONE', 'NONE']
     """
     words = [word for part in _PARTS.findall(name) for word in _unglue(part.lower())]
-    while words and words[-1] in _DECORATION:
-        words.pop()
     while words and words[0] in _LEADING:
         words.pop(0)
     if not words or words[0] in _COUNTS:
         return Suspicion.NONE
-    if words[-1] in _PROVIDERS and words[0] in ("token", "tokens", "key", "keys", "password", "secret"):
+    if words[0] in _KEYS | _words("tokens keys password secret") and words[-1] in _OPENS:
         words = [*words[1:], words[0]]  # token_hf
     if "webhook" in words[-2:] and words[-1] in ("webhook", "url", "uri"):
         return Suspicion.IF_TEXT
     if words[-3:] == ["access", "key", "id"]:
         return Suspicion.IF_TEXT
-    if words[-1] in _PROPERTIES:
+    while words and words[-1] in _DECORATION:
+        words.pop()
+    if not words or is_property(words[-1]):
         return Suspicion.NONE
-    places = [place for place, word in enumerate(words) if word in _SECRET]
-    if places:
-        follows_noun = (_AFTER_SECRET | _BEFORE_SECRET).issuperset(words[places[-1] + 1 :])
-        return Suspicion.CERTAIN if follows_noun else Suspicion.IF_RANDOM
-    return _of_noun(words[-1], words[-2] if len(words) > 1 else "", words)
+    return max(_of_place(words, place) for place in range(len(words)))
+
+
+def is_property(name: str) -> bool:
+    """Say whether a name is of what surrounds a credential, and opens nothing: ``host``, ``token_file``, ``user_id``."""
+    words = _PARTS.findall(name)
+    return bool(words) and words[-1].lower() in _PROPERTIES
 
 
 def _unglue(word: str) -> list[str]:
@@ -132,10 +139,14 @@ def _unglue(word: str) -> list[str]:
     return [match[1], match[2]]
 
 
-def _of_noun(noun: str, before: str, words: list[str]) -> Suspicion:
-    """Judge by the last word and the one before it; the first row that fits decides."""
-    for nouns, qualifiers, level in _NOUNS:
-        if noun in nouns and (qualifiers is None or before in qualifiers):
-            return level
-    names_datum = _VOCABULARY if noun in ("token", "tok", "tkn") else _DATA
-    return Suspicion.IF_RANDOM if noun in _KEYS and not names_datum.intersection(words) else Suspicion.NONE
+def _of_place(words: list[str], place: int) -> Suspicion:
+    """Judge by one word and what stands around it; the first row that fits its noun decides."""
+    noun, before, after = words[place], words[place - 1] if place else "", words[place + 1 :]
+    if noun in _SECRET:
+        return Suspicion.CERTAIN if (_AFTER_SECRET | _BEFORE_SECRET).issuperset(after) else Suspicion.IF_RANDOM
+    fits = (
+        level for nouns, qualifiers, level in _NOUNS if noun in nouns and (qualifiers is None or before in qualifiers)
+    )
+    is_datum = noun not in _KEYS | _words("tokens keys") or _DATA.intersection(words)
+    level = next(fits, Suspicion.NONE if is_datum else Suspicion.IF_RANDOM)
+    return min(level, Suspicion.IF_RANDOM) if after else level
