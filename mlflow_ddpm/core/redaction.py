@@ -127,6 +127,8 @@ class _Walk:
         return self.clean(item, path, level)
 
     def _list(self, items: list[Any], path: str, level: Suspicion) -> list[Any]:
+        if any(isinstance(item, str) and "PRIVATE KEY-----" in item for item in items):  # a key, line by line
+            level = Suspicion.CERTAIN
         before: list[Any] = ["", *items][: len(items)]
         levels = [max(level, self._level_after(previous, items)) for previous in before]
         clean = [self.clean(item, path, own) for item, own in zip(items, levels, strict=True)]
@@ -135,7 +137,7 @@ class _Walk:
     def _command(self, words: list[str], path: str) -> list[str]:
         """Read the items as the words of one command as well: ["sshpass", "-p", "hunter2"]."""
         clean = self._text(_BREAK.join(words), path).split(_BREAK)
-        return clean if len(clean) == len(words) else [HIDDEN] * len(words)  # a private key, line by line
+        return clean if len(clean) == len(words) else words
 
     @staticmethod
     def _level_after(previous: Any, items: list[Any]) -> Suspicion:

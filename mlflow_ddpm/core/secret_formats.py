@@ -18,9 +18,9 @@ _RUN_LENGTH, _WORD_LENGTH = 16, 24  # letters and digits without a break that a 
 # No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
 # variable ($X, {{ x }}), a call, a path.
 _HARMLESS = re.compile(
-    r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{?.*|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
+    r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
     r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
-    r"(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\(.*|(?:env|vault|op|arn|file|keyring):.*|"
+    r"(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
     r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
     re.IGNORECASE | re.DOTALL,
 )
@@ -40,6 +40,8 @@ def looks_random(text: str) -> bool:
     """Say whether a text looks generated; ``vit-base-patch16-224`` and ``UNet2DConditionModel`` do not."""
     letters = "".join(_RUN.findall(text))
     if re.search(r"\s", text) or letters.isdecimal() or not re.search(r"[A-Za-z0-9]{12}", text):
+        return False
+    if re.fullmatch(r"[a-z0-9_.\-]+(?:/[a-z0-9_.\-]+)+", text):  # a path: base64 has capitals
         return False
     if re.search(r"(?=\D*(?:\d\D*){3})(?:[a-z0-9]{20}|[A-Z0-9]{20})", text):
         return True
@@ -77,8 +79,14 @@ def _always(_: Match) -> bool:
     return True
 
 
+def _suspicion(match: Match) -> Suspicion:
+    """Take the word before a name with it: ``api key = abc123``."""
+    groups = match.groupdict()
+    return max(suspicion(match["name"]), suspicion(f"{groups.get('before') or ''} {match['name']}"))
+
+
 def _named(match: Match) -> bool:
-    return is_secret(match["secret"], suspicion(match["name"]))
+    return is_secret(match["secret"], _suspicion(match))
 
 
 def _in_query(match: Match) -> bool:
@@ -88,7 +96,7 @@ def _in_query(match: Match) -> bool:
 
 def _after_colon(match: Match) -> bool:
     """Read ``token: abc`` as a setting where it is a line, and elsewhere as words of a sentence."""
-    level, text, (start, end) = suspicion(match["name"]), match.string, match.span()
+    level, text, (start, end) = _suspicion(match), match.string, match.span()
     is_at_start = not text[text.rfind("\n", 0, start) + 1 : start].strip(" -{\"'")
     is_at_end = _END.match(text, end) is not None
     if not is_at_end or (level < Suspicion.CERTAIN and not is_at_start):
@@ -103,17 +111,28 @@ def _after_name(match: Match) -> bool:
 
 def _in_sentence(match: Match) -> bool:
     """Read ``the API_TOKEN is abc123``, but neither ``the token is missing`` nor ``key 'conv1' is missing``."""
-    level = suspicion(match["name"])
+    level = _suspicion(match)
     most = Suspicion.IF_MIXED if level >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
     return is_secret(match["secret"], min(level, most))
+
+
+def _after_words(match: Match) -> bool:
+    """Read ``Incorrect API key provided: abc123``; after an ambiguous noun, as ``token`` is, a word is none."""
+    level = _suspicion(match)
+    return _mixed(match) if level >= Suspicion.IF_TEXT else level >= Suspicion.IF_MIXED and _random(match)
+
+
+def _random(match: Match) -> bool:
+    return looks_random(match["secret"])
 
 
 def _mixed(match: Match) -> bool:
     return is_secret(match["secret"], Suspicion.IF_MIXED)
 
 
-def _with_digit(match: Match) -> bool:
-    return re.search(r"\d", match["secret"]) is not None
+def _in_path(match: Match) -> bool:
+    """Take the part of an address that a service has made up; ``hooks/tree/v1`` is none."""
+    return any(re.search(r"\d", part) for part in re.findall(r"[\w\-]{10,}", match["secret"]))
 
 
 def _login(match: Match) -> bool:
@@ -132,24 +151,34 @@ def _basic(match: Match) -> bool:
 def _issued(match: Match) -> bool:
     """Take what follows an issuer's prefix if it is no words: ``hf_internal_testing_model`` is no token."""
     runs = [run for run in _RUN.findall(match["tail"]) if len(run) >= _RUN_LENGTH]
-    is_mixed = len(match["tail"]) >= _RUN_LENGTH and all(re.search(c, match["tail"]) for c in ("[a-z]", "[A-Z]", r"\d"))
-    return is_mixed or any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
+    return _generated(match) or any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
+
+
+def _generated(match: Match) -> bool:
+    """Take small letters, capitals and digits, mixed: no checksum and no name has all three so long."""
+    return len(match["tail"]) >= _RUN_LENGTH and all(re.search(c, match["tail"]) for c in ("[a-z]", "[A-Z]", r"\d"))
 
 
 _NAME = r"(?P<name>[A-Za-z_][\w.\-]{0,60})"
 _START = r"(?<![\w.\-/\\])"
-_QUOTED = r"\\?(?P<q>['\"])(?P<secret>(?:(?!(?P=q)).)+)"
-_BARE = r"(?P<secret>[^\s,;&'\"<>]+)"
+_NOUN = rf"{_START}(?:(?P<before>[A-Za-z]{{2,15}})[ ])?-{{0,2}}{_NAME}"  # "access key" as well as "access_key"
+_BARE = r"[^\s,;&'\"<>]+"
+_TEXT = r"(?:(?!(?P=q)).)+"  # up to the quote that it began with
+_QUOTED = rf"\\?(?P<q>['\"])(?P<secret>{_TEXT})"
+_VALUE = rf"(?:\\?(?P<q>['\"]))?(?P<secret>(?(q){_TEXT}|{_BARE}))"
 _PREFIXES = (
-    r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|hf_|api_org_|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|d[o]p_v1_|r8_|gsk_|"
+    r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|hf_|api_org_|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|do[a-z]_v1_|r8_|gsk_|"
     r"xai-|nvapi-|pplx-|AIza|ya29\.|GOCSPX-|SG\.|shp[a-z]{2}_|lin_api_|ntn_|secret_|figd_|PMAK-|gl[sc]a?_|NRAK-|"
     r"hv[sb]\.|ATATT3|dckr_pat_|sbp_|sb_secret_|lsv2_[a-z]{2}_|pcsk_|tvly-|rubygems_|sntry[a-z]_|dp\.[a-z]{2}\.|"
-    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|AKCp|CFPAT-|dapi"
+    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|CFPAT-|dapi"
 )
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
 _PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
-_SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|ApiKey|Negotiate|AWS4[\w\-]*)\s+)?)"
+_SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?)"
+# Programs whose short option takes a password; 7z and mysql take it without a space.
+_PROGRAMS = r"(?:sshpass|\w*login|mysql\w*|mariadb\w*|mongo\w*|mosquitto_\w+|redis-cli|ldap\w+|sqlcmd|plink|pscp|7za?|(?:un)?zip|openssl)"
+_CREDENTIAL_CALL = r"(?:\w{0,40}(?:Auth|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
 # Everything that repeats is bounded, or starts at the start of a word: a long text takes time in proportion.
 _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, rf"(?s:(?P<secret>{_PEM}))"),
@@ -162,15 +191,15 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         ),
     ),
     (_mixed, r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})@(?:localhost|[\w\-]+\.[\w\-.]+)"),
+    (_mixed, r"(?m:^[^\s:/]{1,100}:(?:\d{2,5}|\*):[^\s:/]{1,60}:[^\s:/]{1,60}:(?P<secret>\S{1,200})$)"),  # .pgpass
     # webhooks: the path is the secret
+    (_always, r"(?i:https?://(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]+/(?P<secret>[^\s'\"<>]*\d[^\s'\"<>]{5,}))"),
+    (_in_path, r"(?i:https?://[^\s?]{1,100}?/(?:(?:web)?hook(?:s|b2)?/|bot(?=\d))(?P<secret>[^\s'\"<>]{6,}))"),
     (
-        _with_digit,
-        (
-            r"(?i:https?://(?:(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]+/|[^\s?]{1,100}?/(?:web)?hook(?:s|b2)?/|"
-            r"api\.telegram\.org/bot)(?P<secret>[^\s'\"<>]{6,}))"
-        ),
+        _random,
+        r"(?i:https?://[^\s?]{1,100}?/(?:api-?keys?|keys?|tokens?|secrets?|integration)/(?P<secret>[^\s/?#'\"<>]{16,}))",
     ),
-    (_in_query, rf"[?&]{_NAME}=(?P<secret>[^&#\s'\"]+)"),
+    (_in_query, rf"[?&#]{_NAME}=(?P<secret>[^&#\s'\"]+)"),
     # headers whose whole line is the secret
     (_always, r"(?i:\b(?:Set-)?Cookie['\"]?\s*:\s*['\"]?(?P<secret>[^\s=;'\"]+=[^\n'\"]+))"),
     (_mixed, rf"(?i:\bAuthorization['\"]?\s*[:=]\s*['\"]?{_SCHEMES}(?P<secret>(?!\*\*\*)[^\s'\"][^\n'\"]*))"),
@@ -186,27 +215,46 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     ),
     # "password": "..." and password='...', as JSON, Python and shells write them; password: '...' in YAML
     (_named, rf"{_START}(?P<n>\\?['\"]){_NAME}(?P=n)\]?\s{{0,9}}[:=]\s{{0,9}}{_QUOTED}"),
-    (_named, rf"{_START}{_NAME}\s{{0,9}}=\s{{0,9}}{_QUOTED}"),
-    (_named, rf"{_START}-{{0,2}}{_NAME}(?:=(?!\s)|\s=\s){_BARE}"),
-    (_after_colon, rf"{_START}{_NAME}:\s{{0,9}}{_QUOTED}"),
-    (_after_colon, rf"{_START}{_NAME}['\"]?:\s{{0,9}}{_BARE}"),
+    (
+        _named,
+        rf"{_NOUN}(?:=(?!\s)|\s{{1,9}}=\s{{1,9}}|=\s{{1,9}}(?=['\"])|\s{{1,9}}=(?=['\"])){_VALUE}",
+    ),
+    (_after_colon, rf"{_NOUN}['\"]?:[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
     (_named, rf"<{_NAME}>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
+    (_always, rf"{_CREDENTIAL_CALL}\((?:[^()]{{1,80}},\s?)?{_QUOTED}"),
     # command lines, also as Python shows a list
     (_named, rf"(?P<n>['\"])--?{_NAME}(?P=n),\s?{_QUOTED}"),
-    (_named, rf"(?<!\S)--?{_NAME}\s+(?!-){_BARE}"),
-    (_after_name, rf"(?:^|\s)(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+)\s+{_BARE}"),
+    (_named, rf"(?<!\S)--?{_NAME}\s+(?!-){_VALUE}"),
+    (_after_name, rf"(?:^|\s)(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|[a-z]+_[a-z_]+)\s+(?![A-Z0-9]+_){_VALUE}"),
     (_always, r"(?<!\S)(?:-[uU]|--user|--proxy-user)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)"),
-    (_mixed, r"\b(?:sshpass|login|mysql\w*|mongo\w*|redis-cli)\b[^|;\n]{0,80}?\s-[pa]\s?(?P<secret>[^\s\-]\S*)"),
+    (_mixed, rf"\b{_PROGRAMS}\b[^|;\n]{{0,80}}?\s-[pPawk]\s?{_VALUE}"),
+    (_random, rf"\b(?:login|\w{{0,20}}auth\w{{0,20}}(?::token)?)\s+(?:--?[\w\-]{{1,30}}\s+){{0,3}}{_VALUE}"),
+    (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:stdin|\bsudo\s+-S)\b"),
     # sentences
     (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY)\s+(?:is\s+)?{_QUOTED})"),
-    (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?{_BARE})"),
-    (_in_sentence, rf"{_START}{_NAME}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
-    (_in_sentence, rf"{_START}{_NAME}\s+(?:is|was|->|=>|:=)\s+{_BARE}"),
-    # what issuers give out; then Slack, AWS, Twilio and Mailgun, JSON web tokens, Telegram, Discord
+    (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?(?P<secret>{_BARE}))"),
+    (_in_sentence, rf"{_NOUN}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
+    (_in_sentence, rf"{_NOUN}\s+(?:is|was|->|=>|:=)\s+(?P<secret>{_BARE})"),
+    (
+        _after_words,
+        (
+            r"(?i:\b(?:(?P<before>[a-z]{2,15})[ _\-])?(?P<name>\w{0,30}(?:key|token|secret|pass\w{0,8}|pwd|credential)s?))\s+"
+            rf"(?:[a-z]{{2,12}}:?\s+){{0,3}}[\[(]?{_VALUE}"
+        ),
+    ),
+    # what issuers give out; then AWS, Twilio and Mailgun, JSON web tokens, Telegram, Discord, hashes of passwords
     (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{_PREFIXES})(?P<tail>[\w.\-]{{10,}}))"),
+    (
+        _generated,
+        (
+            r"(?<![\w\-./\\])(?P<secret>[A-Za-z]{2,12}\d?(?:[_\-][A-Za-z0-9]{1,6}){0,2}[_\-.]"
+            r"(?P<tail>[A-Za-z0-9]{24,}))(?![.\w\-]*\.\w{2,11}\b)"
+        ),
+    ),
     (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-)[0-9a-f]{32})\b"),
-    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)?|eyJ[\w\-]{60,}=*)"),
+    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
     (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{35}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
+    (_always, r"(?P<secret>\$(?:2[abxy]|[1567y]|apr1|argon2\w{1,2}|scrypt|pbkdf2[\w\-]*)\$[\w./$,=+\-]{20,})"),
 )
 _COMPILED = tuple((rule, re.compile(pattern)) for rule, pattern in _RULES)
 

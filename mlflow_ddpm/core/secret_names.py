@@ -32,8 +32,10 @@ _SECRET = _words(
     "cred creds authorization bearer jwt totp otp psk passkey passwort kennwort wachtwoord lösenord salasana motdepasse mdp "
     "contraseña contrasena clave senha parola hasło heslo пароль 密码"
 )
-_AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt token")
-_LOGINS = _words("ansible become database db ftp imap ldap mail mongo mysql pg postgres proxy redis root smtp sql sudo")
+_AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt seed token")
+_LOGINS = _words(
+    "ansible become database db ftp imap ldap mail mongo mysql pg postgres proxy redis root sftp smtp sql sudo"
+)
 # A key or token of these is a credential; of those that follow it may be a column or an index as well.
 _ROLES = _words(
     "access api auth aws bearer csrf encryption fernet hmac jwt oauth pass personal preshared private sas secret signing "
@@ -56,6 +58,7 @@ _DECORATION = _words(
     "str string test text tmp v val value"
 )
 _LEADING = _words("my our the x")
+_PREPOSITIONS = _words("for of")  # token_for_hub
 # What follows a secret's noun and names a property of it: token_file, secret_name, password_length.
 _PROPERTIES = _words(
     "algorithm class count dim dir directory email enabled endpoint env expires expiry field file folder format free "
@@ -82,6 +85,7 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("auth basic login"), None, Suspicion.IF_LOGIN),
     (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
     (_words("phrase word"), _words("pass recovery seed"), Suspicion.IF_TEXT),
+    (_words("seed"), _words("mfa recovery wallet"), Suspicion.IF_TEXT),
     (_words("passe"), _words("de"), Suspicion.IF_TEXT),  # mot_de_passe
     (
         _words("code codes"),
@@ -89,10 +93,12 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
         Suspicion.IF_MIXED,
     ),
     (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
+    (_words("code"), _words("pin"), Suspicion.CERTAIN),
     (_KEYS | _words("tokens keys"), _OPENS, Suspicion.IF_TEXT),
     (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
     (_KEYS, _BEFORE_SECRET, Suspicion.IF_MIXED),
     (_words("token tok tkn pass"), frozenset([""]), Suspicion.IF_MIXED),
+    (_words("pass csrf xsrf sessionid jsessionid phpsessid"), None, Suspicion.IF_RANDOM),
 )
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
 _GLUED = re.compile(r"(.+?)(passwords?|passwd|passphrase|secret|token|keys?|pwd|pass|pw)")
@@ -110,7 +116,8 @@ def suspicion(name: str) -> Suspicion:
         words.pop(0)
     if not words or words[0] in _COUNTS:
         return Suspicion.NONE
-    if words[0] in _KEYS | _words("tokens keys password secret") and words[-1] in _OPENS:
+    words = words[: next((place for place, word in enumerate(words) if place and word in _PREPOSITIONS), None)]
+    if words[0] in _KEYS | _words("tokens keys password secret") and words[-1] in _OPENS - _words("vault"):
         words = [*words[1:], words[0]]  # token_hf
     if "webhook" in words[-2:] and words[-1] in ("webhook", "url", "uri"):
         return Suspicion.IF_TEXT
