@@ -19,7 +19,7 @@ from mlflow_ddpm.core.strict_json import plain
 
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
-_PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter", "id", "type")
+_PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter")
 _PAIR_VALUES = ("value", "val", "v", "content", "default")
 _BREAK = "\x1f"  # between the words of a command: white space that no text has
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
@@ -147,10 +147,12 @@ class _Walk:
         if not isinstance(previous, str) or not re.fullmatch(r"-{0,2}[A-Za-z_][\w.\-]{0,60}", previous):
             return Suspicion.NONE
         level = suspicion(previous)
-        if previous.startswith("-") or level < Suspicion.IF_TEXT:
-            return level if previous.startswith("-") else Suspicion.NONE
-        is_pair = len(items) == 2 and previous is items[0]  # noqa: PLR2004 - a name and its value
-        return (level if level is Suspicion.CERTAIN else Suspicion.IF_MIXED) if is_pair else Suspicion.NONE
+        if previous.startswith("-"):
+            return level
+        is_pair = len(items) == 2 and previous is items[0]  # noqa: PLR2004 - a name and its value, or two names
+        if not is_pair or level < Suspicion.IF_TEXT or _is_name(items[1]):
+            return Suspicion.NONE
+        return level if level is Suspicion.CERTAIN else Suspicion.IF_MIXED
 
     def _hide(self, value: str, path: str, *, is_named: bool) -> str:
         self.names[self._text(path)] = None
@@ -166,10 +168,16 @@ class _Walk:
         return clean
 
 
+def _is_name(value: Any) -> bool:
+    """Say whether a value is itself a credential's name, as in a list of names."""
+    return isinstance(value, str) and value.isidentifier() and bool(suspicion(value))
+
+
 def _name_of_pair(value: dict[str, Any]) -> str:
     """Return the name in {"name": "HF_PASSWORD", "value": ...}; empty for any other dict."""
-    lower = {key.lower(): item for key, item in value.items()}
-    return next((lower[key] for key in _PAIR_NAMES if isinstance(lower.get(key), str)), "")
+    texts = {key.lower(): item for key, item in value.items() if isinstance(item, str)}
+    kinds = [texts[key] for key in ("id", "type") if suspicion(texts.get(key, "")) >= Suspicion.IF_TEXT]
+    return max([texts[key] for key in _PAIR_NAMES if key in texts] + kinds, key=suspicion, default="")
 
 
 def _environment_secrets() -> Iterator[str]:

@@ -20,7 +20,7 @@ _RUN_LENGTH, _WORD_LENGTH = 16, 24  # letters and digits without a break that a 
 _HARMLESS = re.compile(
     r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
     r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
-    r"(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
+    r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
     r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
     re.IGNORECASE | re.DOTALL,
 )
@@ -117,9 +117,12 @@ def _in_sentence(match: Match) -> bool:
 
 
 def _after_words(match: Match) -> bool:
-    """Read ``Incorrect API key provided: abc123``; after an ambiguous noun, as ``token`` is, a word is none."""
-    level = _suspicion(match)
-    return _mixed(match) if level >= Suspicion.IF_TEXT else level >= Suspicion.IF_MIXED and _random(match)
+    """Read ``Incorrect API key provided: abc123`` and ``access key aB3$d``, but not ``access key rotation``."""
+    if _suspicion(match) < Suspicion.IF_MIXED:
+        return False
+    is_odd = all(re.search(c, match["secret"]) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
+    is_given = match["words"].rstrip().endswith(":") if match["words"] else is_odd
+    return _random(match) or (is_given and _suspicion(match) >= Suspicion.IF_TEXT and _mixed(match))
 
 
 def _random(match: Match) -> bool:
@@ -131,8 +134,9 @@ def _mixed(match: Match) -> bool:
 
 
 def _in_path(match: Match) -> bool:
-    """Take the part of an address that a service has made up; ``hooks/tree/v1`` is none."""
-    return any(re.search(r"\d", part) for part in re.findall(r"[\w\-]{10,}", match["secret"]))
+    """Take the part of an address that a service has made up; ``hooks/tree/v1`` and ``hooks/usestate18`` are none."""
+    parts = re.findall(r"\w{10,}", match["secret"])
+    return "-4" in match["secret"] or any(not re.fullmatch(r"[A-Za-z_]+\d{0,4}", part) for part in parts)
 
 
 def _login(match: Match) -> bool:
@@ -152,6 +156,10 @@ def _issued(match: Match) -> bool:
     """Take what follows an issuer's prefix if it is no words: ``hf_internal_testing_model`` is no token."""
     runs = [run for run in _RUN.findall(match["tail"]) if len(run) >= _RUN_LENGTH]
     return _generated(match) or any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
+
+
+def _generated_tail(match: Match) -> bool:
+    return _generated(match) and looks_random(match["tail"])
 
 
 def _generated(match: Match) -> bool:
@@ -177,8 +185,12 @@ _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
 _PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
 _SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?)"
 # Programs whose short option takes a password; 7z and mysql take it without a space.
-_PROGRAMS = r"(?:sshpass|\w*login|mysql\w*|mariadb\w*|mongo\w*|mosquitto_\w+|redis-cli|ldap\w+|sqlcmd|plink|pscp|7za?|(?:un)?zip|openssl)"
-_CREDENTIAL_CALL = r"(?:\w{0,40}(?:Auth|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
+_PROGRAMS = (
+    r"(?:sshpass|\w*login|mysql\w*|mariadb\w*|mongo\w*|mosquitto_\w+|redis-cli|ldap\w+|sqlcmd|plink|pscp|7za?|openssl)"
+)
+_CREDENTIAL_CALL = (
+    r"(?:\w{0,40}(?:Auth(?=\([^()]{1,80},)|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
+)
 # Everything that repeats is bounded, or starts at the start of a word: a long text takes time in proportion.
 _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, rf"(?s:(?P<secret>{_PEM}))"),
@@ -217,7 +229,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_named, rf"{_START}(?P<n>\\?['\"]){_NAME}(?P=n)\]?\s{{0,9}}[:=]\s{{0,9}}{_QUOTED}"),
     (
         _named,
-        rf"{_NOUN}(?:=(?!\s)|\s{{1,9}}=\s{{1,9}}|=\s{{1,9}}(?=['\"])|\s{{1,9}}=(?=['\"])){_VALUE}",
+        rf"{_NOUN}(?:=(?![\s=])|\s{{1,9}}=\s{{1,9}}|=\s{{1,9}}(?=['\"])|\s{{1,9}}=(?=['\"])){_VALUE}",
     ),
     (_after_colon, rf"{_NOUN}['\"]?:[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
     (_named, rf"<{_NAME}>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
@@ -227,9 +239,9 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_named, rf"(?<!\S)--?{_NAME}\s+(?!-){_VALUE}"),
     (_after_name, rf"(?:^|\s)(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|[a-z]+_[a-z_]+)\s+(?![A-Z0-9]+_){_VALUE}"),
     (_always, r"(?<!\S)(?:-[uU]|--user|--proxy-user)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)"),
-    (_mixed, rf"\b{_PROGRAMS}\b[^|;\n]{{0,80}}?\s-[pPawk]\s?{_VALUE}"),
+    (_mixed, rf"\b(?:{_PROGRAMS}\b[^|;\n]{{0,80}}?\s-[pPawk]|(?:un)?zip\b[^|;\n]{{0,80}}?\s-P)\s?{_VALUE}"),
     (_random, rf"\b(?:login|\w{{0,20}}auth\w{{0,20}}(?::token)?)\s+(?:--?[\w\-]{{1,30}}\s+){{0,3}}{_VALUE}"),
-    (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:stdin|\bsudo\s+-S)\b"),
+    (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:-stdin|\bsudo\s+-S)\b"),
     # sentences
     (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY)\s+(?:is\s+)?{_QUOTED})"),
     (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?(?P<secret>{_BARE}))"),
@@ -239,13 +251,13 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _after_words,
         (
             r"(?i:\b(?:(?P<before>[a-z]{2,15})[ _\-])?(?P<name>\w{0,30}(?:key|token|secret|pass\w{0,8}|pwd|credential)s?))\s+"
-            rf"(?:[a-z]{{2,12}}:?\s+){{0,3}}[\[(]?{_VALUE}"
+            rf"(?P<words>(?:[a-z]{{2,12}}:?\s){{0,3}})\s{{0,9}}[\[(]?{_VALUE}"
         ),
     ),
     # what issuers give out; then AWS, Twilio and Mailgun, JSON web tokens, Telegram, Discord, hashes of passwords
     (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{_PREFIXES})(?P<tail>[\w.\-]{{10,}}))"),
     (
-        _generated,
+        _generated_tail,
         (
             r"(?<![\w\-./\\])(?P<secret>[A-Za-z]{2,12}\d?(?:[_\-][A-Za-z0-9]{1,6}){0,2}[_\-.]"
             r"(?P<tail>[A-Za-z0-9]{24,}))(?![.\w\-]*\.\w{2,11}\b)"
