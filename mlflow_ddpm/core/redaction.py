@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.secret_formats import HIDDEN, hide_in_text, is_harmless, is_secret, looks_random
-from mlflow_ddpm.core.secret_names import Suspicion, is_property, suspicion
+from mlflow_ddpm.core.secret_formats import HIDDEN, hide_in_text
+from mlflow_ddpm.core.secret_names import Suspicion, is_harmless, is_property, is_secret, looks_random, suspicion
 from mlflow_ddpm.core.strict_json import plain
 
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
@@ -119,8 +119,6 @@ class _Walk:
         level = suspicion(pair or name)
         if level is not Suspicion.CERTAIN and not pair and name.isalpha():  # {"smtp": {"pass": ...}}
             level = max(level, suspicion(".".join(path.split(".")[-2:])))
-        if level is Suspicion.IF_LOGIN and isinstance(item, list):  # (user, password)
-            level = Suspicion.IF_MIXED
         if above:
             inherited = above if above >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
             level = Suspicion.NONE if is_property(name) else max(level, inherited)
@@ -129,6 +127,8 @@ class _Walk:
     def _list(self, items: list[Any], path: str, level: Suspicion) -> list[Any]:
         if any(isinstance(item, str) and "PRIVATE KEY-----" in item for item in items):  # a key, line by line
             level = Suspicion.CERTAIN
+        if level is Suspicion.IF_LOGIN and len(items) == 2 and not re.fullmatch("[a-z]*", str(items[1])):  # noqa: PLR2004
+            return [self.clean(items[0], path), self.clean(items[1], path, Suspicion.IF_TEXT)]  # a user and a password
         before: list[Any] = ["", *items][: len(items)]
         levels = [max(level, self._level_after(previous, items)) for previous in before]
         clean = [self.clean(item, path, own) for item, own in zip(items, levels, strict=True)]

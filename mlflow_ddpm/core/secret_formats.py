@@ -5,71 +5,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 
-from mlflow_ddpm.core.secret_names import Suspicion, suspicion
+from mlflow_ddpm.core.secret_names import Suspicion, is_secret, looks_random, suspicion
 
 HIDDEN = "***"
-_MIXED_LENGTH = 5
-_RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases and digits more often than words do
+_NESTED_LENGTH = 400  # a longer value is not read again for what is in it, so that time stays in proportion
 _RUN_LENGTH, _WORD_LENGTH = 16, 24  # letters and digits without a break that a token has and a word has not
 
-# No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
-# variable ($X, {{ x }}), a call, a path.
-_HARMLESS = re.compile(
-    r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
-    r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
-    r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
-    r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
-    re.IGNORECASE | re.DOTALL,
-)
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _PROSE = re.compile(
     r"(?:required|missing|invalid|incorrect|wrong|must|not|is|was|expected|expired|got|unexpected)\b", re.IGNORECASE
 )
 _END = re.compile(r"[ \"']*(?:\Z|[\n#,;})])")
-
-
-def is_harmless(value: str) -> bool:
-    """Say whether a text is no credential whatever it is called: a path, a switch, a reference to a variable."""
-    return _HARMLESS.fullmatch(value) is not None
-
-
-def looks_random(text: str) -> bool:
-    """Say whether a text looks generated; ``vit-base-patch16-224`` and ``UNet2DConditionModel`` do not."""
-    letters = "".join(_RUN.findall(text))
-    if re.search(r"\s", text) or letters.isdecimal() or not re.search(r"[A-Za-z0-9]{12}", text):
-        return False
-    if re.fullmatch(r"[a-z0-9_.\-]+(?:/[a-z0-9_.\-]+)+", text):  # a path: base64 has capitals
-        return False
-    if re.search(r"(?=\D*(?:\d\D*){3})(?:[a-z0-9]{20}|[A-Z0-9]{20})", text):
-        return True
-    changes = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", letters)
-    return len(letters) >= _RANDOM_LENGTH and len(letters) < _RANDOM_WORD * len(changes)
-
-
-def _is_mixed(text: str) -> bool:
-    """Say whether a text is more than words and numbers: ``hunter2`` and ``p@ssword`` are, ``resnet-50`` is not."""
-    parts = re.split(r"[\s_.,:;\-/()=]+", text)
-    return any(
-        len(part) >= _MIXED_LENGTH and re.search(r"[A-Za-z]", part) and re.search(r"[\d!@#$%^*+~?&]", part)
-        for part in parts
-    )
-
-
-def is_secret(value: str, level: Suspicion) -> bool:
-    """Say whether a text under a name of this suspicion is a credential."""
-    if level is Suspicion.NONE or is_harmless(value):
-        return False
-    if level is Suspicion.CERTAIN:
-        return True
-    if level is Suspicion.IF_TEXT:
-        return not re.fullmatch(r"[\d.\-+]{1,6}", value)
-    if level is Suspicion.IF_MIXED:
-        return _is_mixed(value) or looks_random(value)
-    is_login = level is Suspicion.IF_LOGIN and re.fullmatch(r"[^\s:/]{1,100}:(?!\d+$)[^\s/]{4,}", value)
-    return bool(is_login) or looks_random(value)
 
 
 Match = re.Match[str]  # its group "secret" may be a credential; "name" is what it is called
@@ -99,6 +47,8 @@ def _after_colon(match: Match) -> bool:
     level, text, (start, end) = _suspicion(match), match.string, match.span()
     is_at_start = not text[text.rfind("\n", 0, start) + 1 : start].strip(" -{\"'")
     is_at_end = _END.match(text, end) is not None
+    if text[start - 1 : start] == ":":  # a part of a longer name: arn:aws:...:secret:name
+        return False
     if not is_at_end or (level < Suspicion.CERTAIN and not is_at_start):
         level = min(level, Suspicion.IF_MIXED)
     return not _PROSE.match(match["secret"]) and is_secret(match["secret"], level)
@@ -178,19 +128,18 @@ _PREFIXES = (
     r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|hf_|api_org_|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|do[a-z]_v1_|r8_|gsk_|"
     r"xai-|nvapi-|pplx-|AIza|ya29\.|GOCSPX-|SG\.|shp[a-z]{2}_|lin_api_|ntn_|secret_|figd_|PMAK-|gl[sc]a?_|NRAK-|"
     r"hv[sb]\.|ATATT3|dckr_pat_|sbp_|sb_secret_|lsv2_[a-z]{2}_|pcsk_|tvly-|rubygems_|sntry[a-z]_|dp\.[a-z]{2}\.|"
-    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|CFPAT-|dapi"
+    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|"
+    r"CFPAT-|dapi|atlasv1\."
 )
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
 _PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
 _SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?)"
-# Programs whose short option takes a password; 7z and mysql take it without a space.
+# Programs whose short option takes a password, with a space or without.
 _PROGRAMS = (
     r"(?:sshpass|\w*login|mysql\w*|mariadb\w*|mongo\w*|mosquitto_\w+|redis-cli|ldap\w+|sqlcmd|plink|pscp|7za?|openssl)"
 )
-_CREDENTIAL_CALL = (
-    r"(?:\w{0,40}(?:Auth(?=\([^()]{1,80},)|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
-)
+_CREDENTIAL_CALL = r"(?i:(?:Auth(?=\([^()]{1,80},)|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
 # Everything that repeats is bounded, or starts at the start of a word: a long text takes time in proportion.
 _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, rf"(?s:(?P<secret>{_PEM}))"),
@@ -202,7 +151,11 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             r"(?P<secret>[^/\s]{1,500}|[^/\s:@]{0,100}:(?!\d{1,5}/)[^\s'\"]{1,500})@"
         ),
     ),
-    (_mixed, r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})@(?:localhost|[\w\-]+\.[\w\-.]+)"),
+    (
+        _mixed,
+        r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})@(?:localhost|[\w\-]+(?:\.[\w\-.]+|:\d{2,5}))",
+    ),
+    (_always, r"(?:\boracle:\w{1,9}:|\bsqlplus\s+)\w{1,60}/(?P<secret>[^\s@]{1,100})@"),
     (_mixed, r"(?m:^[^\s:/]{1,100}:(?:\d{2,5}|\*):[^\s:/]{1,60}:[^\s:/]{1,60}:(?P<secret>\S{1,200})$)"),  # .pgpass
     # webhooks: the path is the secret
     (_always, r"(?i:https?://(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]+/(?P<secret>[^\s'\"<>]*\d[^\s'\"<>]{5,}))"),
@@ -234,23 +187,29 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_after_colon, rf"{_NOUN}['\"]?:[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
     (_named, rf"<{_NAME}>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
     (_always, rf"{_CREDENTIAL_CALL}\((?:[^()]{{1,80}},\s?)?{_QUOTED}"),
+    (_mixed, rf"\blogin\((?:[^()]{{1,80}}[,=]\s?)?{_QUOTED}"),
     # command lines, also as Python shows a list
     (_named, rf"(?P<n>['\"])--?{_NAME}(?P=n),\s?{_QUOTED}"),
-    (_named, rf"(?<!\S)--?{_NAME}\s+(?!-){_VALUE}"),
-    (_after_name, rf"(?:^|\s)(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|[a-z]+_[a-z_]+)\s+(?![A-Z0-9]+_){_VALUE}"),
+    (_named, rf"(?<![^\s'\"])--?{_NAME}\s+(?!-){_VALUE}"),
+    (
+        _after_name,
+        rf"(?:(?:^|\s)(?=[A-Za-z][A-Za-z0-9]*_)|\b(?:ENV|set\w{{0,3}})\s+(?:-\w+\s+)?)(?P<name>[A-Za-z]\w*)\s+(?![A-Z0-9]+_){_VALUE}",
+    ),
     (_always, r"(?<!\S)(?:-[uU]|--user|--proxy-user)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)"),
+    (_mixed, rf"(?i:(?<!\S)/(?:p|pwd?|pass(?:word)?):{_VALUE})"),  # of Windows
     (_mixed, rf"\b(?:{_PROGRAMS}\b[^|;\n]{{0,80}}?\s-[pPawk]|(?:un)?zip\b[^|;\n]{{0,80}}?\s-P)\s?{_VALUE}"),
     (_random, rf"\b(?:login|\w{{0,20}}auth\w{{0,20}}(?::token)?)\s+(?:--?[\w\-]{{1,30}}\s+){{0,3}}{_VALUE}"),
     (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:-stdin|\bsudo\s+-S)\b"),
     # sentences
-    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY)\s+(?:is\s+)?{_QUOTED})"),
+    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY|SecureString)\s+(?:is\s+|<<<\s+)?{_QUOTED})"),
     (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?(?P<secret>{_BARE}))"),
     (_in_sentence, rf"{_NOUN}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
     (_in_sentence, rf"{_NOUN}\s+(?:is|was|->|=>|:=)\s+(?P<secret>{_BARE})"),
     (
         _after_words,
         (
-            r"(?i:\b(?:(?P<before>[a-z]{2,15})[ _\-])?(?P<name>\w{0,30}(?:key|token|secret|pass\w{0,8}|pwd|credential)s?))\s+"
+            r"(?i:\b(?:(?P<before>[a-z]{2,15})[ _\-])?"
+            r"(?P<name>\w{0,30}(?:key|token|secret|pass\w{0,8}|pwd|credential)s?))\s+"
             rf"(?P<words>(?:[a-z]{{2,12}}:?\s){{0,3}})\s{{0,9}}[\[(]?{_VALUE}"
         ),
     ),
@@ -274,14 +233,20 @@ _COMPILED = tuple((rule, re.compile(pattern)) for rule, pattern in _RULES)
 def hide_in_text(text: str) -> tuple[str, list[str]]:
     """Return the text without credentials, and the credentials that were in it."""
     found: list[str] = []
-
-    def replace(rule: Callable[[Match], bool], match: Match) -> str:
-        if match["secret"] == HIDDEN or not rule(match):
-            return match[0]
-        found.append(match["secret"].partition(":")[2] or match["secret"])
-        start, end = (place - match.start() for place in match.span("secret"))
-        return match[0][:start] + HIDDEN + match[0][end:]
-
     for rule, pattern in _COMPILED:
-        text = pattern.sub(partial(replace, rule), text)
+        text = "".join(_pieces(rule, pattern, text, found))
     return text, found
+
+
+def _pieces(rule: Callable[[Match], bool], pattern: re.Pattern[str], text: str, found: list[str]) -> Iterator[str]:
+    """Yield a text piece by piece; a value that is no credential may hold one: ``dsn="user=a;password=b"``."""
+    done = place = 0
+    while match := pattern.search(text, place):
+        start, end = match.span("secret")
+        if match["secret"] == HIDDEN or not rule(match):
+            place = max(start, match.start() + 1) if end - start <= _NESTED_LENGTH else match.end()
+            continue
+        found.append(match["secret"].partition(":")[2] or match["secret"])
+        yield text[done:start] + HIDDEN
+        done, place = end, max(match.end(), start + 1)
+    yield text[done:]

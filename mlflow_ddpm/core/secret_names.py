@@ -1,8 +1,9 @@
-"""Decide from a name whether its value is a credential: ``hf_token`` and ``db.password`` yes, ``max_tokens`` no.
+"""Decide from a name whether its value is a credential: of ``hf_token`` and ``db.password`` yes, of ``max_tokens`` no.
 
-A name is split into words at its separators and capitals. The last noun decides (password, secret, token, key, pass),
-together with the word before it: ``api_key`` opens an account, ``sort_key`` names a column. The lists hold words of the
-language and of the field, not names of settings.
+A name is split into words at its separators and capitals. A noun decides (password, secret, token, key, pass),
+together with the word before it: ``api_key`` opens an account, ``sort_key`` names a column. What follows the noun changes
+nothing (``api_key_prod``), names a property (``api_key_file``: no credential), or is unknown (``api_key_ana``: only what
+looks generated). The lists hold words of the language and of the field, not names of settings.
 """
 
 from __future__ import annotations
@@ -29,33 +30,36 @@ def _words(text: str) -> frozenset[str]:
 
 _SECRET = _words(
     "password passwords passwd passwrd passphrase passcode pword pwd pswd psw secret secrets credential credentials "
-    "cred creds authorization bearer jwt totp otp psk passkey passwort kennwort wachtwoord lösenord salasana motdepasse mdp "
-    "contraseña contrasena clave senha parola hasło heslo пароль 密码"
+    "cred creds authorization bearer jwt totp otp psk passkey passwort kennwort wachtwoord lösenord salasana "
+    "motdepasse mdp contraseña contrasena clave senha parola hasło haslo heslo jelszó jelszo sifre şifre losenord "
+    "adgangskode пароль 密码 密碼 パスワード 비밀번호"
 )
 _AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt seed token")
 _LOGINS = _words(
-    "ansible become database db ftp imap ldap mail mongo mysql pg postgres proxy redis root sftp smtp sql sudo"
+    "ansible become bind database db ftp imap keystore ldap mail mongo mysql pg postgres proxy redis root sftp smtp "
+    "sql sudo truststore"
 )
 # A key or token of these is a credential; of those that follow it may be a column or an index as well.
 _ROLES = _words(
-    "access api auth aws bearer csrf encryption fernet hmac jwt oauth pass personal preshared private sas secret signing "
-    "ssh xsrf"
+    "access api auth aws bearer csrf encryption fernet hmac jwt oauth personal preshared private sas secret "
+    "signing ssh xsrf"
 )
 _OWNERS = _words(
     "account admin app application bot client consumer deploy installation license login master mfa push refresh "
     "security service session shared subscription tracking upload user username webhook write"
 )
 _PROVIDERS = _words(
-    "anthropic azure clearml cloud cohere comet databricks devops digitalocean discord docker figshare gcp gh git "
-    "github gitlab google groq heroku hf hub huggingface hugging kaggle mistral mlflow neptune npm openai openrouter "
-    "pypi replicate sentry slack stripe telegram twilio vault wandb zenodo"
+    "anthropic azure clearml cloud cohere cloudflare comet databricks datadog devops digitalocean discord docker "
+    "figshare gcp gh git github gitlab google grafana groq heroku hf hub huggingface hugging jenkins kaggle kube "
+    "kubernetes mailgun mistral mlflow neptune npm openai openrouter postmark pypi replicate sendgrid sentry slack "
+    "stripe telegram twilio vault wandb zenodo"
 )
 _OPENS = _ROLES | _PROVIDERS
 _BEFORE_SECRET = _OPENS | _OWNERS | _LOGINS
 # A trailing word that changes nothing (api_key_str, api_key_prod), as a leading one (X-Token). Digits are no words.
 _DECORATION = _words(
-    "b64 backup base64 ci current data default dev live main new old plain primary prod production ro rw secondary staging "
-    "str string test text tmp v val value"
+    "b64 backup base64 ci current data default dev live main new old plain primary prod production ro rw secondary "
+    "staging str string test text tmp v val value"
 )
 _LEADING = _words("my our the x")
 _PREPOSITIONS = _words("for of")  # token_for_hub
@@ -72,19 +76,20 @@ _COUNTS = _words("allow count enable has is max min n need no num number require
 _DATA = _words(
     "begin blank bos class cls conditioning context dummy empty end eos eot extra fill first image img input last "
     "latent mask max mean next null output pad padding patch pool prefix prompt query register sep special start stop "
-    "suffix task text time timestep trigger unk video vision word "
-    "attention batch bucket cache checkpoint ckpt column commit composite config data dataset dedup dict feature file "
-    "foreign group hash idempotency index instance item jax join kv label layer lookup message meta metric module monitor "
-    "name natural node object param partition path primary prng public record registry rng routing row s sample "
-    "scene search shard sort split state surrogate table target unique"
+    "suffix task text time timestep trigger unk video vision word attention batch bucket cache checkpoint ckpt column "
+    "commit composite config data dataset dedup dict feature file foreign group hash idempotency index instance item "
+    "jax join kv label layer lookup message meta metric module monitor name natural node object param partition path "
+    "primary prng public record registry rng routing row s sample scene search shard sort split state surrogate table "
+    "target unique"
 )
 _KEYS = _words("token tok tkn key pat")
+_PLURALS = _words("tokens keys")
 # The last word of a name, the word before it (None: any; "": none), and what that makes of the value.
 _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
-    (_words("pw cookie cookies"), None, Suspicion.IF_TEXT),
+    (_words("pw cookie cookies mnemonic"), None, Suspicion.IF_TEXT),
     (_words("auth basic login"), None, Suspicion.IF_LOGIN),
     (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
-    (_words("phrase word"), _words("pass recovery seed"), Suspicion.IF_TEXT),
+    (_words("phrase word words"), _words("pass recovery seed"), Suspicion.IF_TEXT),
     (_words("seed"), _words("mfa recovery wallet"), Suspicion.IF_TEXT),
     (_words("passe"), _words("de"), Suspicion.IF_TEXT),  # mot_de_passe
     (
@@ -94,14 +99,27 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     ),
     (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
     (_words("code"), _words("pin"), Suspicion.CERTAIN),
-    (_KEYS | _words("tokens keys"), _OPENS, Suspicion.IF_TEXT),
+    (_KEYS | _PLURALS, _OPENS, Suspicion.IF_TEXT),
     (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
     (_KEYS, _BEFORE_SECRET, Suspicion.IF_MIXED),
     (_words("token tok tkn pass"), frozenset([""]), Suspicion.IF_MIXED),
-    (_words("pass csrf xsrf sessionid jsessionid phpsessid"), None, Suspicion.IF_RANDOM),
+    (_words("pass fernet hmac csrf xsrf sessionid jsessionid phpsessid"), None, Suspicion.IF_RANDOM),
 )
+_MIXED_LENGTH = 5
+_RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases and digits more often than words do
+# No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
+# variable ($X, {{ x }}), a call, a path.
+_HARMLESS = re.compile(
+    r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
+    r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
+    r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
+    r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_RUN = re.compile(r"[A-Za-z0-9]+")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
-_GLUED = re.compile(r"(.+?)(passwords?|passwd|passphrase|secret|token|keys?|pwd|pass|pw)")
+_KNOWN = sorted(_BEFORE_SECRET | _SECRET | _LEADING | _KEYS | _PLURALS | _words("pass pw"), key=len, reverse=True)
+_GLUED = re.compile("|".join(_KNOWN))
 
 
 @lru_cache(maxsize=8192)
@@ -117,7 +135,7 @@ def suspicion(name: str) -> Suspicion:
     if not words or words[0] in _COUNTS:
         return Suspicion.NONE
     words = words[: next((place for place, word in enumerate(words) if place and word in _PREPOSITIONS), None)]
-    if words[0] in _KEYS | _words("tokens keys password secret") and words[-1] in _OPENS - _words("vault"):
+    if words[0] in _KEYS | _PLURALS | _words("password secret") and words[-1] in _OPENS - _words("vault"):
         words = [*words[1:], words[0]]  # token_hf
     if "webhook" in words[-2:] and words[-1] in ("webhook", "url", "uri"):
         return Suspicion.IF_TEXT
@@ -131,19 +149,17 @@ def suspicion(name: str) -> Suspicion:
 
 
 def is_property(name: str) -> bool:
-    """Say whether a name is of what surrounds a credential, and opens nothing: ``host``, ``token_file``, ``user_id``."""
+    """Say whether a name is of what surrounds a credential and opens nothing: ``host``, ``token_file``, ``user_id``."""
     words = _PARTS.findall(name)
     return bool(words) and words[-1].lower() in _PROPERTIES
 
 
 def _unglue(word: str) -> list[str]:
-    """Split ``pgpassword`` and ``apikey``, but neither ``monkey`` nor ``clstoken``."""
-    match = _GLUED.fullmatch(word)
-    if not match or (
-        match[2] not in ("password", "passwords", "passwd", "passphrase") and match[1] not in _BEFORE_SECRET
-    ):
-        return [word]
-    return [match[1], match[2]]
+    """Split ``pgpassword`` and ``apikey`` into their words, but neither ``monkey`` nor ``clstoken``."""
+    parts = _GLUED.findall(word)
+    if word in _SECRET or "".join(parts) == word:
+        return parts
+    return [word, parts[-1]] if word.endswith(("password", "passwords", "passwd", "passphrase")) else [word]
 
 
 def _of_place(words: list[str], place: int) -> Suspicion:
@@ -151,9 +167,48 @@ def _of_place(words: list[str], place: int) -> Suspicion:
     noun, before, after = words[place], words[place - 1] if place else "", words[place + 1 :]
     if noun in _SECRET:
         return Suspicion.CERTAIN if (_AFTER_SECRET | _BEFORE_SECRET).issuperset(after) else Suspicion.IF_RANDOM
-    fits = (
-        level for nouns, qualifiers, level in _NOUNS if noun in nouns and (qualifiers is None or before in qualifiers)
-    )
-    is_datum = noun not in _KEYS | _words("tokens keys") or _DATA.intersection(words)
-    level = next(fits, Suspicion.NONE if is_datum else Suspicion.IF_RANDOM)
+    rows = (row for row in _NOUNS if noun in row[0] and (row[1] is None or before in row[1]))
+    is_datum = noun not in _KEYS | _PLURALS or _DATA.intersection(words)
+    level = next((row[2] for row in rows), Suspicion.NONE if is_datum else Suspicion.IF_RANDOM)
     return min(level, Suspicion.IF_RANDOM) if after else level
+
+
+def is_harmless(value: str) -> bool:
+    """Say whether a text is no credential whatever it is called: a path, a switch, a reference to a variable."""
+    return _HARMLESS.fullmatch(value) is not None
+
+
+def looks_random(text: str) -> bool:
+    """Say whether a text looks generated; ``vit-base-patch16-224`` and ``UNet2DConditionModel`` do not."""
+    letters = "".join(_RUN.findall(text))
+    if re.search(r"\s", text) or letters.isdecimal() or not re.search(r"[A-Za-z0-9]{12}", text):
+        return False
+    if re.fullmatch(r"[a-z0-9_.\-]+(?:/[a-z0-9_.\-]+)+", text):  # a path: base64 has capitals
+        return False
+    if re.search(r"(?=\D*(?:\d\D*){3})(?:[a-z0-9]{20}|[A-Z0-9]{20})", text):
+        return True
+    changes = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", letters)
+    return len(letters) >= _RANDOM_LENGTH and len(letters) < _RANDOM_WORD * len(changes)
+
+
+def _is_mixed(text: str) -> bool:
+    """Say whether a text is more than words and numbers: ``hunter2`` and ``p@ssword`` are, ``resnet-50`` is not."""
+    parts = re.split(r"[\s_.,:;\-/()=]+", text)
+    return any(
+        len(part) >= _MIXED_LENGTH and re.search(r"[A-Za-z]", part) and re.search(r"[\d!@#$%^*+~?&]", part)
+        for part in parts
+    )
+
+
+def is_secret(value: str, level: Suspicion) -> bool:
+    """Say whether a text under a name of this suspicion is a credential."""
+    if level is Suspicion.NONE or is_harmless(value):
+        return False
+    if level is Suspicion.CERTAIN:
+        return True
+    if level is Suspicion.IF_TEXT:
+        return not re.fullmatch(r"[\d.\-+]{1,6}", value)
+    if level is Suspicion.IF_MIXED:
+        return _is_mixed(value) or looks_random(value)
+    is_login = level is Suspicion.IF_LOGIN and re.fullmatch(r"[^\s:/]{1,100}:(?!\d+$)[^\s/]{4,}", value)
+    return bool(is_login) or looks_random(value)

@@ -39,7 +39,8 @@ SECRET_NAMES = _words("""
     keystore_password ssl_key_password ansible_become_pass sudo_password pgpass seed_phrase recovery_phrase
     auth_token_v2 x_token my_token creds db_creds passwort kennwort contraseña pass_word client-key-data userpass
     userpwd passwrd api_secret apisecret HF_PASSWORD hub_password LDAP_BIND_PW proxy_pass zenodo_token
-    figshare_token OPENROUTER_KEY openai_key
+    figshare_token OPENROUTER_KEY openai_key psk wifi_psk preshared_key tok hf_tok motdepasse пароль 密码
+    awssecretaccesskey mysecret bindpw authtoken token_for_hub password_of_ana mfa_seed activation_code
 """)
 ORDINARY_NAMES = _words("""
     max_tokens num_tokens n_tokens min_tokens tokens total_tokens tokens_per_sec tokens_seen max_new_tokens
@@ -71,7 +72,8 @@ ORDINARY_NAMES = _words("""
     jwt_expiry encryption encrypted cipher certificate_path ssl_verify ssl_cert ssh_host ssh_port ssh_user
     private_key_path private_key_file ssh_key_path key_file keyfile key_path key_id kms_key_id access_key_name
     secret_count n_secrets tokenized tokenize token_level token_weight token_wise loss_per_token per_token_loss
-    time_per_token bits_per_token ms_per_token token_drop token_merge token_merging
+    time_per_token bits_per_token ms_per_token token_drop token_merge token_merging sample_token scene_token
+    token_map key_map key_vault tokens_of_vocab host_key_alias secret_ref_name routing_key
 """)
 # Made up, in the form of the real thing. What stands between the marks must be gone.
 SECRET_TEXTS = _lines(r"""
@@ -227,6 +229,35 @@ openssl rsa -passin pass:«hunter2»
 plink -pw «hunter2» bob@host
 {\"password\": \"«hunter2»\"}
 X-Token: «abc123def»
+users:\n- name: a\n  user:\n    token: «CujApy5hMY9TADgmpM5B3Wv7»
+password: >-\n  «abc123def»
+api key: «abc123def»
+API key = «abc123def»
+access token: «abc123def»
+Incorrect API key provided: «abc123def»
+access key «aB3dE5fG» was refused
+wandb login --relogin «0295b2a7a6bdf389707e9106331368779a3af39a»
+vault login «aB3dE5fG7hI9jK1lM3nO»
+ngrok authtoken «aB3dE5fG7hI9jK1lM3nO»
+ldapsearch -x -w «hunter2x» -b dc=x
+mongosh -u bob -p «hunter2x» db
+zip -P «hunter2x» a.zip b
+echo «hunter» | docker login --password-stdin
+echo '«hunter»' | sudo -S ls
+train.py --hf-token '«abc 123»' --lr 0.1
+helm install x --set auth.password=«hunter2»
+kubectl create secret generic x --from-literal=token=«abc123def»
+dsn="Server=a;Password=«hunter2»;"
+auth=('bob', '«hunter2»')
+auth=HTTPBasicAuth('bob', '«hunter2»')
+password=SecretStr('«hunter2»')
+jdbc:oracle:thin:bob/«hunter2»@//db:1521/x
+bob:«hunter2x»@proxy:3128
+https://host/trigger/with/key/«aB3dE5fG7hI9jK1lM3nO»
+https://host/x#access_token=«abc123»
+some_v1_«aB3dE5fG7hI9jK1lM3nO5pQ7rS»
+tskey-auth-«aB3dE5fG7hI9jK1lM3nO5pQ7rS»
+$2b$12$«4Yp2kGsiDxDfFzbCXEzvIfkvlTROH4A1F7AGRqLadnFIq1LiDVWI9»
 DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
 """)
 ORDINARY_TEXTS = _lines(r"""
@@ -398,6 +429,24 @@ trust_remote_code=True
 0x7f3a2b1c4d5e
 tensor([0.1, 0.2], device='cuda:0')
 <mlflow_ddpm.tracker.MetricsTracker object at 0x7f3a2b1c4d5e>
+model-0123456789abcdef0123456789abcdef01234567.pt
+run_0123456789abcdef0123456789abcdef
+diffusers_models_unets_UNet2DConditionModelOutputV2
+sha512-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0Pw==
+https://github.com/a/hooks/tree/v1
+https://react.dev/reference/hooks/usestate18
+https://h/api/v1/keys/list
+https://drive.google.com/file/d/1a2B3c4D5e6F7g8H9i0JkLmNoPqRsTuVw/view
+arn:aws:secretsmanager:eu-west-1:1:secret:hf1
+access token lifetime 3600s
+api key is required for gpt4o1
+password policy is in force
+private keys stay in vault1
+kubectl get secret hf-token1 -o yaml
+unzip -p data1.zip file1.csv
+openssl sha256 data1.tar
+docker login registry1.example.com
+echo v1234 | tee stdin.log
 """)
 # What stands between the marks must be gone, and everything else must stay.
 SECRET_CONFIGS: list[dict[str, Any]] = [
@@ -432,6 +481,17 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {"envs": [{"key": "SMTP_PASSWORD", "val": "«abcdef»"}], "kv": {"label": "api_token", "default": "«abc»"}},
     {"cmd": ["curl", "-u", "«bob:hunter2»", "https://example.com"]},
     {"mot_de_passe": "«abcdef»"},
+    {
+        "argv": ["sshpass", "-p", "«hunter2x»", "ssh"],
+        "cmd": ["wandb", "login", "«0123456789abcdef0123456789abcdef01234567»"],
+    },
+    {"argv": ["docker", "login", "-u", "a", "-p", "«hunter2x»"]},
+    {"env": [{"Name": "DB_PASSWORD", "Value": "«abcdef»"}], "kv": [{"k": "api_key", "v": "«abc123def»"}]},
+    {"headers": [["X-Api-Key", "«abc123def»"]], "fields": [{"type": "password", "content": "«abcdef»"}]},
+    {"tokens": {"ci": {"read": "«oxskb6uxh7oyreej6r2e26w6hkkk»"}}, "refresh_tokens": ["«aB3dE5fG7hI9jK1lM3»"]},
+    {"api_key_ana": "«aB3dE5fG7hI9jK1lM3»", "wifi": {"ssid": "lab-5G", "psk": "«abcdef»"}, "pin_code": "«482913»"},
+    {"dump": "db.example:5432:runs:bob:«hunter2x»"},
+    {"key": ["«-----BEGIN EC PRIVATE KEY-----»", "«k3LmJgRF»", "«-----END EC PRIVATE KEY-----»"]},
 ]
 ORDINARY_CONFIGS: list[dict[str, Any]] = [
     {"token": "char", "client_key": "client_0", "user_token": "user_id", "session_key": "session_id", "pass": "low"},
@@ -449,5 +509,18 @@ ORDINARY_CONFIGS: list[dict[str, Any]] = [
     {"s3_key": "datasets/emnist/v1/train.tar.gz", "monitor_key": "val/loss_epoch", "hotkey": "ctrl+k1"},
     {"image_key": "jpg;png", "tokens": ["<s>", "</s>", "abc123def"], "keys": ["a", "b1"], "trigger_token": "sks123abc"},
     {"options": [{"name": "token", "default": "cls"}, {"name": "key", "value": "conv1x"}], "argv": ["-u", "bob"]},
+    {
+        "columns": ["api_key", "user"],
+        "names": ["password", "token"],
+        "required": ["AWS_ACCESS_KEY_ID", "HF_HOME12", "X_1"],
+    },
+    {
+        "api_key_ana": "word",
+        "credentials": "env",
+        "sample_token": "0123456789abcdef0123456789abcdef",
+        "key_vault": "kv-1",
+    },
+    {"argv": ["train.py", "-p", "small-v2x9", "-u", "bob"], "storage_key": "ckpt/f82e2dafe40a", "otp_issuer": "lab"},
+    {"options": [{"id": "token", "type": "str", "default": "class10x"}], "tokens": {"pad": "[PAD]", "train": "1.2B"}},
     {"cache_key": "9f86d081884c7d659a2feaa0c55ad015", "row_key": "1a2b3c4d-0000-1111-2222-333344445555"},
 ]
