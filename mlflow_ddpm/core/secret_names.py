@@ -1,9 +1,9 @@
 """Decide from a name whether its value is a credential: of ``hf_token`` and ``db.password`` yes, of ``max_tokens`` no.
 
 A name is split into words at its separators and capitals. A noun decides (password, secret, token, key, pass),
-together with the word before it: ``api_key`` opens an account, ``sort_key`` names a column. What follows the noun changes
-nothing (``api_key_prod``), names a property (``api_key_file``: no credential), or is unknown (``api_key_ana``: only what
-looks generated). The lists hold words of the language and of the field, not names of settings.
+together with the word before it: ``api_key`` opens an account, ``sort_key`` names a column. What follows the noun
+changes nothing (``api_key_prod``), names a property (``api_key_file``: no credential), or is unknown (``api_key_ana``:
+only what looks generated is hidden). The lists hold words of the language and of the field, not names of settings.
 """
 
 from __future__ import annotations
