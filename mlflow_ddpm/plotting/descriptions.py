@@ -96,7 +96,7 @@ def describe_spread(points: Points, history: RunHistory) -> str:
     means = dict(history.points("loss_mean"))
     epoch, spread = points[-1]
     share = f", {spread / means[epoch]:.0%} of the mean" if means.get(epoch, 0.0) > 0 else ""
-    first = f"; it was {_at(points[0], history)} at first" if len(points) > 1 else ""
+    first = f"; it began at {_at(points[0], history)}" if len(points) > 1 else ""
     return f"The batch losses' standard deviation ends at {_at(points[-1], history)}{share}{first}."
 
 
@@ -106,8 +106,8 @@ def describe_learning_rate(points: Points, history: RunHistory) -> str:
     low, top = _lowest(points), _highest(points)
     if low[1] == top[1]:
         return f"The learning rate is {_throughout(points, history)}."
-    over = f" over a peak of {_at(top, history)}" if top[1] > max(points[0][1], points[-1][1]) else ""
-    return f"The learning rate goes from {_at(points[0], history)}{over} to {_at(points[-1], history)}."
+    peak = f", with a peak of {_at(top, history)}" if top[1] > max(points[0][1], points[-1][1]) else ""
+    return f"The learning rate goes from {_at(points[0], history)} to {_at(points[-1], history)}{peak}."
 
 
 def describe_typical(name: str, noun: str) -> Sentence:
@@ -119,7 +119,7 @@ def describe_typical(name: str, noun: str) -> Sentence:
         if _lowest(points)[1] == _highest(points)[1]:
             return f"The {history.worded(noun)} is {_throughout(points, history, unit)}."
         lowest, highest = _at(_lowest(points), history), _at(_highest(points), history)
-        return f"The median {history.worded(noun)} is {middle}, between {lowest} and {highest}."
+        return f"The median {history.worded(noun)} is {middle}; values range from {lowest} to {highest}."
 
     return _about(name)(describe)
 

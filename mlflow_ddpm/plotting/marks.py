@@ -92,8 +92,8 @@ def downsampling_note(ax: Axes, series: Series, columns: int = 0, *, is_bars: bo
         return None
     what = series.count_text(rows)
     if is_bars:
-        return Note(f"each bar: the largest of {what}", brief=f"largest of {rows:,}")
-    return Note(f"each point: mean of {what}, band: their range", brief=f"mean of {rows:,}")
+        return Note(f"each bar: the largest of {what}", brief=f"largest of {what}")
+    return Note(f"each point: mean of {what}, band: their range", brief=f"mean of {what}")
 
 
 def bars(ax: Axes, series: Series, color: str) -> float:

@@ -52,13 +52,13 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             "learning_rate",
             "lr",
             {0: 0.1, 1: 0.2, 2: 0.0},
-            "The learning rate goes from 0.1 (epoch 0) over a peak of 0.2 (epoch 1) to 0 (epoch 2).",
+            "The learning rate goes from 0.1 (epoch 0) to 0 (epoch 2), with a peak of 0.2 (epoch 1).",
         ),
         (
             "throughput",
             "samples_per_sec",
             {0: 90.0, 1: 110.0, 2: 100.0},
-            "The median throughput is 100 samples/s, between 90 (epoch 0) and 110 (epoch 1).",
+            "The median throughput is 100 samples/s; values range from 90 (epoch 0) to 110 (epoch 1).",
         ),
         ("gpu_memory", "gpu_peak_mb", {0: 5.0, 1: 7.5}, "Allocated memory peaks at 7.5 MiB (epoch 1)."),
         ("ema_divergence", "ema_delta_norm", {0: 2.0, 1: 1.0},
@@ -88,7 +88,7 @@ def test_the_spread_is_set_against_the_mean() -> None:
     rows = history("loss_std", {0: 0.5, 1: 0.1}, loss_mean=[1.0, 0.4])
 
     expected = (
-        "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it was 0.5 (epoch 0) at first."
+        "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it began at 0.5 (epoch 0)."
     )
     assert describe_plot("loss_distribution", rows) == expected
 
