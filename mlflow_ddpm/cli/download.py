@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.publishing.download import download_run
 
-    fetched = download_run(named_source(args), args.directory, tracking_uri=args.tracking_uri)
+    fetched = download_run(named_source(args, before=args.directory), args.directory, tracking_uri=args.tracking_uri)
     size = sum(path.stat().st_size for path in fetched.files)
     print(
         f"{count_of(len(fetched.files), 'file')} ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in "

@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.publishing.hub_folder import export_run, hub_name
 
-    made = export_run(named_source(args), args.folder, license_name=args.license, tracking_uri=args.tracking_uri)
+    made = export_run(
+        named_source(args, before=args.folder), args.folder, license_name=args.license, tracking_uri=args.tracking_uri
+    )
     size = sum(path.stat().st_size for path in made.files)
     print(
         f"{len(made.files)} files ({size / 2**20:.1f} MiB) are in {display_path(made.folder)}; "

@@ -9,7 +9,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
-from mlflow_ddpm.cli.parser import choice, nearest
+from mlflow_ddpm.cli.parser import choice, given, nearest
 from mlflow_ddpm.cli.terminal import console_on, width_of
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import count_of, format_number
@@ -34,6 +34,7 @@ def add(commands: Commands) -> None:
     add_source(parser)
     parser.add_argument(
         "--columns",
+        type=given,
         metavar="NAME,NAME",
         help="these columns only (default: all that were measured, the core ones first)",
     )

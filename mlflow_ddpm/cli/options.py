@@ -55,8 +55,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last", action="store_true", help="take the newest run of the tracking store instead")
 
 
-def named_source(args: argparse.Namespace) -> str:
-    """Return the run that the options of :func:`add_source` name.
+def named_source(args: argparse.Namespace, before: str = "") -> str:
+    """Return the run that the options of :func:`add_source` name; ``before`` is the argument that follows them.
 
     Raises:
         UsageError: they name none, or two.
@@ -64,7 +64,9 @@ def named_source(args: argparse.Namespace) -> str:
     from mlflow_ddpm.storage.run_search import newest_run
 
     if args.last == (args.source is not None):
-        raise UsageError("expected either RUN or --last" + (", got both" if args.last else ", got neither"))
+        raise UsageError(
+            f"expected either RUN or --last{before and f' before {before}'}, got {'both' if args.last else 'neither'}"
+        )
     return newest_run(args.tracking_uri).run_id if args.last else str(args.source)
 
 

@@ -79,7 +79,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _value_of(self, name: str) -> str:
         action = next(a for a in self._actions if name in ("/".join(a.option_strings), a.metavar, a.dest))
-        return f"{action.option_strings[-1] if action.option_strings else name} {action.metavar}"
+        return f"{action.option_strings[-1]}={action.metavar}" if action.option_strings else str(action.metavar)
 
 
 def choice(*names: str) -> Callable[[str], str]:
@@ -88,7 +88,7 @@ def choice(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in names:
             return text
-        near = nearest(text, names)
+        near = nearest(text, names, likeness=0.8)  # cpu is not what gpu was meant to be
         hint = f"; did you mean {near}?" if near else ""
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, got {text!r}{hint}")
 
@@ -146,14 +146,17 @@ def number(least: float, parse: Callable[[str], float] = float) -> Callable[[str
     return typed(checked, f"a {'whole ' if parse is int else ''}number >= {least:g}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """Return the known name that a misspelt one is closest to, None if none is close."""
     bare = {text.lstrip("-"): text for text in known}
     wanted = name.lower().lstrip("-")
-    close = difflib.get_close_matches(wanted, bare, n=1) or [
+    close = difflib.get_close_matches(wanted, bare, n=1, cutoff=likeness) or [
         text
         for text in bare
-        if (wanted and text.startswith(wanted[:_ALIKE])) or _initials(wanted) == text or _initials(text) == wanted
+        if (wanted and text.startswith(wanted[:_ALIKE]))
+        or (len(wanted) >= _ALIKE and text.endswith(wanted))
+        or _initials(wanted) == text
+        or _initials(text) == wanted
     ]
     return bare[close[0]] if close else None
 

@@ -89,6 +89,6 @@ class _FurtherOptions(argparse.Action):
         """Set the attributes of the text's options."""
         try:
             words = [] if values == NO_OPTIONS else shlex.split(values)
-        except ValueError as error:
-            parser.error(f"--options: {error}, got {values!r}")
+        except ValueError:
+            parser.error(f"--options: expected every quote to be closed, got {values!r}")
         parser.parse_args(words, namespace)

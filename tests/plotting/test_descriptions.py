@@ -87,9 +87,7 @@ def test_the_spread_is_set_against_the_mean() -> None:
     """The distribution's sentence gives the share of the mean where there is one."""
     rows = history("loss_std", {0: 0.5, 1: 0.1}, loss_mean=[1.0, 0.4])
 
-    expected = (
-        "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it began at 0.5 (epoch 0)."
-    )
+    expected = "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it began at 0.5 (epoch 0)."
     assert describe_plot("loss_distribution", rows) == expected
 
 
