@@ -37,13 +37,13 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
     """
     import torch
 
-    shadow = match_shadow(model, ema_model)
+    parameters = live_parameters(model)
+    shadow = match_shadow(model, ema_model, parameters)
     if not shadow:
         return 0.0
-    parameters = live_parameters(model)
     live = {name: parameters[name] for name in shadow}
     tensors = [*live.values(), *shadow.values()]
-    if any(hasattr(tensor, "full_tensor") for tensor in tensors):  # a DTensor: arithmetic on it is a collective
+    if any(hasattr(kind, "full_tensor") for kind in set(map(type, tensors))):  # a DTensor: arithmetic on it is a collective
         raise UsageError(
             "the parameters are sharded over the ranks (FSDP2), and rank 0 measures alone; compute the distance on "
             "every rank and pass it as an extra"

@@ -23,7 +23,9 @@ _DEPTH = 2  # an object that holds an object that holds the weights
 _SHOWN = 8  # names in a message, when two models do not match
 
 
-def match_shadow(model: torch.nn.Module, ema_model: Any) -> dict[str, torch.Tensor]:
+def match_shadow(
+    model: torch.nn.Module, ema_model: Any, parameters: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """Return the averaged tensors by the model's own names, in its order; frozen parameters may be missing.
 
     Args:
@@ -31,11 +33,12 @@ def match_shadow(model: torch.nn.Module, ema_model: Any) -> dict[str, torch.Tens
         ema_model: a module, plain or wrapped (``AveragedModel``, timm's ``ModelEmaV3``); a mapping or list of tensors;
             an EMA's ``state_dict()``; or an object that holds one of these, such as diffusers' ``EMAModel``,
             ``ema_pytorch.EMA`` or ``torch_ema``'s.
+        parameters: the model's :func:`live_parameters`, where the caller has them: torch takes long to list them.
 
     Raises:
         UsageError: nothing in ``ema_model`` fits the model.
     """
-    parameters = live_parameters(model)
+    parameters = live_parameters(model) if parameters is None else parameters
     failure: UsageError | None = None
     for candidate in [_named(model)] if ema_model is model else _candidates(ema_model, model, _DEPTH):
         try:
@@ -109,7 +112,7 @@ def _match(parameters: Mapping[str, torch.Tensor], candidate: Any) -> dict[str, 
     named = dict(candidate) if isinstance(candidate, Mapping) else _by_order(parameters, candidate)
     trained = [name for name, p in parameters.items() if p.requires_grad]
     names = {name: name for name in parameters}
-    if any(name not in named for name in trained) or not parameters.keys() & named.keys():
+    if not named.keys() >= set(trained) or not parameters.keys() & named.keys():
         named = {_bare(str(name)): tensor for name, tensor in named.items()}
         names = {name: _bare(name) for name in parameters}
     missing = [name for name in trained if names[name] not in named]
@@ -121,9 +124,9 @@ def _match(parameters: Mapping[str, torch.Tensor], candidate: Any) -> dict[str, 
             f"ema_model must hold every parameter of model; {len(missing)} of {len(parameters)} are missing: {shown}. "
             "Pass the EMA of this very model"
         )
-    for name in present:
-        _check(name, parameters[name], named[names[name]])
-    return {name: named[names[name]] for name in present}
+    shadow = {name: named[names[name]] for name in present}
+    _check(parameters, shadow)
+    return shadow
 
 
 def _by_order(parameters: Mapping[str, torch.Tensor], tensors: Sequence[Any]) -> dict[str, Any]:
@@ -149,10 +152,12 @@ def _is_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.
     return any(shadow[name] is p and p.requires_grad for name, p in parameters.items() if name in shadow)
 
 
-def _check(name: str, p: torch.Tensor, q: Any) -> None:
+def _check(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, Any]) -> None:
     import torch
 
-    if not isinstance(q, torch.Tensor):
-        raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(q).__name__}")
-    if p.shape != q.shape:
-        raise UsageError(f"ema_model's {name} must have the model's shape {tuple(p.shape)}, got {tuple(q.shape)}")
+    for name, q in shadow.items():
+        if not isinstance(q, torch.Tensor):
+            raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(q).__name__}")
+        if parameters[name].shape != q.shape:
+            expected, got = tuple(parameters[name].shape), tuple(q.shape)
+            raise UsageError(f"ema_model's {name} must have the model's shape {expected}, got {got}")
