@@ -158,9 +158,9 @@ class CsvJournal:
         self._written, self._last = len(rows), rows[-1] if rows else None
 
     def holds(self, rows: Sequence[EpochMetrics]) -> bool:
-        """Read the file of that name and return whether it holds exactly these rows."""
+        """Read the file of that name and return whether it holds exactly these rows, as we write them."""
         try:
-            return _lines(read_csv(self.path), self._extras) == _lines(rows, self._extras)
+            return read_bounded(self.path) == _render(rows, self._extras)
         except (OSError, MirrorError):
             return False
 

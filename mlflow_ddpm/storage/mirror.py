@@ -134,7 +134,8 @@ class Mirror:
         with self._writing:
             if not self._journal.is_current(self.rows):
                 self._write_csv()
-        self._json.write_now(timeout)
+        if not self._json.holds(self._revision):
+            self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)
 
     @property

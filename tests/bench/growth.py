@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ends import one_end
 from stopwatches import Effort, in_turn
-from stores import refusing_uri
+from stores import fresh_sqlite, refusing_uri
 from table import Row, at_most, microseconds
 
 from mlflow_ddpm import EpochMetrics, MetricsTracker
@@ -81,6 +81,8 @@ def _late_beside_early(effort: Effort) -> Iterator[Row]:
 def _memory(effort: Effort) -> Row:
     """Compare a tracker's growth with that of a plain list of the same rows and their JSON."""
     count = effort.of(3000, 50)
+    with MetricsTracker(effort.place / "imports", tracking_uri=fresh_sqlite(effort, "imports")) as first:
+        one_end(first)  # what its threads import is no row's
     tracker = MetricsTracker(effort.place / "memory", tracking_uri=refusing_uri())
     for _ in range(10):
         one_end(tracker)
