@@ -43,7 +43,7 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
         return 0.0
     live = {name: parameters[name] for name in shadow}
     tensors = [*live.values(), *shadow.values()]
-    if any(hasattr(kind, "full_tensor") for kind in set(map(type, tensors))):  # a DTensor: arithmetic on it is a collective
+    if any(hasattr(kind, "full_tensor") for kind in set(map(type, tensors))):  # a DTensor, a collective
         raise UsageError(
             "the parameters are sharded over the ranks (FSDP2), and rank 0 measures alone; compute the distance on "
             "every rank and pass it as an extra"
