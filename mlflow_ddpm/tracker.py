@@ -290,7 +290,11 @@ class MetricsTracker:
         if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
         shutdown = self._rows.shutdown
-        outcome = shutdown.outcome_at_close(status, error) if shutdown else classify_exit(error)
+        try:
+            outcome = shutdown.outcome_at_close(status, error) if shutdown else classify_exit(error)
+        except BaseException as interrupt:  # a second close may never come
+            self._rows.end(classify_exit(interrupt), timeout)
+            raise
         return self._rows.end(outcome, timeout)
 
     def __enter__(self) -> Self:

@@ -65,7 +65,8 @@ class DirectoryLock:
     def _acquire(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._keep(_acquire(directory, _PATIENCE_SEC))
+            self._lock = _acquire(directory, _PATIENCE_SEC)
+            self._status = _status_of(self._lock)
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(
                 f"output_dir must be a directory, but {error.filename} is a file; choose another"
@@ -112,7 +113,7 @@ class DirectoryLock:
             raise
         if self._lock is not None:
             self._lock.release(force=True)
-        self._keep(lock)
+        self._lock, self._status = lock, _status_of(lock)
         self._name_holder()
 
     def rename(self, target: Path) -> None:
@@ -140,10 +141,6 @@ class DirectoryLock:
         self._status = None
         _open_here.pop(self._key, None)
 
-    def _keep(self, lock: BaseFileLock) -> None:
-        descriptor = lock._context.lock_file_fd  # noqa: SLF001 - filelock shows it nowhere
-        self._lock, self._status = lock, os.fstat(descriptor) if descriptor is not None else None
-
     def _name_holder(self) -> None:
         with contextlib.suppress(OSError):
             holder = _Holder(os.getpid(), socket.gethostname(), _start_of(os.getpid()))
@@ -162,6 +159,11 @@ class DirectoryLock:
                 error.strerror,
                 f": process {holder.pid} on {holder.host} may be writing now" if holder else "",
             )
+
+
+def _status_of(lock: BaseFileLock) -> os.stat_result | None:
+    descriptor = lock._context.lock_file_fd  # noqa: SLF001 - filelock shows it nowhere
+    return None if descriptor is None else os.fstat(descriptor)
 
 
 def is_locked(directory: Path) -> bool:
