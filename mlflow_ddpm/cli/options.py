@@ -17,6 +17,13 @@ AUTO = "auto"  # the default of an option that the command works out for itself
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"  # noqa: SLF001
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps everything but the example, which is copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example: ") else super()._fill_text(text, width, indent)
+
+
 def command(
     commands: Commands,
     name: str,
@@ -36,7 +43,7 @@ def command(
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     if store is not None:
         parser.add_argument("--tracking-uri", type=given, metavar="URI", help=f"tracking store (default: {store})")

@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import sys
 from typing import IO, TYPE_CHECKING
 
@@ -24,12 +25,13 @@ def console_on(stream: IO[str]) -> Console:
     """Return a stream's console, which has colours on a terminal only, and none under ``NO_COLOR``."""
     from rich.console import Console
 
-    has_color = stream.isatty() and not os.environ.get("NO_COLOR")
+    is_terminal, is_dumb = stream.isatty(), os.environ.get("TERM") in ("dumb", "unknown")
+    columns = shutil.get_terminal_size().columns if is_dumb else None  # of a dumb one, rich does not ask for the width
     return Console(
         file=stream,
-        color_system="auto" if has_color else None,
-        force_terminal=stream.isatty(),
-        width=None if stream.isatty() else _UNLIMITED,
+        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
+        force_terminal=is_terminal,
+        width=columns if is_terminal else _UNLIMITED,
         markup=False,
         highlight=False,
         emoji=False,

@@ -33,16 +33,16 @@ def directory(sqlite_uri: str) -> str:
     return "out"
 
 
-@pytest.mark.parametrize("columns", [slow(40), 80, slow(120)])
-def test_a_history_fits_the_terminal(directory: str, columns: int) -> None:
+@pytest.mark.parametrize(("columns", "term"), [slow(40, "xterm"), (60, "dumb"), (80, "xterm"), slow(120, "dumb")])
+def test_a_history_fits_the_terminal(directory: str, columns: int, term: str) -> None:
     """Core columns come first; the last line names the others, and ``--all`` shows them below."""
-    head, *rows = run_in_terminal("history", directory, columns=columns, NO_COLOR="1").text.splitlines()
+    head, *rows = run_in_terminal("history", directory, columns=columns, NO_COLOR="1", TERM=term).text.splitlines()
 
     assert head.split()[:2] == ["epoch", "loss_mean"]
     assert all(len(line) <= columns for line in [head, *rows[:2]])
     assert "see them with --all" in rows[2]
 
-    lines = run_in_terminal("history", directory, "--all", columns=columns, NO_COLOR="1").text.splitlines()
+    lines = run_in_terminal("history", directory, "--all", columns=columns, NO_COLOR="1", TERM=term).text.splitlines()
     assert all(len(line) <= columns for line in lines)
     assert "a_longer_name_3" in " ".join(lines)
 
