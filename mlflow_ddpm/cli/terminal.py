@@ -25,13 +25,12 @@ def console_on(stream: IO[str]) -> Console:
     """Return a stream's console, which has colours on a terminal only, and none under ``NO_COLOR``."""
     from rich.console import Console
 
-    is_terminal, is_dumb = stream.isatty(), os.environ.get("TERM") in ("dumb", "unknown")
-    columns = shutil.get_terminal_size().columns if is_dumb else None  # of a dumb one, rich does not ask for the width
+    has_color = stream.isatty() and not os.environ.get("NO_COLOR")
     return Console(
         file=stream,
-        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
-        force_terminal=is_terminal,
-        width=columns if is_terminal else _UNLIMITED,
+        color_system="auto" if has_color else None,
+        force_terminal=stream.isatty(),
+        width=None if stream.isatty() else _UNLIMITED,
         markup=False,
         highlight=False,
         emoji=False,
@@ -41,7 +40,7 @@ def console_on(stream: IO[str]) -> Console:
 
 def width_of(stream: IO[str]) -> int | None:
     """Return the width of a terminal in characters; None for a file or a pipe, whose lines may be of any length."""
-    return console_on(stream).width if stream.isatty() else None
+    return shutil.get_terminal_size().columns if stream.isatty() else None  # rich takes a dumb one's for 80
 
 
 def print_error(message: str) -> None:
