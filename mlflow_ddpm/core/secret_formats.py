@@ -55,8 +55,13 @@ def _after_colon(match: Match) -> bool:
 
 
 def _after_name(match: Match) -> bool:
-    """Read ``ENV HF_TOKEN abc123``, but not ``HF_TOKEN missing``."""
-    return suspicion(match["name"]) >= Suspicion.IF_MIXED and _mixed(match)
+    """Read ``ENV HF_TOKEN abc123``, but neither ``HF_TOKEN missing`` nor the columns ``user_token class10``."""
+    is_value = _mixed(match) if match["name"].isupper() else _is_odd(match["secret"]) or _random(match)
+    return is_value and suspicion(match["name"]) >= Suspicion.IF_MIXED
+
+
+def _is_odd(text: str) -> bool:
+    return all(re.search(c, text) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
 
 
 def _in_sentence(match: Match) -> bool:
@@ -70,8 +75,7 @@ def _after_words(match: Match) -> bool:
     """Read ``Incorrect API key provided: abc123`` and ``access key aB3$d``, but not ``access key rotation``."""
     if _suspicion(match) < Suspicion.IF_MIXED:
         return False
-    is_odd = all(re.search(c, match["secret"]) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
-    is_given = match["words"].rstrip().endswith(":") if match["words"] else is_odd
+    is_given = match["words"].rstrip().endswith(":") if match["words"] else _is_odd(match["secret"])
     return _random(match) or (is_given and _suspicion(match) >= Suspicion.IF_TEXT and _mixed(match))
 
 
@@ -162,7 +166,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_in_path, r"(?i:https?://[^\s?]{1,100}?/(?:(?:web)?hook(?:s|b2)?/|bot(?=\d))(?P<secret>[^\s'\"<>]{6,}))"),
     (
         _random,
-        r"(?i:https?://[^\s?]{1,100}?/(?:api-?keys?|keys?|tokens?|secrets?|integration)/(?P<secret>[^\s/?#'\"<>]{16,}))",
+        r"(?i:https?://[^\s?]{1,100}?/(?:api-?keys?|keys?|tokens?|secrets?|integration|t)/(?P<secret>[^\s/?#'\"<>]{16,}))",
     ),
     (_in_query, rf"[?&#]{_NAME}=(?P<secret>[^&#\s'\"]+)"),
     # headers whose whole line is the secret

@@ -41,12 +41,12 @@ _LOGINS = _words(
 )
 # A key or token of these is a credential; of those that follow it may be a column or an index as well.
 _ROLES = _words(
-    "access api auth aws bearer csrf encryption fernet hmac jwt oauth personal preshared private sas secret "
-    "signing ssh xsrf"
+    "access api auth aws bearer csrf encryption fernet hmac jwt oauth personal preshared private sas secret signing "
+    "ssh xsrf"
 )
 _OWNERS = _words(
-    "account admin app application bot client consumer deploy installation license login master mfa push refresh "
-    "security service session shared subscription tracking upload user username webhook write"
+    "account activation admin app application bot client consumer deploy installation license login master mfa push "
+    "refresh security serial service session shared subscription tracking upload user username webhook write"
 )
 _PROVIDERS = _words(
     "anthropic azure clearml cloud cohere cloudflare comet databricks datadog devops digitalocean discord docker "
@@ -84,6 +84,7 @@ _DATA = _words(
 )
 _KEYS = _words("token tok tkn key pat")
 _PLURALS = _words("tokens keys")
+_PLURALS = _words("tokens keys")
 # The last word of a name, the word before it (None: any; "": none), and what that makes of the value.
 _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("pw cookie cookies mnemonic"), None, Suspicion.IF_TEXT),
@@ -97,7 +98,7 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
         _words("access activation auth backup device mfa recovery security unlock verification"),
         Suspicion.IF_MIXED,
     ),
-    (_words("pin"), _BEFORE_SECRET, Suspicion.CERTAIN),
+    (_words("pin"), _BEFORE_SECRET | _words("card door sim"), Suspicion.CERTAIN),
     (_words("code"), _words("pin"), Suspicion.CERTAIN),
     (_KEYS | _PLURALS, _OPENS, Suspicion.IF_TEXT),
     (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
@@ -110,7 +111,7 @@ _RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases a
 # No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
 # variable ($X, {{ x }}), a call, a path.
 _HARMLESS = re.compile(
-    r"\s*(?:\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
+    r"\s*(?:\W{1,3}|\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
     r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
     r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
     r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",

@@ -490,6 +490,7 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {"headers": [["X-Api-Key", "«abc123def»"]], "fields": [{"type": "password", "content": "«abcdef»"}]},
     {"tokens": {"ci": {"read": "«oxskb6uxh7oyreej6r2e26w6hkkk»"}}, "refresh_tokens": ["«aB3dE5fG7hI9jK1lM3»"]},
     {"api_key_ana": "«aB3dE5fG7hI9jK1lM3»", "wifi": {"ssid": "lab-5G", "psk": "«abcdef»"}, "pin_code": "«482913»"},
+    {"card": {"pin": "«7392»"}, "serial_key": "«SM0O5-R888K-4HAQB»"},
     {"dump": "db.example:5432:runs:bob:«hunter2x»"},
     {"key": ["«-----BEGIN EC PRIVATE KEY-----»", "«k3LmJgRF»", "«-----END EC PRIVATE KEY-----»"]},
 ]
@@ -513,6 +514,8 @@ ORDINARY_CONFIGS: list[dict[str, Any]] = [
         "columns": ["api_key", "user"],
         "names": ["password", "token"],
         "required": ["AWS_ACCESS_KEY_ID", "HF_HOME12", "X_1"],
+        "inputs": ["user_token", "class10"],
+        "pin": 4096,
     },
     {
         "api_key_ana": "word",
