@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from mlflow_ddpm.analysis.findings.rules import RULES, Finding, find_findings
 from mlflow_ddpm.analysis.key_results import key_results_table, table_results
@@ -45,16 +46,16 @@ _FORMER_TAGS = (_FORMER_DIGEST, *(f"mlflow_ddpm.{name}" for name in _FORMER_RESU
 _LENGTHS = ((12, 20), (8, 8), (8, 3))  # lines of results and of findings, tried in order; the report has all
 
 
-class RunPage:
+class RunPage(NamedTuple):
     """Where a run's page is, and which of our files are among its artifacts."""
 
-    def __init__(self, experiment_id: str, run_id: str, artifacts: Collection[str] = ()) -> None:
-        self.run_id, self.artifacts = run_id, frozenset(artifacts)  # names relative to the artifact folder
-        self._experiment_id = experiment_id
+    experiment_id: str
+    run_id: str
+    artifacts: Collection[str] = ()  # names relative to the artifact folder
 
     def link(self, name: str) -> str:
         """Return the link that opens an artifact in MLflow's viewer."""
-        return artifact_link(self._experiment_id, self.run_id, f"{ARTIFACT_FOLDER}/{name}")
+        return artifact_link(self.experiment_id, self.run_id, f"{ARTIFACT_FOLDER}/{name}")
 
     def picture(self) -> str | None:
         """Return the picture that stands first: the preview, which is made to fit, else the newest sample."""

@@ -19,7 +19,7 @@ from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import JSON_NAME, PUBLISHED_NAME
 
 
-def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
+def choose_output_dir(config: Config) -> Path:
     """Return ``runs/DATA``, or the first of ``runs/DATA-2``, ... that is free or can be continued.
 
     The same settings again continue a run that was interrupted, while training or while publishing; everything else
@@ -32,7 +32,7 @@ def choose_output_dir(config: Config, below: Path = Path("runs")) -> Path:
     if ranks.world_size() > 1:
         raise UsageError("several processes train together; name the directory they share with --output-dir DIR")
     names = itertools.chain([config.data.name], (f"{config.data.name}-{n}" for n in itertools.count(2)))
-    return next(below / name for name in names if _is_usable(below / name, config))
+    return next(directory for name in names if _is_usable(directory := Path("runs", name), config))
 
 
 def plan_output_dir(directory: Path, config: Config, *, resume: bool) -> str:
