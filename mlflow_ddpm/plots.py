@@ -174,10 +174,8 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
 
     def make(name: str, width: str | None) -> Figure:
         figure = make_figure(name, history, theme=wanted.theme, width=width, font=wanted.font)
-        plot = plot_named(name)
-        facts = [fact for fact in dict.fromkeys(getattr(figure, "facts", None) or ()) if not fact.startswith(_READ)]
-        text = f"{history.worded(plot.caption)} {plot.describe(history)}"
-        captions[name] = f"{text} {facts[0][0].upper()}{'; '.join(facts)[1:]}." if facts else text
+        if wanted.theme == "paper":
+            captions[name] = _caption(name, history, getattr(figure, "facts", None) or ())
         return figure
 
     written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]
@@ -190,6 +188,13 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
         replace_file(path, "".join(f"{name}: {text}\n\n" for name, text in captions.items()).encode())
         written.append(path)
     return written
+
+
+def _caption(name: str, history: RunHistory, facts: Iterable[str]) -> str:
+    """Return what a caption of a plot should mention."""
+    plot, unread = plot_named(name), [fact for fact in dict.fromkeys(facts) if not fact.startswith(_READ)]
+    text = f"{history.worded(plot.caption)} {plot.describe(history)}"
+    return f"{text} {unread[0][0].upper()}{'; '.join(unread)[1:]}." if unread else text
 
 
 def write_plots(make: Callable[[str, str | None], Figure], directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:

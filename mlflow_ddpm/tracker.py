@@ -24,7 +24,6 @@ from mlflow_ddpm.tracking.rank_sync import NextEpoch, warn_if_nothing_is_recorde
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
 from mlflow_ddpm.tracking.run_recorder import RunRecorder
 from mlflow_ddpm.tracking.scalars import Scalar, extra_values, join_collectives
-from mlflow_ddpm.tracking.shutdown import classify_exit
 from mlflow_ddpm.tracking.step_windows import StepWindows
 from mlflow_ddpm.tracking.timing import unix_ms
 
@@ -289,13 +288,7 @@ class MetricsTracker:
         """
         if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
-        shutdown = self._rows.shutdown
-        try:
-            outcome = shutdown.outcome_at_close(status, error) if shutdown else classify_exit(error)
-        except BaseException as interrupt:  # a second close may never come
-            self._rows.end(classify_exit(interrupt), timeout)
-            raise
-        return self._rows.end(outcome, timeout)
+        return self._rows.end_as(status, error, timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -93,7 +93,8 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     rows = list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
     # By their times, rows of several runs, or of none, would supersede each other: what the frame has counts.
     times = accumulate((row.logged_at_ms for row in rows), max)
-    return [replace(row, logged_at_ms=time) for row, time in zip(rows, times, strict=True)]
+    pairs = zip(rows, times, strict=True)
+    return [row if row.logged_at_ms == time else replace(row, logged_at_ms=time) for row, time in pairs]
 
 
 def _with_epoch_column(frame: pd.DataFrame) -> pd.DataFrame:
@@ -139,13 +140,18 @@ def _number(name: str, value: Any) -> int | float | None:
     """Return a cell as the type of its column. Text is read as Python reads numbers, an empty one is *not measured*."""
     import pandas as pd
 
+    is_integral = name in INTEGRAL_COLUMNS
+    if type(value) is float and not is_integral:  # as most cells are: what follows takes longer
+        return value
+    if type(value) is int and is_integral and 0 <= value <= _MAX_INT:
+        return value
     if value is pd.NA or value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise UsageError(f"expected numbers in the history frame's column {name!r}, got {value!r}")
     try:
         number = float(value)
-        if name not in INTEGRAL_COLUMNS:
+        if not is_integral:
             return number
         whole = int(value) if isinstance(value, Integral) else int(number)
     except (ValueError, TypeError, OverflowError) as error:

@@ -19,7 +19,7 @@ from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.rank_sync import NextEpoch
 from mlflow_ddpm.tracking.scalars import join_collectives
-from mlflow_ddpm.tracking.shutdown import ShutdownHandler
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
 from mlflow_ddpm.tracking.step_windows import StepWindows
 
 if TYPE_CHECKING:
@@ -182,6 +182,15 @@ class RowMeasurement:
         self.recorder.write(row)
         self.meter.warn_of_nonfinite(row, measured.batches, "the window up to step" if self.windows else "epoch")
         return row
+
+    def end_as(self, status: str | None, error: BaseException | None, timeout: float) -> bool:
+        """End the run as :meth:`mlflow_ddpm.MetricsTracker.close` is asked to."""
+        try:
+            outcome = self.shutdown.outcome_at_close(status, error) if self.shutdown else classify_exit(error)
+        except BaseException as interrupt:  # a second close may never come
+            self.end(classify_exit(interrupt), timeout)
+            raise
+        return self.end(outcome, timeout)
 
     def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         """Close what is open and end the run; return whether MLflow has everything."""
