@@ -217,16 +217,13 @@ class MetricsTracker:
         *,
         partial: bool = False,
     ) -> EpochMetrics | None:
-        """End the epoch; its row is durable on disk when this returns, and delivered to MLflow soon after.
+        """End the epoch and return its row, durable on disk now and soon in MLflow; None on ranks other than 0.
 
         Args:
             model: the live model; with ``ema_model``, their distance is measured.
             ema_model: its EMA, as :meth:`watch` takes it; default: what is watched. An unusable one is a warning.
             extra: further scalars of this epoch, recorded as the others are. None means not measured.
             partial: the epoch ends before its last batch; its row is marked so.
-
-        Returns:
-            The row; None on ranks other than 0.
 
         Raises:
             UsageError: no epoch is open, or an extra's name or a value cannot be taken. The epoch stays open.
@@ -273,7 +270,7 @@ class MetricsTracker:
         return self._recorder.flush(timeout)
 
     def close(self, status: str | None = None, error: BaseException | None = None, *, timeout: float = 30.0) -> bool:
-        """Flush everything and end the run, if the tracker started it.
+        """Flush everything and end the run, if the tracker started it; return whether MLflow has everything.
 
         The last, short window of steps is kept; an epoch still open is dropped, with a warning.
 
@@ -282,9 +279,6 @@ class MetricsTracker:
             error: what ended the training, for the tags; default: the exception under way, as in a ``finally`` block,
                 or the signal for which the loop was left.
             timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.
-
-        Returns:
-            Whether MLflow has everything.
         """
         if status not in (None, "FINISHED", "FAILED", "KILLED"):
             raise UsageError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
