@@ -16,6 +16,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import FORMER_NAMES, extra_value
 from mlflow_ddpm.core.formatting import count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Markdown, Table, escape, one_line
+from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot, plot_named
 from mlflow_ddpm.reporting.context import ReportFigure, model_results
@@ -75,6 +76,7 @@ def render_card(card: HubCard) -> str:
     titles = {plot.name: plot.title for plot in PLOTS}
     others = [f"[{escape(titles[n])}]({link})" for n, link in card.plots.items() if n != "training_dashboard"]
     split = re.fullmatch("emnist-([a-z]+)", data_name)
+    count = flatten(history.config).get("data.train_images", "")
     return markdown_template("hub_card.md.j2").render(
         card=card,
         header=_header(card),
@@ -88,6 +90,7 @@ def render_card(card: HubCard) -> str:
         properties=_model_table(card),
         data_name=data_name,
         split=split and split[1],
+        images=f"{int(count):,} images" if re.fullmatch("[0-9]{1,9}", count) else "Images",
         accuracy=None if accuracy is None else f"{accuracy:.1%}",
         epochs=count_of(history.summary.epochs, "epoch"),
         recorder=f"mlflow_ddpm {card.model.get('mlflow_ddpm_version')}",

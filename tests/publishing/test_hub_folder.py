@@ -102,6 +102,20 @@ def test_the_folder_has_the_model_its_card_its_pictures_and_its_metrics(home: Pa
     )
 
 
+@pytest.mark.parametrize(("counted", "words"), [({"train_images": 8000}, "8,000 images"), ({}, "Images")])
+def test_the_card_says_how_many_images_of_a_split_were_used(
+    sqlite_uri: str, counted: dict[str, int], words: str
+) -> None:
+    """As the run counted them, which may be fewer than the official split has; no number is made up."""
+    record(Path("run"), sqlite_uri, config={"data": {"name": "emnist-letters"} | counted})
+    description = Path("run/model/config.json")
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"trained_on": "emnist-letters"}))
+
+    export_run("run", "hub")
+
+    assert f". {words} of the split's training part were used." in Path("hub/README.md").read_text("utf-8")
+
+
 def test_every_link_of_the_card_is_relative_and_leads_to_a_file(home: Path) -> None:
     """All plots are linked; the newest sample grid is the first picture."""
     text = (home / "hub/README.md").read_text("utf-8")
