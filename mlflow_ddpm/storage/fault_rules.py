@@ -47,13 +47,20 @@ EDIT_RIGHT = (
     "ask the experiment's owner for EDIT permission; behind a host check, start the server with --allowed-hosts"
 )
 HTTP_STATUS = {
+    400: (
+        "the server does not understand the request (400)",
+        "if its port speaks TLS, write https:// in the tracking URI",
+    ),
     401: ("the server asks for credentials, or does not accept these (401)", SEND_CREDENTIALS),
     403: ("permission denied (403)", EDIT_RIGHT),
     404: (
         "there is no MLflow at this address (404)",
         "check the tracking URI; behind a path prefix (`mlflow server --static-prefix`) it ends with that prefix",
     ),
-    405: ("what answers at this address is not MLflow (405)", "check the tracking URI"),
+    405: (
+        "what answers at this address is not MLflow, or sends the request elsewhere (405)",
+        "check the tracking URI: where a proxy redirects http:// to https://, write https://",
+    ),
     407: ("the HTTP proxy asks for credentials (407)", "put them into HTTPS_PROXY, or list the host in NO_PROXY"),
     413: (
         "a proxy in front of the server takes no request of this size (413)",

@@ -6,10 +6,12 @@ file crash, and can leave it unusable for good (measured; hydraflow issue 245).
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import hashlib
 import logging
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mlflow_ddpm.core.errors import (
     ItemRefusedError,
@@ -34,7 +37,7 @@ _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0
 _ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
-_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 443}
 # They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
 _NOISY_LOGGERS = (
     "alembic.ddl.impl",
@@ -142,14 +145,25 @@ def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreE
 
 
 def _check_reachable(tracking_uri: str) -> None:
-    """Fail at once if no database server listens: MLflow would try eleven times over 100 s."""
-    scheme = urlsplit(tracking_uri).scheme.partition("+")[0] if "://" in tracking_uri else ""
-    if scheme not in _DATABASE_PORTS:
+    """Fail at once if nothing listens there: MLflow would try a database for 100 s, and Databricks for 300 s."""
+    uri = _databricks_address(tracking_uri) if re.match("databricks(:|$)", tracking_uri) else tracking_uri
+    scheme = urlsplit(uri).scheme.partition("+")[0] if "://" in uri else ""
+    if scheme not in _PORTS:
         return
-    address = urlsplit(tracking_uri)
+    address = urlsplit(uri)
     if address.hostname:
-        with socket.create_connection((address.hostname, address.port or _DATABASE_PORTS[scheme]), _CONNECT_SEC):
+        with socket.create_connection((address.hostname, address.port or _PORTS[scheme]), _CONNECT_SEC):
             pass
+
+
+def _databricks_address(tracking_uri: str) -> str:
+    """Return the workspace's address; empty where Databricks is not set up, or a proxy leads to it."""
+    profile = tracking_uri.partition("://")[2] or os.environ.get("DATABRICKS_CONFIG_PROFILE", "DEFAULT")
+    config = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(OSError, ValueError, configparser.Error):  # the client names what is wrong with the file
+        config.read(Path(os.environ.get("DATABRICKS_CONFIG_FILE", "~/.databrickscfg")).expanduser())
+    host = config.get(profile, "host", fallback="") or os.environ.get("DATABRICKS_HOST", "")
+    return "" if getproxies() else f"databricks://{host.rpartition('://')[2]}"
 
 
 class _NotInOurCalls(logging.Filter):

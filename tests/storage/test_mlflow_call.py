@@ -81,7 +81,8 @@ def fault_of(action: Callable[[], object]) -> StoreError:
         (401, StoreRefusedError, "MLFLOW_TRACKING_USERNAME"),
         (403, StoreRefusedError, "EDIT permission"),
         (404, StoreRefusedError, "--static-prefix"),
-        (405, StoreRefusedError, "check the tracking URI"),
+        (400, StoreRefusedError, "write https://"),
+        (405, StoreRefusedError, "where a proxy redirects http:// to https://, write https://"),
         (413, StoreRefusedError, "client_max_body_size"),
         (418, StoreRefusedError, "418"),
         (429, StoreUnavailableError, "too often"),
@@ -128,6 +129,22 @@ def test_an_address_that_leads_nowhere(
     assert words in str(error)
     assert "secret" not in str(error)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks://work"])
+def test_a_databricks_workspace_that_is_away_is_an_outage_at_once(
+    uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the environment or by a profile; its own client would try for five minutes at each call."""
+    (tmp_path / "cfg").write_text("[work]\nhost = https://127.0.0.1:9/\ntoken = dapi-of-a-test\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "cfg"))
+    if uri == "databricks":
+        monkeypatch.setenv("DATABRICKS_HOST", "127.0.0.1:9")
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-of-a-test")
+    error = fault_of(lambda: MlflowRun(uri, RUN).info())
+
+    assert type(error) is StoreUnavailableError
+    assert "connection refused" in str(error)
 
 
 def test_plain_http_behind_an_https_address(web: str) -> None:
