@@ -122,7 +122,8 @@ class JsonWriter:
         self._render, self._may_write, self._on_written = render, may_write, on_written
         self._revision = -1  # of the content on disk
         self._wanted, self._closed = threading.Event(), threading.Event()
-        self._writing = threading.Lock()
+        # Reentrant: an interrupt between acquire() and its `try` leaves it held by the thread that will stop this one.
+        self._writing = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def recover(self) -> RunDocument | None:

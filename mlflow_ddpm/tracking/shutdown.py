@@ -195,8 +195,8 @@ def _install_handlers() -> None:
         previous = signal.getsignal(signum)
         if previous not in (signal.SIG_IGN, None):  # None: a handler that Python did not set, and cannot put back
             handler = _SignalHandler(signum, previous)
+            _installed.append(handler)  # first: an interrupt that comes between leaves none behind
             signal.signal(signum, handler)
-            _installed.append(handler)
 
 
 def _restore_handlers() -> None:

@@ -78,3 +78,17 @@ def test_a_writer_writes_the_newest_content_and_knows_what_it_holds(tmp_path: Pa
     writer.write_now(timeout=30)
     assert not writer.holds(2)
     writer.stop()
+
+
+def test_the_end_comes_although_an_interrupt_left_the_lock_taken(tmp_path: Path) -> None:
+    """Ctrl-C can come right after a lock is taken, before its ``try`` begins."""
+    writer = JsonWriter(tmp_path / "training_metrics.json", lambda: (0, _document([])), lambda: True, lambda _: None)
+
+    def interrupted() -> None:
+        writer._writing.acquire()
+        writer.stop()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()

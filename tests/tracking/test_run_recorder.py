@@ -299,7 +299,7 @@ def _interrupt_at(number: int) -> Callable[[FrameType, str, object], Any]:
     return interrupt
 
 
-@pytest.mark.parametrize("line", [145, 190, 206, 226, 233, 341, 470, 530])
+@pytest.mark.parametrize("line", [145, 166, 174, 190, 206, 226, 233, 341, 470, 530])
 def test_an_interrupt_at_any_line_of_a_construction_lets_everything_go(line: int, sqlite_uri: str) -> None:
     """In a notebook, which keeps the error with all that it holds, the cell runs again."""
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
