@@ -19,7 +19,7 @@ from mlflow_ddpm.core.strict_json import as_config
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.reporting.context import ReportFigure, build_context
 from mlflow_ddpm.reporting.manifest import find_plot_files, output_files, relative_link, sample_files
-from mlflow_ddpm.reporting.rendering import render_html, render_markdown
+from mlflow_ddpm.reporting.rendering import render_html, render_markdown, with_palette
 from mlflow_ddpm.storage.layout import HTML_NAME, REPORT_NAME
 
 __all__ = ["generate_report"]
@@ -93,5 +93,11 @@ def write_report(history: RunHistory, save_dir: Path, plot_paths: Mapping[str, P
     )
     path, page = save_dir / REPORT_NAME, save_dir / HTML_NAME
     replace_file(path, render_markdown(context).encode())
-    replace_file(page, render_html(context, lambda link: (save_dir / link).read_bytes()).encode())
+    drawn = {relative_link(path, save_dir) for path in plots.values()}
+
+    def read_picture(link: str) -> bytes:
+        content = (save_dir / link).read_bytes()
+        return with_palette(content) if link in drawn else content
+
+    replace_file(page, render_html(context, read_picture).encode())
     return [path, page]

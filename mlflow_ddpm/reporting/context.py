@@ -27,7 +27,7 @@ from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 # What keeps the table of epochs, the only one that is capped, below 1 MB; the CSV has everything.
 MAX_EPOCH_ROWS = 1000
 _MAX_EXTRAS = 60  # in the table of epochs
-_MAX_EXTRAS_TEXT = 300_000  # characters, in the same
+_MAX_EXTRAS_TEXT = 200_000  # characters, in the same
 _PRINTED_COLUMNS = 24  # of the table of epochs on a landscape page; if there are more, the extras are not printed
 _PAGE_PT, _COLUMN_EM, _LARGEST_PT = 780, 7.0, 8.0  # width of that page, of a column; font size
 _CELL = 12  # characters of a number with its rules

@@ -8,9 +8,11 @@ forbids scripts and addresses.
 from __future__ import annotations
 
 import base64
+import contextlib
 import mimetypes
 from collections.abc import Callable, Iterable
 from functools import cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.markdown import (
@@ -32,6 +34,8 @@ from mlflow_ddpm.reporting.model_card import yaml_header
 if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
+
+_MOST_PIXELS = 20_000_000  # of a plot that the page has in fewer colours; the largest of ours has 5 million
 
 
 def render_markdown(context: ReportContext) -> str:
@@ -102,6 +106,18 @@ def _json_text(text: str) -> Markup:
     from markupsafe import escape as escape_html
 
     return escape_html(safe_json(text))
+
+
+def with_palette(content: bytes) -> bytes:
+    """Return a plot's picture in 256 colours, a third as large; as it is if it is transparent, very large or no PNG."""
+    from PIL import Image
+
+    file = BytesIO()
+    # suppressed is what Pillow raises for a file that was found there
+    with contextlib.suppress(Exception), Image.open(BytesIO(content), formats=("PNG",)) as picture:
+        if picture.mode == "RGB" and picture.width * picture.height <= _MOST_PIXELS:
+            picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+    return min(file.getvalue() or content, content, key=len)
 
 
 def _data_uri(link: str, content: bytes) -> Markup:

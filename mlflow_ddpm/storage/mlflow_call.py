@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import gc
 import hashlib
 import logging
 import os
@@ -186,6 +187,23 @@ def _quiet_logs() -> Iterator[None]:
         yield
     finally:
         _calls.depth -= 1
+
+
+@contextlib.contextmanager
+def long_lived_objects_left_alone() -> Iterator[None]:
+    """Spare the garbage collector what is there already.
+
+    It takes a third of the time of sending rows, and half of that of reading them: MLflow makes a hundred objects for
+    each point, so the collector would look at all modules again and again.
+    """
+    if gc.get_freeze_count():  # the user's program does so itself
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:

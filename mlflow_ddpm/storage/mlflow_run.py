@@ -20,7 +20,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
-from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import long_lived_objects_left_alone, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_faults import MISSING_ARTIFACT_STORE
 from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
 
@@ -73,10 +73,9 @@ class MlflowRun:
 
     def logged_points(self) -> frozenset[tuple[str, int, int]]:
         """Return (key, step, timestamp) of every point. File stores keep a point that is sent twice, SQL stores not."""
-        with translate_mlflow_errors(self.tracking_uri):
+        with translate_mlflow_errors(self.tracking_uri), long_lived_objects_left_alone():
             keys = [key for key in self._client.get_run(self.run_id).data.metrics if is_row_key(key)]
-            histories = [(key, self._client.get_metric_history(self.run_id, key)) for key in keys]
-        return frozenset((key, p.step, p.timestamp) for key, history in histories for p in history)
+            return frozenset((key, p.step, p.timestamp) for key in keys for p in self._history(key))
 
     def logged_images(self) -> tuple[str, ...]:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
@@ -198,10 +197,12 @@ class MlflowRun:
 
     def read_rows(self) -> list[EpochMetrics]:
         """Return every row that was ever logged, superseded ones included: see :mod:`storage.stored_rows`."""
-        with translate_mlflow_errors(self.tracking_uri):
-            keys = self._client.get_run(self.run_id).data.metrics
-            pages = self._client._tracking_client.store.get_metric_history  # noqa: SLF001 - the public one has no bound
-            return read_stored_rows(keys, lambda key: read_pages(partial(pages, self.run_id, key, _PAGE), key))
+        with translate_mlflow_errors(self.tracking_uri), long_lived_objects_left_alone():
+            return read_stored_rows(self._client.get_run(self.run_id).data.metrics, self._history)
+
+    def _history(self, key: str) -> list[Any]:
+        pages = self._client._tracking_client.store.get_metric_history  # noqa: SLF001 - the public one has no bound
+        return read_pages(partial(pages, self.run_id, key, _PAGE), key)
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

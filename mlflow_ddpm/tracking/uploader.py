@@ -7,19 +7,17 @@ what the delivery state does not count as acknowledged is sent the next time, wi
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from mlflow_ddpm.core.errors import StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
-from mlflow_ddpm.storage.mlflow_call import is_first_use
+from mlflow_ddpm.storage.mlflow_call import is_first_use, long_lived_objects_left_alone
 from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH
 from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.live_points import LiveReading
@@ -31,22 +29,6 @@ _log = logging.getLogger("mlflow_ddpm")
 _SILENT_SEC = 60.0  # report an outage after this long without a response: some servers keep a call open for ever
 _FAILURES_MAX = 3  # of files, one after the other or not, before a pause
 _LIVE_MAX = 8  # readings within epochs that wait, at most
-
-
-@contextlib.contextmanager
-def _long_lived_objects_left_alone() -> Iterator[None]:
-    """Spare the garbage collector what is there already: it takes a third of the time of sending rows.
-
-    MLflow makes a hundred objects for each point, so the collector would look at all modules again and again.
-    """
-    if gc.get_freeze_count():  # the user's program does so itself
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class Uploader:
@@ -142,7 +124,7 @@ class Uploader:
         deadline = time.monotonic() + timeout
         try:
             self._file_lane.hurry()
-            with _long_lived_objects_left_alone():
+            with long_lived_objects_left_alone():
                 self._row_lane.work_until(lambda: self._state.ended, timeout)
             if self._remote.is_open:
                 self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))

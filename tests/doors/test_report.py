@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.reporting.context import ReportFigure, build_context
@@ -216,8 +218,22 @@ def test_every_class_of_the_page_has_a_style(tmp_path: Path) -> None:
     style = page.partition("<style>")[2].partition("</style>")[0]
     used = {name for names in re.findall(r'class="([^"]*)"', page) for name in names.split()}
 
-    assert {"unprinted", "wide", "stacked", "long"} <= used
+    assert {"wide", "stacked", "long"} <= used
+    assert re.search(r"@media print .*\.wide tr > :nth-child\(n\+\d+\) { display: none; }", style, re.DOTALL)
     assert {name for name in used if not re.search(rf"\.{name}\b", style)} == {"l"}
+
+
+@pytest.mark.slow
+def test_both_forms_stay_below_a_megabyte_whatever_the_columns(tmp_path: Path) -> None:
+    """The core columns and what fits; the plots in fewer colours, and no class for each of 30,000 cells."""
+    rng, names = np.random.default_rng(0), [f"group{number % 7}/extra_metric_{number}" for number in range(300)]
+    rows = [row(epoch, loss_mean=rng.random(), extra={n: -rng.random() for n in names}) for epoch in range(1000)]
+    history = RunHistory(rows=tuple(rows))
+    paths = generate_all_plots(history, tmp_path)
+    generate_report(history, save_dir=tmp_path, plot_paths=paths)
+
+    assert sum(path.stat().st_size for path in paths.values()) > 400_000
+    assert all((tmp_path / name).stat().st_size < 1_000_000 for name in ("training_report.md", "training_report.html"))
 
 
 def test_the_same_inputs_give_the_same_bytes_in_any_directory(tmp_path: Path) -> None:
