@@ -6,12 +6,13 @@ What a server answers decides neither where files go nor how much disk and memor
 from __future__ import annotations
 
 import posixpath
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
@@ -20,6 +21,7 @@ _MAX_FILES = 20_000
 _MAX_FOLDERS = 200
 _THREADS = 4
 _CHUNK = 2**20
+_SLOW_SEC, _SLOWEST = 45.0, 2**12  # seconds that a file may take; bytes a second after them
 
 
 class Artifact(NamedTuple):
@@ -103,12 +105,24 @@ class Artifacts:
         from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
         most, left = artifact.size, self._max_bytes if artifact.size is None else artifact.size
+        began = time.monotonic()
         credentials = self._repository._host_creds  # noqa: SLF001 - as its own download does
         with http_request(credentials, posixpath.join("/", artifact.path), "GET", stream=True) as response:
             augmented_raise_for_status(response)
             with path.open("wb") as file:
-                for chunk in response.iter_content(_CHUNK):
+                for chunk in _chunks(response):
                     left -= len(chunk)
+                    if time.monotonic() - began > _SLOW_SEC + path.stat().st_size / _SLOWEST:
+                        raise StoreUnavailableError(f"{artifact.path} comes too slowly from MLflow")
                     if left < 0:
                         raise MirrorError(f"{artifact.path} is larger than the {most} bytes that the store lists")
                     file.write(chunk)
+
+
+def _chunks(response: Any) -> Iterator[bytes]:
+    """Yield what has come of a file, be it a byte; older versions of urllib3 wait for more."""
+    read = getattr(response.raw, "read1", None)
+    if read is None:
+        yield from response.iter_content(_CHUNK)
+    while read and (chunk := read(_CHUNK, decode_content=True)):
+        yield chunk

@@ -172,7 +172,7 @@ KNOWN_TEXTS = (
         "set DATABRICKS_HOST and DATABRICKS_TOKEN, or run `databricks configure`",
     ),
     (
-        r"unsupported URI|Invalid url|No connection adapters|Invalid IPv6|Failed to parse|Could not parse SQLAlchemy",
+        r"unsupported URI|Invalid url|No connection adapters|Invalid IPv6|Failed to parse: |Could not parse SQLAlchemy",
         "this is not a tracking URI",
         "use http(s)://HOST, sqlite:///FILE, postgresql://..., databricks, or a folder",
     ),

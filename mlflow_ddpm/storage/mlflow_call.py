@@ -16,7 +16,9 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +40,7 @@ _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0
 _ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
+_ANSWER_SEC = 45.0  # for an answer that is read; longer if the user's settings are
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 443}
 # They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
 _NOISY_LOGGERS = (
@@ -67,6 +70,7 @@ def bound_mlflow_waits() -> None:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # which may ask for a day
 
 
 @contextlib.contextmanager
@@ -110,10 +114,32 @@ def _bound_answers() -> None:
         session = make(*args, **kwargs)
         if _read_bounded not in session.hooks["response"]:
             session.hooks["response"].append(_read_bounded)
+            session.request = partial(_request_in_time, session.request)
         return session
 
     bounded.is_bounded = True  # type: ignore[attr-defined]
     request_utils._get_request_session = bounded  # noqa: SLF001
+
+
+def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: Any) -> Any:
+    """Make a request that reads in a thread of its own: a server that sends a byte a second keeps a call for ever."""
+    if how.get("stream") or not getattr(_calls, "depth", 0) or not (method == "GET" or url.endswith("/search")):
+        return request(method, url, **how)
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        with _quiet_logs():
+            try:
+                answer.set_result(request(method, url, **how))
+            except Exception as error:  # noqa: BLE001 - raised to the caller
+                answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    if not wait([answer], limit).done:
+        raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
+    return answer.result()
 
 
 def _read_bounded(response: Any, *, stream: bool = False, **_: Any) -> None:

@@ -87,7 +87,7 @@ def _missing_package(chain: list[BaseException]) -> Fault | None:
 def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
     status = _http_status(chain, text)
     if status is None:
-        is_no_json = any(isinstance(link, JSONDecodeError) for link in chain)
+        is_no_json = any(isinstance(link, JSONDecodeError) or type(link).__name__ == "ParseError" for link in chain)
         if is_no_json or "not in a valid JSON format" in text:  # after a redirect to a login page, say
             cause = "a web page came instead of MLflow's answer"
             return Fault(PASSING, cause, "check the tracking URI; a login page or a proxy may stand in front")

@@ -254,8 +254,8 @@ def artifact_repository(tracking_uri: str, run_id: str) -> Any:
     folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
     if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):
         raise StoreRefusedError(
-            f"MLflow at {redact(tracking_uri)} names {folder} for the artifacts of run {run_id}; expected a folder "
-            f"{run_id}/artifacts, and nothing else on this machine is read or written"
+            f"MLflow at {redact(tracking_uri)} names {folder or 'no folder'} for the artifacts of run {run_id}; "
+            f"expected a folder {run_id}/artifacts, and nothing else on this machine is read or written"
         )
     return repository
 

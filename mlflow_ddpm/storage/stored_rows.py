@@ -8,6 +8,7 @@ their names and steps, neither add rows nor change any.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -87,11 +88,11 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[An
     marking = {
         key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(TABLE_COLUMNS)
     }
-    rows: dict[Place, dict[str, float]] = {
+    rows: dict[Place, dict[str, float | None]] = {
         place: {} for place in _row_places(marking.values(), is_marked=bool(markers))
     }
     for key in wanted:
-        read = int if key in INTEGRAL_COLUMNS else _unclipped
+        read = _whole if key in INTEGRAL_COLUMNS else _unclipped
         for place, value in marking.pop(key, None) or progress.step(_placed(points_of(key))):
             if place in rows:
                 rows[place][key] = read(value)
@@ -118,6 +119,10 @@ def _row_places(marking: Iterable[Points], *, is_marked: bool) -> list[Place]:
 
 def _unclipped(value: float) -> float:
     return value if abs(value) != _FLOAT_MAX else value * 2
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if math.isfinite(value) else None  # not one of ours
 
 
 class _Progress:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 import pytest
 
 from mlflow_ddpm import publish_run, read_history
-from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError
+from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.publishing.download import download_run
+from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -33,6 +36,8 @@ class Server:
         self.files: list[dict[str, Any]] = []
         self.artifacts = f"mlflow-artifacts:/0/{RUN_ID}/artifacts"
         self.padding = 0  # bytes of white space that follow each answer
+        self.drips = False  # they come one by one
+        self.status = 200
         self.requests = 0
 
     def answer(self, path: str) -> dict[str, Any]:
@@ -65,12 +70,16 @@ def server() -> Iterator[tuple[Server, str]]:
 
         def do_GET(self) -> None:
             content = json.dumps(answers.answer(self.path)).encode()
-            self.send_response(200)
+            self.send_response(answers.status)
             self.send_header("Content-Type", "application/json")
+            self.send_header("Retry-After", "3600")
             self.send_header("Content-Length", str(len(content) + answers.padding))
             self.end_headers()
             self.wfile.write(content)
             with contextlib.suppress(OSError):  # the client has seen enough
+                for _ in range(200 if answers.drips else 0):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
                 for _ in range(answers.padding >> 20):
                     self.wfile.write(b" " * 2**20)
 
@@ -138,6 +147,45 @@ def test_one_answer_without_end_is_refused(server: tuple[Server, str], read: Cal
 
     with pytest.raises(StoreRefusedError, match="answered with more than 32 MiB"):
         read(RUN_ID, tracking_uri=uri)
+
+
+@pytest.mark.parametrize("read", [read_history, lambda run, **how: download_run(run, "copy", **how)])
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_server_that_sends_a_byte_now_and_then_or_wants_an_hour_is_given_up(
+    server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch, read: Callable[..., object], status: int
+) -> None:
+    """Each byte is within MLflow's time-out; the whole answer is not."""
+    answers, uri = server
+    answers.drips, answers.padding, answers.status = status == 200, 2**20 * (status == 200), status
+    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_call._ANSWER_SEC", 1.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    began = time.monotonic()
+
+    with pytest.raises(StoreUnavailableError, match=r"did not send its whole answer within 3 s|not ready \(503\)"):
+        read(RUN_ID, tracking_uri=uri)
+    assert time.monotonic() - began < 60
+
+
+def test_a_file_that_comes_byte_by_byte_is_given_up(
+    server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file of any size may come as slowly as a bad line brings it, and no slower."""
+    answers, uri = server
+    found = Artifacts(MlflowRun(uri, RUN_ID))
+    answers.drips, answers.padding = True, 2**20
+    monkeypatch.setattr("mlflow_ddpm.storage.artifacts._SLOW_SEC", 1.0)
+
+    with pytest.raises(StoreUnavailableError, match=r"metrics/a\.csv comes too slowly"):
+        found.fetch([Artifact("metrics/a.csv", 2**20)], tmp_path)
+
+
+def test_a_count_that_is_no_number_is_left_out(server: tuple[Server, str]) -> None:
+    """A stranger's store may have an infinite number of batches."""
+    answers, uri = server
+    answers.metrics.append("nonfinite_batches")
+    answers.page = lambda: {"metrics": [{**POINT, "value": "Infinity"}]}
+
+    assert read_history(RUN_ID, tracking_uri=uri)["loss_mean"].tolist() == [math.inf]
 
 
 @pytest.mark.parametrize("folder", ["", f"other/{RUN_ID}", f"{RUN_ID}/artifacts/.."])

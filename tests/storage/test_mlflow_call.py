@@ -267,3 +267,12 @@ def test_other_threads_logs_are_not_touched(sqlite_uri: str, caplog: pytest.LogC
         "theirs",
         "after",
     ]
+
+
+def test_mlflow_still_has_the_function_that_bounds_its_answers(web: str) -> None:
+    """It is private; under another name there would be no bound, and nothing would show it."""
+    from mlflow.utils import request_utils
+
+    with translate_mlflow_errors(web):
+        pass
+    assert request_utils._get_request_session.is_bounded
