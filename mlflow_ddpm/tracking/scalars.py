@@ -95,7 +95,9 @@ def _one_element(name: str, tensor: Any) -> Any:
     if tensor.dtype not in _REAL or type(tensor) not in _LOCAL:  # can it be read later? One without a value shows it
         is_plain = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         like = torch.empty((), dtype=tensor.dtype) if is_plain else torch.empty_like(tensor, device="cpu")
-        torch.stack([like]).double().numpy()
+        trial = torch.stack([like]).double()
+        if not is_plain:
+            trial.numpy()
         _REAL.add(tensor.dtype)
         _LOCAL.add(type(tensor))
         _DENSE.add(torch.strided)
