@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -185,10 +186,21 @@ def _vectors(figure: Figure, fmt: str) -> bytes:
 def _themed_figure(theme: str, font: str) -> Figure:
     """Return an empty Figure that is drawn and saved under its theme, since matplotlib reads settings until then."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure: Figure = _figure_class(theme, font)()
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@cache
+def _figure_class(theme: str, font: str) -> Any:
+    """Return the class of a theme's figures; matplotlib takes long to document a new one."""
     from matplotlib.figure import Figure
 
     class ThemedFigure(Figure):
-        facts: list[str] | None = [] if theme == "paper" else None  # what its caption should mention
+        def __init__(self) -> None:
+            super().__init__()
+            self.facts: list[str] | None = [] if theme == "paper" else None  # what its caption should mention
 
         def draw(self, renderer: Any) -> None:
             with theme_context(theme, font):
@@ -198,9 +210,7 @@ def _themed_figure(theme: str, font: str) -> Figure:
             with theme_context(theme, font):
                 super().savefig(fname, **kwargs)
 
-    figure = ThemedFigure()
-    FigureCanvasAgg(figure)
-    return figure
+    return ThemedFigure
 
 
 def _grid(figure: Figure, size: _Size, side: int, top: float) -> list[Axes]:
