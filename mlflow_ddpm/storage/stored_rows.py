@@ -27,7 +27,6 @@ _PROGRESS_SEC = 2.0
 _MOST_METRICS, _MOST_PAGES, _MOST_POINTS = 10_000, 200, 10_000_000
 
 Place = tuple[int, int]  # step, timestamp in ms
-Points = Sequence[tuple[Place, float]]
 
 
 class Point(NamedTuple):
@@ -66,7 +65,7 @@ def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
     raise HistoryError(f"MLflow sends more than {_MOST_PAGES} pages of the metric {key!r}; no run has that many")
 
 
-def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[Any]]) -> list[EpochMetrics]:
+def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Sequence[Any]]) -> list[EpochMetrics]:
     """Return every row that was ever logged, superseded ones included, in order of time.
 
     Args:
@@ -85,17 +84,16 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[An
         raise HistoryError(f"the run has {len(wanted):,} metrics in MLflow; at most {_MOST_METRICS:,} are read")
     progress = _Progress(len(wanted))
     markers = [key for key in wanted if key in _ALWAYS_MEASURED]
-    marking = {
-        key: progress.step(_placed(points_of(key))) for key in markers or set(wanted).intersection(TABLE_COLUMNS)
-    }
+    marking = {key: progress.step(points_of(key)) for key in markers or set(wanted).intersection(TABLE_COLUMNS)}
     rows: dict[Place, dict[str, float | None]] = {
         place: {} for place in _row_places(marking.values(), is_marked=bool(markers))
     }
     for key in wanted:
         read = _whole if key in INTEGRAL_COLUMNS else _unclipped
-        for place, value in marking.pop(key, None) or progress.step(_placed(points_of(key))):
-            if place in rows:
-                rows[place][key] = read(value)
+        for point in marking.pop(key, None) or progress.step(points_of(key)):
+            cells = rows.get((point.step, point.timestamp))
+            if cells is not None:
+                cells[key] = read(point.value)
     return [
         EpochMetrics.from_cells({**cells, "epoch": step, "logged_at_ms": ms})
         for (step, ms), cells in sorted(rows.items(), key=lambda row: row[0][1])
@@ -103,16 +101,12 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Iterable[An
     ]
 
 
-def _placed(points: Iterable[Any]) -> Points:
-    return [((point.step, point.timestamp), point.value) for point in points]
-
-
-def _row_places(marking: Iterable[Points], *, is_marked: bool) -> list[Place]:
+def _row_places(marking: Iterable[Sequence[Any]], *, is_marked: bool) -> list[Place]:
     """Return the places with the most of the always-measured metrics; runs of old versions may have fewer of them.
 
     Without any of those, every place with a metric of the table is a row.
     """
-    counts = Counter(place for points in marking for place in {place for place, _ in points})
+    counts = Counter(place for points in marking for place in {(p.step, p.timestamp) for p in points})
     most = max(counts.values(), default=0) if is_marked else 1
     return [place for place, count in counts.items() if count >= most]
 
@@ -132,7 +126,7 @@ class _Progress:
         self._total, self._done, self._next = total, 0, time.monotonic() + _PROGRESS_SEC
         self._points = 0
 
-    def step(self, points: Points) -> Points:
+    def step(self, points: Sequence[Any]) -> Sequence[Any]:
         """Count one more metric."""
         self._done += 1
         self._points += len(points)
