@@ -7,6 +7,8 @@ environment. This is best effort: a value with neither a recognisable name nor a
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import re
@@ -112,7 +114,21 @@ class _Walk:
             return self._hide(value, path, is_named=level >= Suspicion.IF_MIXED)
         if isinstance(value, int) and abs(value) >= _PIN_MIN and level is Suspicion.CERTAIN:
             return self._hide(str(value), path, is_named=True)
-        return self._text(value, path) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return self._text(value, path) if (clean := self._json(value, path, level)) is None else clean
+
+    def _json(self, text: str, path: str, level: Suspicion) -> str | None:
+        """Return the JSON text of a dict or list without its credentials; None if it is no such text or has none."""
+        if text.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(ValueError, RecursionError):
+                value, inner = json.loads(text), _Walk(self._elsewhere)
+                clean = inner.clean(value, path, level)
+                if inner.names:
+                    self.names[self._text(path)] = None
+                    self.known |= inner.known
+                    return json.dumps(clean, ensure_ascii=False)
+        return None
 
     def _item(self, item: Any, name: str, path: str, above: Suspicion, pair: str) -> Any:
         path = f"{path}.{name}" if path else name

@@ -11,6 +11,7 @@ from mlflow_ddpm.core.secret_names import Suspicion, is_secret, looks_random, su
 
 HIDDEN = "***"
 _NESTED_LENGTH = 400  # a longer value is not read again for what is in it, so that time stays in proportion
+_INDENT = 200  # a name that stands farther to the right starts no line
 _RUN_LENGTH, _WORD_LENGTH = 16, 24  # letters and digits without a break that a token has and a word has not
 
 _RUN = re.compile(r"[A-Za-z0-9]+")
@@ -45,7 +46,7 @@ def _in_query(match: Match) -> bool:
 def _after_colon(match: Match) -> bool:
     """Read ``token: abc`` as a setting where it is a line, and elsewhere as words of a sentence."""
     level, text, (start, end) = _suspicion(match), match.string, match.span()
-    is_at_start = not text[text.rfind("\n", 0, start) + 1 : start].strip(" -{\"'")
+    is_at_start = not text[max(0, start - _INDENT) : start].rpartition("\n")[2].strip(" -{\"'")
     is_at_end = _END.match(text, end) is not None
     if text[start - 1 : start] == ":":  # a part of a longer name: arn:aws:...:secret:name
         return False
@@ -69,6 +70,15 @@ def _in_sentence(match: Match) -> bool:
     level = _suspicion(match)
     most = Suspicion.IF_MIXED if level >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
     return is_secret(match["secret"], min(level, most))
+
+
+def _option(match: Match) -> bool:
+    return is_secret(match["secret"], Suspicion.IF_TEXT)
+
+
+def _used(match: Match) -> bool:
+    """Read ``with the token x7Gt2`` and ``using token ab12cd34``, but not ``using token mixing2``."""
+    return _mixed(match) and (_is_odd(match["secret"]) or bool(re.search(r"\d[a-z]+\d", match["secret"])))
 
 
 def _after_words(match: Match) -> bool:
@@ -133,15 +143,20 @@ _PREFIXES = (
     r"xai-|nvapi-|pplx-|AIza|ya29\.|GOCSPX-|SG\.|shp[a-z]{2}_|lin_api_|ntn_|secret_|figd_|PMAK-|gl[sc]a?_|NRAK-|"
     r"hv[sb]\.|ATATT3|dckr_pat_|sbp_|sb_secret_|lsv2_[a-z]{2}_|pcsk_|tvly-|rubygems_|sntry[a-z]_|dp\.[a-z]{2}\.|"
     r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|"
-    r"CFPAT-|dapi|atlasv1\."
+    r"CFPAT-|dapi|atlasv1\.|tskey-|xkeysib-|xsmtpsib-|NR(?:II|JS|BR|AA)-|nfp_|fm[12]_|fo1_|vercel_blob_rw_|ph[xs]_|sgp_|"
+    r"CCI(?:PAT|PRJ)_|EZ[AT]K|ATCTT3|ATBB|BBDC-|jina_|tgp_v1_|csk-|aio_|bkua_|v[1-4]\.local\.|EAA|oy2|cio"
 )
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
 _PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
 _SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?)"
-# Programs whose short option takes a password, with a space or without.
-_PROGRAMS = (
-    r"(?:sshpass|\w*login|mysql\w*|mariadb\w*|mongo\w*|mosquitto_\w+|redis-cli|ldap\w+|sqlcmd|plink|pscp|7za?|openssl)"
+# Programs whose short option takes a password, with a space or without; of the last ones without a space alone.
+_ARGUMENTS = r"\b[^|;\n]{0,80}?\s"
+_OPTIONS = (
+    rf"\b(?:(?:sshpass|\w*login|mongo\w*|cqlsh|rdesktop|psexec|useradd|usermod|ncftp\w*|snowsql){_ARGUMENTS}-p|"
+    rf"(?:(?:un)?zip|sqlcmd|[iot]sql|bcp|mosquitto_\w+|ipmitool|ssh-keygen){_ARGUMENTS}-P|ssh-keygen{_ARGUMENTS}-N|"
+    rf"redis-cli{_ARGUMENTS}-a|ldap\w+{_ARGUMENTS}-w|openssl{_ARGUMENTS}-[kK]|(?:plink|pscp|psftp){_ARGUMENTS}-pw|"
+    rf"(?:mysql\w*|mariadb\w*|7z[ar]?|(?:un)?rar){_ARGUMENTS}-h?p(?=\S))"
 )
 _CREDENTIAL_CALL = r"(?i:(?:Auth(?=\([^()]{1,80},)|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
 # Everything that repeats is bounded, or starts at the start of a word: a long text takes time in proportion.
@@ -155,9 +170,14 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             r"(?P<secret>[^/\s]{1,500}|[^/\s:@]{0,100}:(?!\d{1,5}/)[^\s'\"]{1,500})@"
         ),
     ),
+    # the same without a scheme, as Go and Oracle write it: user:password@tcp(host:3306)/name
+    (_always, r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>(?!//)[^\s@]{1,100})@(?:\w{2,12}\(|[\w.\-]{1,100}:\d{2,5}/\w)"),
     (
         _mixed,
-        r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})@(?:localhost|[\w\-]+(?:\.[\w\-.]+|:\d{2,5}))",
+        (
+            r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})"
+            r"@(?!sha\d)(?:localhost|[\w\-]+(?:\.[\w\-.]+|:\d{2,5}|/\w))"
+        ),
     ),
     (_always, r"(?:\boracle:\w{1,9}:|\bsqlplus\s+)\w{1,60}/(?P<secret>[^\s@]{1,100})@"),
     (_mixed, r"(?m:^[^\s:/]{1,100}:(?:\d{2,5}|\*):[^\s:/]{1,60}:[^\s:/]{1,60}:(?P<secret>\S{1,200})$)"),  # .pgpass
@@ -199,13 +219,27 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _after_name,
         rf"(?:(?:^|\s)(?=[A-Za-z][A-Za-z0-9]*_)|\b(?:ENV|set\w{{0,3}})\s+(?:-\w+\s+)?)(?P<name>[A-Za-z]\w*)\s+(?![A-Z0-9]+_){_VALUE}",
     ),
-    (_always, r"(?<!\S)(?:-[uU]|--user|--proxy-user)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)"),
+    (
+        _always,
+        r"(?<!\S)(?:-[uU]|--user|--proxy-user|--auth)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)",
+    ),
     (_mixed, rf"(?i:(?<!\S)/(?:p|pwd?|pass(?:word)?):{_VALUE})"),  # of Windows
-    (_mixed, rf"\b(?:{_PROGRAMS}\b[^|;\n]{{0,80}}?\s-[pPawk]|(?:un)?zip\b[^|;\n]{{0,80}}?\s-P)\s?{_VALUE}"),
+    (_option, rf"{_OPTIONS}\s?{_VALUE}"),
+    (
+        _option,
+        r"\b(?:htpasswd\s+(?=-\w*b)(?:-\w*n\w*|-\w+\s+\S+)\s+\S+\s+|(?:wpa_passphrase|add_user|lftp\s+-u|https?\s+-a)\s+[^\s,:]+[\s,:])(?P<secret>[^\s|;&]+)",
+    ),
     (_random, rf"\b(?:login|\w{{0,20}}auth\w{{0,20}}(?::token)?)\s+(?:--?[\w\-]{{1,30}}\s+){{0,3}}{_VALUE}"),
     (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:-stdin|\bsudo\s+-S)\b"),
     # sentences
-    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY|SecureString)\s+(?:is\s+|<<<\s+)?{_QUOTED})"),
+    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY|SecureString)\s+(?:(?:is|was|of|<<<)\s+)?{_QUOTED})"),
+    (
+        _used,
+        (
+            r"(?i:\b(?:with|using|used?|by|sent|tried)\s+(?:(?:the|this|my|our|an?)\s+)?(?:[a-z]{2,12}\s+)?"
+            rf"(?:token|api[ _\-]?key|access[ _\-]key|secret|{_PASSWORD}|pwd|credentials?)\s+{_VALUE})"
+        ),
+    ),
     (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?(?P<secret>{_BARE}))"),
     (_in_sentence, rf"{_NOUN}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
     (_in_sentence, rf"{_NOUN}\s+(?:is|was|->|=>|:=)\s+(?P<secret>{_BARE})"),
@@ -222,10 +256,15 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (
         _generated_tail,
         (
-            r"(?<![\w\-./\\])(?P<secret>[A-Za-z]{2,12}\d?(?:[_\-][A-Za-z0-9]{1,6}){0,2}[_\-.]"
-            r"(?P<tail>[A-Za-z0-9]{24,}))(?![.\w\-]*\.\w{2,11}\b)"
+            r"(?<![\w\-./\\])(?P<secret>[A-Za-z]{2,12}\d?(?:[_\-.][A-Za-z0-9]{1,24}){0,3}[_\-.]"
+            r"(?P<tail>[A-Za-z0-9]{24,}+))(?![.\w\-]*\.\w{2,11}\b)"
         ),
     ),
+    (
+        _random,
+        r"(?<![\w\-./\\])(?:[a-z]{2,12}[_\-])?(?:[rs]k|pat|api|apikey|live|secret|token|auth|svc)[_\-](?P<secret>[A-Za-z0-9]{24,}+)(?!\.\w)",
+    ),
+    (_always, r"\b(?P<secret>pat[A-Za-z0-9]{12,20}\.[0-9a-f]{32,}|[0-9a-f]{32}-us\d{1,2})\b"),
     (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-)[0-9a-f]{32})\b"),
     (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
     (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{35}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),

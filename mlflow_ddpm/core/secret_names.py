@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from functools import lru_cache
+from unicodedata import normalize
 
 
 class Suspicion(IntEnum):
@@ -28,13 +29,20 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SECRET = _words(
-    "password passwords passwd passwrd passphrase passcode pword pwd pswd psw secret secrets credential credentials "
-    "cred creds authorization bearer jwt totp otp psk passkey passwort kennwort wachtwoord lösenord salasana "
-    "motdepasse mdp contraseña contrasena clave senha parola hasło haslo heslo jelszó jelszo sifre şifre losenord "
-    "adgangskode пароль 密码 密碼 パスワード 비밀번호"
+_PASSWORDS = _words(
+    "password passwords passwd passwrd passphrase passcode pword pwd pswd psw passkey passwort kennwort geheimwort "
+    "wachtwoord losenord salasana passord kodeord motdepasse mdp passe "
+    "contrasena contrasenas contrasenya clave senha senhas "
+    "parola parol parool haslo heslo jelszo sifre adgangskode lozinka zaporka geslo slaptazodis pasahitza kodikos "
+    "sandi katalaluan matkhau пароль κωδικος 密码 密碼 口令 パスワード 비밀번호"
 )
-_AFTER_SECRET = _words("access base confirm confirmation hash key keys new old phrase repeat salt seed token")
+_SECRET = _PASSWORDS | _words(
+    "secret secrets credential credentials cred creds authorization bearer jwt totp otp psk geheim geheimnis secreto "
+    "secreta segreto segreta segredo hemlighet zugangsdaten zugangscode anmeldedaten zugriffstoken"
+)
+_AFTER_SECRET = _words(
+    "access base confirm confirmation dict hash key keys list map new old phrase repeat salt seed token values"
+)
 _LOGINS = _words(
     "ansible become bind database db ftp imap keystore ldap mail mongo mysql pg postgres proxy redis root sftp smtp "
     "sql sudo truststore"
@@ -79,20 +87,26 @@ _DATA = _words(
     "suffix task text time timestep trigger unk video vision word attention batch bucket cache checkpoint ckpt column "
     "commit composite config data dataset dedup dict feature file foreign group hash idempotency index instance item "
     "jax join kv label layer lookup message meta metric module monitor name natural node object param partition path "
-    "primary prng public record registry rng routing row s sample scene search shard sort split state surrogate table "
+    "primary prng public record rng row s sample scene search shard sort split state surrogate table "
     "target unique"
 )
-_KEYS = _words("token tok tkn key pat")
+_KEYS = _words(
+    "token tok tkn key pat schlussel schluessel sleutel cle chiave chave llave klucz nyckel nokkel avain anahtar "
+    "ключ 密钥"
+)
 _PLURALS = _words("tokens keys")
-_PLURALS = _words("tokens keys")
+# A pass that is a turn, a way or a filter: lowpass, two_pass, bypass.
+_PASSES = _words(
+    "all back backward band by com encom fast final first forward full high inference low mid multi n noise one over "
+    "post pre render second shadow single sub sur tres training two under"
+)
 # The last word of a name, the word before it (None: any; "": none), and what that makes of the value.
 _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("pw cookie cookies mnemonic"), None, Suspicion.IF_TEXT),
     (_words("auth basic login"), None, Suspicion.IF_LOGIN),
-    (_words("pass"), _BEFORE_SECRET, Suspicion.IF_TEXT),
+    (_words("pass"), _BEFORE_SECRET | _KEYS | {"store"}, Suspicion.IF_TEXT),
     (_words("phrase word words"), _words("pass recovery seed"), Suspicion.IF_TEXT),
     (_words("seed"), _words("mfa recovery wallet"), Suspicion.IF_TEXT),
-    (_words("passe"), _words("de"), Suspicion.IF_TEXT),  # mot_de_passe
     (
         _words("code codes"),
         _words("access activation auth backup device mfa recovery security unlock verification"),
@@ -104,23 +118,32 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("token"), _BEFORE_SECRET - _words("client session user username"), Suspicion.IF_TEXT),
     (_KEYS, _BEFORE_SECRET, Suspicion.IF_MIXED),
     (_words("token tok tkn pass"), frozenset([""]), Suspicion.IF_MIXED),
-    (_words("pass fernet hmac csrf xsrf sessionid jsessionid phpsessid"), None, Suspicion.IF_RANDOM),
+    (_words("pass"), _PASSES, Suspicion.IF_RANDOM),
+    (_words("pass"), None, Suspicion.IF_MIXED),
+    (_words("fernet hmac csrf xsrf sessionid jsessionid phpsessid sid"), None, Suspicion.IF_RANDOM),
 )
 _MIXED_LENGTH = 5
 _RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases and digits more often than words do
 # No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
 # variable ($X, {{ x }}), a call, a path.
 _HARMLESS = re.compile(
-    r"\s*(?:\W{1,3}|\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%\(?\w+\)?s?%?|none|null|true|false|yes|no|on|off|auto|default|"
+    r"\s*(?:\W{1,3}|\*+|<[^>]*>|\[[A-Za-z_]+\]|\$\{.*|(?-i:\$[A-Z_]\w*)|\{\{.*|%(?:\w+%|\(\w+\)s?|s)|none|null|true|false|yes|no|on|off|auto|default|"
     r"anonymous|(?:dis|en)abled|required|optional|unset|prompt|n/a|(?:hmac-?)?(?:sha|md|oauth|hs|rs|es)-?\d{1,4}|"
-    r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[A-Za-z_][\w.]*\((?:.*\))?|(?:env|vault|op|arn|file|keyring):.*|"
+    r"(?:argon2|pbkdf2|[bs]crypt)\w{0,3}(?:[_\-]sha\d+)?|"
+    r"env|vault|keyring|(?:os\.)?(?:environ|getenv)\b.*|[a-z_][\w.]*\((?:(?:['\"].*|[\w.]+\s?[=,].*|(?-i:[a-z_.]*))\))?|(?:env|vault|op|arn|file|keyring):.*|"
     r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
-_KNOWN = sorted(_BEFORE_SECRET | _SECRET | _LEADING | _KEYS | _PLURALS | _words("pass pw"), key=len, reverse=True)
+_KNOWN = sorted(
+    _BEFORE_SECRET | _SECRET - {"secreta"} | _LEADING | _KEYS | _PLURALS | _words("pass pw"), key=len, reverse=True
+)
 _GLUED = re.compile("|".join(_KNOWN))
+_ENDING = re.compile("(.{2,}?)(" + "|".join(["pwd", "pass", "pw", *(word for word in _SECRET if len(word) > 5)]) + ")")  # noqa: PLR2004
+_PLAIN = {code: normalize("NFD", chr(code))[0] for code in (*range(0xC0, 0x180), *range(0x384, 0x3CF))} | {
+    ord(a): b for a, b in zip("łŁøØ", "lLoO", strict=True)
+}
 
 
 @lru_cache(maxsize=8192)
@@ -130,7 +153,7 @@ def suspicion(name: str) -> Suspicion:
     >>> [suspicion(name).name for name in ("AWS_SECRET_ACCESS_KEY", "hfToken", "max_tokens", "key_dim")]
     ['CERTAIN', 'IF_TEXT', 'NONE', 'NONE']
     """
-    words = [word for part in _PARTS.findall(name) for word in _unglue(part.lower())]
+    words = [word for part in _PARTS.findall(name[-400:].translate(_PLAIN)) for word in _unglue(part.lower())]
     while words and words[0] in _LEADING:
         words.pop(0)
     if not words or words[0] in _COUNTS:
@@ -156,18 +179,23 @@ def is_property(name: str) -> bool:
 
 
 def _unglue(word: str) -> list[str]:
-    """Split ``pgpassword`` and ``apikey`` into their words, but neither ``monkey`` nor ``clstoken``."""
+    """Split ``pgpassword`` and ``apikey`` into their words, but neither ``monkey`` nor ``clstoken`` nor ``bypass``."""
     parts = _GLUED.findall(word)
     if word in _SECRET or "".join(parts) == word:
-        return parts
-    return [word, parts[-1]] if word.endswith(("password", "passwords", "passwd", "passphrase")) else [word]
+        return [word] if word in _SECRET else parts
+    end = _ENDING.fullmatch(word)
+    if not end or end[1] in _PASSES:
+        return [word]
+    return [end[1], "pass" if end[2] == "pw" else end[2]]
 
 
 def _of_place(words: list[str], place: int) -> Suspicion:
     """Judge by one word and what stands around it; the first row that fits its noun decides."""
     noun, before, after = words[place], words[place - 1] if place else "", words[place + 1 :]
     if noun in _SECRET:
-        return Suspicion.CERTAIN if (_AFTER_SECRET | _BEFORE_SECRET).issuperset(after) else Suspicion.IF_RANDOM
+        if (_AFTER_SECRET | _BEFORE_SECRET).issuperset(after):
+            return Suspicion.CERTAIN
+        return Suspicion.IF_MIXED if noun in _PASSWORDS else Suspicion.IF_RANDOM
     rows = (row for row in _NOUNS if noun in row[0] and (row[1] is None or before in row[1]))
     is_datum = noun not in _KEYS | _PLURALS or _DATA.intersection(words)
     level = next((row[2] for row in rows), Suspicion.NONE if is_datum else Suspicion.IF_RANDOM)

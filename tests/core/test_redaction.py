@@ -39,6 +39,11 @@ LONG_PARTS = [
         "a.b:c@d.e ",
         "A_B ",
         "hook/",
+        '{"a":',
+        "zip -P ",
+        "a:b@t(",
+        "ab-c1.",
+        "with the token ",
     ),
 ]
 

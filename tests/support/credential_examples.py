@@ -41,6 +41,8 @@ SECRET_NAMES = _words("""
     userpwd passwrd api_secret apisecret HF_PASSWORD hub_password LDAP_BIND_PW proxy_pass zenodo_token
     figshare_token OPENROUTER_KEY openai_key psk wifi_psk preshared_key tok hf_tok motdepasse пароль 密码
     awssecretaccesskey mysecret bindpw authtoken token_for_hub password_of_ana mfa_seed activation_code
+    datenbankpasswort CONTRASEÑA Lösenord HASŁO_DB geheimnis clave_secreta mot_de_passe_bdd api_schluessel cle_api
+    senha_db storepass keypass sshpass nfspass adminpwd jenkinspw vncpasswd login_password_list passwort_datenbank
 """)
 ORDINARY_NAMES = _words("""
     max_tokens num_tokens n_tokens min_tokens tokens total_tokens tokens_per_sec tokens_seen max_new_tokens
@@ -73,7 +75,8 @@ ORDINARY_NAMES = _words("""
     private_key_path private_key_file ssh_key_path key_file keyfile key_path key_id kms_key_id access_key_name
     secret_count n_secrets tokenized tokenize token_level token_weight token_wise loss_per_token per_token_loss
     time_per_token bits_per_token ms_per_token token_drop token_merge token_merging sample_token scene_token
-    token_map key_map key_vault tokens_of_vocab host_key_alias secret_ref_name routing_key
+    token_map key_map key_vault tokens_of_vocab host_key_alias secret_ref_name routing_key overpass trespass allpass
+    renderpass enclave chave_primaria
 """)
 # Made up, in the form of the real thing. What stands between the marks must be gone.
 SECRET_TEXTS = _lines(r"""
@@ -258,6 +261,24 @@ https://host/x#access_token=«abc123»
 some_v1_«aB3dE5fG7hI9jK1lM3nO5pQ7rS»
 tskey-auth-«aB3dE5fG7hI9jK1lM3nO5pQ7rS»
 $2b$12$«4Yp2kGsiDxDfFzbCXEzvIfkvlTROH4A1F7AGRqLadnFIq1LiDVWI9»
+app:«lynxkettle»@tcp(10.0.0.3:3306)/runs
+app:«lynxkettle»@db7:5432/runs
+app:«Lynx8Kettle»@db7/runs
+unzip -P «Marmot-Cello» a.zip
+7z x a.7z -oout -p«MarmotCello»
+redis-cli -h db7 -a «Marmot-Cello» ping
+keytool -list -storepass «Marmot»
+htpasswd -b /etc/users ann «Marmot-Cello»
+htpasswd -nbB ann «Marmot-Cello»
+http -a ann:«Marmot» x.y
+ipmitool -H h -U a -P «Marmot-Cello» power on
+login rejected (password was '«Otter)Punt»') again
+tried with the token «x7Gt2Qw9» twice
+secret: "«Otter(Punt36)»"
+tskey-client-«kQz81VbTqLm2CNTRL-aZ4xW8vT2mQ6rK1yJd3Gm6Lp»
+acme-auth-«kQz81VbTqLm2Cx-aZ4xW8vT2mQ6rK1yJd3Gm6Lp»
+acme_live_«7fa91b0cd3e24466981b0d9c»
+pat05pMkVKZcXngj5.«fdd1ca394de0f394245088f718dbc33a140d9bd4ee385a37e44626fde8754a75»
 DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
 """)
 ORDINARY_TEXTS = _lines(r"""
@@ -447,6 +468,13 @@ unzip -p data1.zip file1.csv
 openssl sha256 data1.tar
 docker login registry1.example.com
 echo v1234 | tee stdin.log
+postgresql://mlflow@db.internal:5432/mlflow
+pytorch:cuda12x@sha256:4567890123abcdef
+mysql -h db7 -P 3306 -u root -p runs
+redis-cli -p 6379 ping
+with the token embeddings2 frozen
+use token class12x for cond
+live_0123456789abcdef01234567.ckpt
 """)
 # What stands between the marks must be gone, and everything else must stay.
 SECRET_CONFIGS: list[dict[str, Any]] = [
@@ -491,6 +519,9 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {"tokens": {"ci": {"read": "«oxskb6uxh7oyreej6r2e26w6hkkk»"}}, "refresh_tokens": ["«aB3dE5fG7hI9jK1lM3»"]},
     {"api_key_ana": "«aB3dE5fG7hI9jK1lM3»", "wifi": {"ssid": "lab-5G", "psk": "«abcdef»"}, "pin_code": "«482913»"},
     {"card": {"pin": "«7392»"}, "serial_key": "«SM0O5-R888K-4HAQB»"},
+    {"PAGERDUTY_ROUTING_KEY": "«c9be7d259412388a55e1dce739c6e1fb»", "password": "«Kiwi(7)»"},
+    {"passwords": ["«platypus.Viola33»", "«otter.Cello»"], "argv": ["unzip", "-P", "«Marmot-Cello»", "a.zip"]},
+    {"tokens": '{"ci": {"read": "«oxskb6uxh7oyreej6r2e26w6hkkk»"}}', "a": '{"secrets": {"b": {"c": "«x»"}}, "n": 3}'},
     {"dump": "db.example:5432:runs:bob:«hunter2x»"},
     {"key": ["«-----BEGIN EC PRIVATE KEY-----»", "«k3LmJgRF»", "«-----END EC PRIVATE KEY-----»"]},
 ]
@@ -525,5 +556,12 @@ ORDINARY_CONFIGS: list[dict[str, Any]] = [
     },
     {"argv": ["train.py", "-p", "small-v2x9", "-u", "bob"], "storage_key": "ckpt/f82e2dafe40a", "otp_issuer": "lab"},
     {"options": [{"id": "token", "type": "str", "default": "class10x"}], "tokens": {"pad": "[PAD]", "train": "1.2B"}},
+    {"extra": '{"lr": 0.001,  "tokens": [1, 2], "cache_key": "9f86d081884c7d659a2feaa0c55ad015"}', "deep": "[" * 5000},
+    {
+        "password_hashing": "argon2id",
+        "secret_store": "projects/p1/secrets/hf",
+        "password": "load(cfg)",
+        "lowpass": "fir4x2",
+    },
     {"cache_key": "9f86d081884c7d659a2feaa0c55ad015", "row_key": "1a2b3c4d-0000-1111-2222-333344445555"},
 ]
