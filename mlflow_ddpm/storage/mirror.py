@@ -132,8 +132,8 @@ class Mirror:
         if self.is_foreign:
             return False
         with self._writing:
-            if not self._journal.is_current(self.rows):
-                self._write_csv()
+            if not (self._lock.may_write and self._journal.is_current(self.rows)):
+                self._write_csv()  # which takes a lock anew that another program deleted
         if not self._json.holds(self._revision):
             self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)

@@ -25,7 +25,7 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 _log = logging.getLogger("mlflow_ddpm")
 # SIGHUP: the terminal is gone. Windows does not have it.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-_NO_ERRORS = (StopIteration, StopAsyncIteration, GeneratorExit)  # they end loops, not trainings
+_NO_ERRORS = (StopIteration, StopAsyncIteration)  # they end loops, not trainings
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
@@ -78,7 +78,8 @@ class ShutdownHandler:
             _restore_handlers()
 
     def outcome_of(self, error: BaseException | None) -> RunOutcome:
-        """Return how a training ended that left with ``error``."""
+        """Return how a training ended that left with ``error``; a generator that is closed has ended its loop."""
+        error = None if isinstance(error, GeneratorExit) else error
         return classify_exit(error, self._ending_signal(error))
 
     def epoch_begins(self) -> None:

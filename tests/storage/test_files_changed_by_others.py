@@ -406,6 +406,32 @@ def test_a_close_that_cannot_write_says_where_the_rows_are(tmp_path: Path, caplo
     shutil.rmtree(Path(rescued[:-1]).parent)
 
 
+def _delete_hidden(directory: Path) -> None:
+    for path in directory.glob(".*"):
+        path.unlink()
+
+
+def _recreate(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+@pytest.mark.parametrize("fate", [_delete_hidden, shutil.rmtree, _recreate])
+def test_what_goes_after_the_last_row_is_there_again_at_the_close(
+    fate: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the CSV was whole and the lock alone went: the JSON gets the run's end."""
+    mirror = Mirror(tmp_path / "out").open()
+    for epoch in range(3):
+        mirror.write(_row(epoch))
+    fate(mirror.directory)
+
+    assert mirror.close(RunOutcome("FINISHED"))
+    assert [0, 1, 2] == _epochs(mirror.directory) == _json_epochs(mirror.directory)
+    assert json.loads((mirror.directory / JSON_NAME).read_bytes())["run"]["status"] == "FINISHED"
+    assert "could not be written" not in caplog.text
+
+
 def test_a_stale_json_is_never_called_current(tmp_path: Path) -> None:
     """Neither one that could not be written, nor one that another program put there, nor one after the close."""
     mirror = Mirror(tmp_path).open()

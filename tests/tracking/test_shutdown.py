@@ -264,6 +264,28 @@ def test_a_handler_of_another_signal_than_sigterm_that_returns_changes_nothing(s
         signal.signal(signum, before)
 
 
+def test_a_generator_that_is_closed_ends_its_run_as_finished(sqlite_uri: str) -> None:
+    """As where a loop over it is left by ``break``; with a signal before, the loop was left for that."""
+
+    def epochs(directory: str) -> Iterator[int]:
+        with MetricsTracker(directory) as tracker:
+            for epoch in range(9):
+                tracker.start_epoch(epoch)
+                tracker.end_epoch()
+                yield epoch
+
+    for _ in epochs("plain"):
+        break
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    for _ in epochs("signal"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        break
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    runs = MlflowClient(sqlite_uri).search_runs(["0"], order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
+
+
 def test_a_resumed_run_that_finishes_bears_no_old_error(sqlite_uri: str) -> None:
     """Why an earlier part of it ended is not why the whole did."""
     with pytest.raises(ValueError, match="out of memory"), MetricsTracker("out") as tracker:
