@@ -28,7 +28,7 @@ from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder
 from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
-from mlflow_ddpm.storage.recovery import recover_files
+from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -93,10 +93,10 @@ class Mirror:
         if self.is_foreign:
             return
         every = self._run.get("every_n_steps")
-        superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
-        if superseded:
-            self._keep_superseded(superseded)
         with self._writing:
+            superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
+            if superseded:
+                self._keep_superseded(superseded)
             with self._consistent:
                 kept = len(self.rows) - len(superseded)
                 del self.rows[kept:], self._encoded[kept:]
@@ -106,13 +106,21 @@ class Mirror:
         self._json.request()
 
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
-        """Take over the rows of a run whose files were lost, from ``source``, and make them durable."""
-        path, epochs = display_path(self.directory / CSV_NAME), count_of(len(rows), "epoch")
-        _log.warning("%s: restored from %s: %s", path, source, epochs)
+        """Take over the rows that another copy of the run, ``source``, has and ours lost, and make them durable.
+
+        Raises:
+            MirrorError: they are another run's.
+        """
+        path = self.directory / CSV_NAME
         with self._writing:
             with self._consistent:
-                self.rows[:], self._encoded = rows, []
+                merged = merge_rows(self.rows, rows, path, self._run.get("every_n_steps"))
+                restored = len({row.logged_at_ms for row in merged} - {row.logged_at_ms for row in self.rows})
+                if not restored:
+                    return
+                self.rows[:], self._encoded = merged, []
                 self._revision += 1
+            _log.warning("%s: restored from %s: %s", display_path(path), source, count_of(restored, "epoch"))
             self._write_csv()
 
     def describe(self, *, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailab
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
+from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
@@ -30,7 +31,7 @@ from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.storage.stored_rows import Point, points_of
 from mlflow_ddpm.tracking.outage import kind_of_cause
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
-from mlflow_ddpm.tracking.stored_copy import check_not_fuller
+from mlflow_ddpm.tracking.stored_copy import rows_of_stored_copy
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 
@@ -59,6 +60,7 @@ class RemoteRun:
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._logged_images: tuple[str, ...] | None = None
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
+        self.earlier_outcome: RunOutcome | None = None  # how the run had ended when it was opened
         self.logged_causes: set[str] = set()  # of set-aside items, that were logged
         self._sent_files: list[str] = []  # that the run's description may show or link to
 
@@ -188,15 +190,15 @@ class RemoteRun:
         return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
     def _check_current(self, run: MlflowRun, path: Path) -> None:
-        """Check that a file of the run's history holds what is known now, and all that MLflow's copy of it holds."""
+        """Bring a file of the run's history up to what is known now, and to what MLflow's copy of it holds."""
         if path not in (self._mirror.directory / CSV_NAME, self._mirror.directory / JSON_NAME):
             return
+        if not self._created:
+            self._mirror.restore(rows_of_stored_copy(run, path.name), "MLflow")
         revision = self._mirror.revision  # the training may write the next row meanwhile
         self._mirror.flush()
         if path not in self._mirror.current_files(revision):
             raise ItemRefusedError("the disk did not take its newest content")
-        if not self._created:
-            check_not_fuller(run, path, list(self._mirror.rows), self._state.every_n_steps)
 
     def _opened(self) -> MlflowRun:
         if self._run is None:
@@ -215,7 +217,9 @@ class RemoteRun:
         self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
         inputs = [self._metadata.dataset] if self._metadata.dataset else []
         self._send_what_is_taken(inputs, run.log_datasets, lambda _: "the data set")
-        known = {key: value for key, value in run.info().items() if key not in ("status", "end_time_ms")}
+        known = run.info()
+        status, ended_ms = known.pop("status"), known.pop("end_time_ms")
+        self.earlier_outcome = None if status == "RUNNING" else RunOutcome(status, at_ms=ended_ms)
         self._mirror.update_run(redacted(known).value)  # what MLflow knows of the run comes from anyone
 
     def _send_tags(self, run: MlflowRun, tags: Mapping[str, str]) -> None:
@@ -273,11 +277,8 @@ class RemoteRun:
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
         try:
-            history = RunHistory.create(
-                list(self._mirror.rows),
-                run=self._state.as_run(),
-                environment=self._metadata.environment,
-            )
+            rows, about = list(self._mirror.rows), self._metadata.environment
+            history = RunHistory.create(rows, run=self._state.as_run(), environment=about)
             write_run_description(run, history, artifacts=list(self._sent_files))
             with self._file.change() as state:
                 state.set_aside = {key: why for key, why in state.set_aside.items() if key != _DESCRIPTION}

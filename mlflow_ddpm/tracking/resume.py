@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow_ddpm.core.errors import StoreError, UsageError
+from mlflow_ddpm.core.errors import MirrorError, StoreError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
-from mlflow_ddpm.core.metrics import keep_last_written
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import images_on_disk
@@ -107,18 +106,14 @@ def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) ->
 
 
 def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -> None:
-    """Take the rows of a run whose files are lost from the store, which had acknowledged some."""
-    if mirror.rows or not state.run_id or not state.delivered_through_ms:
+    """Take rows that the store had acknowledged, and that the files do not have any more, from the store."""
+    last = mirror.rows[-1].logged_at_ms if mirror.rows else 0
+    if not state.run_id or last >= state.delivered_through_ms:
         return
     try:
-        rows = keep_last_written(MlflowRun(tracking_uri, state.run_id).read_rows(), state.every_n_steps)
-    except StoreError as error:
-        _log.warning(
-            "the rows of %s are lost, and MLflow, which has them, does not answer: %s", mirror.directory, error
-        )
-        return
-    if rows:
-        mirror.restore(rows, redact(tracking_uri))
+        mirror.restore(MlflowRun(tracking_uri, state.run_id).read_rows(), redact(tracking_uri))
+    except (StoreError, MirrorError) as error:
+        _log.warning("rows of %s are lost, and could not be restored from MLflow: %s", mirror.directory, error)
 
 
 def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:

@@ -105,7 +105,7 @@ class ShutdownHandler:
     def note_signal(self, signum: int, error: BaseException | None) -> None:
         """Note that a signal came, and what its handler raised."""
         if error is None:
-            self._survived |= {signum: 0} if signum == signal.SIGTERM else {}
+            self._survived[signum] = 0
         else:
             self._raised[signum] = error
 
@@ -114,9 +114,13 @@ class ShutdownHandler:
         raised = [signum for link in _chain(error) for signum, own in self._raised.items() if link is own]
         if raised:
             return raised[0]
-        is_orderly = error is None or isinstance(error, SystemExit)
-        asked = [signum for signum, epochs in self._survived.items() if epochs <= _EPOCHS_TO_LEAVE]
-        return asked[0] if asked and is_orderly else None
+        if error is None or isinstance(error, SystemExit):
+            way_out = signal.SIGTERM
+        elif type(error).__name__ == "CancelledError":  # by Ctrl-C, asyncio cancels the main task
+            way_out = signal.SIGINT
+        else:
+            return None
+        return way_out if self._survived.get(way_out, _EPOCHS_TO_LEAVE + 1) <= _EPOCHS_TO_LEAVE else None
 
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:

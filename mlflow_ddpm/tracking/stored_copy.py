@@ -1,7 +1,8 @@
 """MLflow's copy of a run's CSV or JSON beside ours: a fuller one is never overwritten by an emptier one.
 
 A directory may have lost epochs, or be an older copy of another machine's; its run is then continued there, or
-synced from there. This needs a file of its own since :mod:`mlflow_ddpm.tracking.remote_run` is large enough.
+synced from there: what MLflow's copy has is restored first. This needs a file of its own since
+:mod:`mlflow_ddpm.tracking.remote_run` is large enough.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_ddpm.core.errors import ItemRefusedError, MirrorError
-from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
+from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.json_file import read_document
@@ -20,25 +20,12 @@ from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 
-def check_not_fuller(run: MlflowRun, path: Path, rows: Sequence[EpochMetrics], every_n_steps: int | None) -> None:
-    """Check that MLflow's copy of a file holds no epoch that we do not have, but those that ours supersede.
+def rows_of_stored_copy(run: MlflowRun, name: str) -> Sequence[EpochMetrics]:
+    """Return the rows of the stored file; none if there is no such file, or it is damaged or not ours.
 
     Raises:
-        ItemRefusedError: it does.
         StoreError: as :class:`mlflow_ddpm.storage.artifacts.Artifacts`.
     """
-    stored = _stored_rows(run, path.name)
-    ours = {row.epoch for row in rows}
-    missing = [row for row in keep_last_written([*stored, *rows], every_n_steps) if row.epoch not in ours]
-    if missing:
-        raise ItemRefusedError(
-            f"MLflow's copy has {count_of(len(missing), 'epoch')} that this directory does not have, the last of them "
-            f"{missing[-1].epoch}, and is kept"
-        )
-
-
-def _stored_rows(run: MlflowRun, name: str) -> Sequence[EpochMetrics]:
-    """Return the rows of the stored file; none if there is no such file, or it is damaged or not ours."""
     artifacts = Artifacts(run)
     with tempfile.TemporaryDirectory() as folder:
         try:

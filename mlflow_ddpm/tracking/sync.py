@@ -68,11 +68,14 @@ def sync_directory(
     try:
         mirror.open()
         restore_lost_rows(mirror, state, uri)
+        is_known = _status(state, document) != "RUNNING"
         outcome = _outcome(state, document, mirror.rows)
         state.set_outcome(outcome)
         uploader = _start(mirror, state, uri, document)
         at_first = uploader.waiting_rows + uploader.waiting_files
         deadline = _wait(uploader, deadline, progress)
+        if not is_known:  # an older copy of a directory that was continued elsewhere
+            outcome = uploader.earlier_outcome or outcome
         done = uploader.close(outcome, max(0.0, min(_AWAY_SEC, deadline - time.monotonic())))
     finally:
         if uploader:
@@ -151,9 +154,13 @@ def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]
     return sent and not waits
 
 
+def _status(state: DeliveryState, document: RunDocument) -> str:
+    return state.status or str(document.run.get("status") or "RUNNING")
+
+
 def _outcome(state: DeliveryState, document: RunDocument, rows: Sequence[EpochMetrics]) -> RunOutcome:
     """Return how the training ended. One that could not report it was killed, some time after its last row."""
-    status = state.status or str(document.run.get("status") or "RUNNING")
+    status = _status(state, document)
     last = rows[-1].logged_at_ms if rows else state.started_at_ms or None
     if status == "RUNNING":
         return RunOutcome("KILLED", at_ms=last)

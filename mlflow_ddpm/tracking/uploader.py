@@ -144,6 +144,11 @@ class Uploader:
         return self._remote.tracking_uri
 
     @property
+    def earlier_outcome(self) -> RunOutcome | None:
+        """How the run had ended in the store when it was opened; None if it had not, or is not open."""
+        return self._remote.earlier_outcome
+
+    @property
     def is_open(self) -> bool:
         """Whether the store has answered and the run is there."""
         return self._remote.is_open

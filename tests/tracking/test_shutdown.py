@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -262,6 +263,30 @@ def test_a_handler_of_another_signal_than_sigterm_that_returns_changes_nothing(s
     finally:
         shutdown.stop()
         signal.signal(signum, before)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, "KILLED"), (None, "FAILED")])
+def test_a_task_that_ctrl_c_cancelled_ends_its_run_as_killed(
+    signum: signal.Signals | None, status: str, sqlite_uri: str
+) -> None:
+    """By asyncio's own handler, which returns; a task that something else cancelled has failed."""
+
+    async def train() -> None:
+        with MetricsTracker("out") as tracker:
+            for epoch in range(500):
+                tracker.start_epoch(epoch)
+                tracker.end_epoch()
+                if epoch == 1 and signum:
+                    os.kill(os.getpid(), signum)
+                elif epoch == 1:
+                    asyncio.current_task().cancel()  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+
+    with pytest.raises((KeyboardInterrupt, asyncio.CancelledError)):
+        asyncio.run(train())
+
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert run.info.status == status
 
 
 def test_a_generator_that_is_closed_ends_its_run_as_finished(sqlite_uri: str) -> None:

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.file_store import FileStore
 from support.store_faults import play, points_in_store, points_on_disk
 
-from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm import MetricsTracker, read_history
+from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.run_outcome import RunOutcome
@@ -306,28 +307,60 @@ def test_a_store_that_lost_the_run_gets_it_anew_by_the_command_that_the_message_
     assert points_on_disk("out") == points_in_store(uri, run.info.run_id)
 
 
-def test_an_emptier_directory_overwrites_no_fuller_copy_in_the_store(
-    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["the end", "the middle", "all hidden files"])
+def test_an_emptier_directory_takes_what_mlflow_has_more_and_changes_nothing_there(
+    lost: str, sqlite_uri: str, tmp_path: Path
 ) -> None:
-    """A copy from before the last epochs is synced: MLflow's CSV and JSON stay, and the result says so."""
+    """A copy from before the last epochs is synced: it is completed; rows, key results and end in MLflow stay."""
     tracker = MetricsTracker("out", tracking_uri=sqlite_uri)
     for epoch in range(4):
         tracker.start_epoch(epoch)
-        tracker.log_batch(1.0)
+        tracker.log_batch(1.0 / (epoch + 1))
         tracker.end_epoch()
         if epoch == 1:
             tracker.flush()
             shutil.copytree("out", "old", ignore=shutil.ignore_patterns("*.lock"))
     tracker.close(timeout=30)
-
-    result = sync_directory(Path("old"), tracking_uri=sqlite_uri, timeout=60)
-
-    assert "without what it does not take: training_metrics." in result
-    assert "has 2 epochs that this directory does not have" in result
+    if lost == "the middle":
+        table, document = Path("old/training_metrics.csv"), Path("old/training_metrics.json")
+        lines = Path("out/training_metrics.csv").read_text().splitlines(keepends=True)
+        table.write_text("".join([*lines[:2], lines[4]]))
+        document.unlink()
+    elif lost == "all hidden files":
+        for path in Path("old").glob(".*"):
+            path.unlink()
     client = MlflowClient(sqlite_uri)
+    before = client.get_run(str(tracker.run_id))
+
+    assert "is complete in MLflow (4 epochs)" in sync_directory(Path("old"), tracking_uri=sqlite_uri, timeout=60)
+
+    after = client.get_run(str(tracker.run_id))
+    assert (before.info.status, before.info.end_time) == (after.info.status, after.info.end_time)
+    assert before.data.metrics == after.data.metrics
     for name in ("training_metrics.csv", "training_metrics.json"):
+        assert [row.epoch for row in load_history(Path("old") / name).rows] == [0, 1, 2, 3]
         stored = Path(client.download_artifacts(str(tracker.run_id), f"metrics/{name}", str(tmp_path)))
-        assert stored.read_bytes() == (Path("out") / name).read_bytes()
+        assert load_history(stored).rows == load_history(Path("out") / name).rows
+
+
+def test_a_resume_takes_rows_from_mlflow_that_its_files_lost(sqlite_uri: str) -> None:
+    """Older CSV and JSON were put back; what MLflow had acknowledged is known from the delivery state."""
+    names = ("training_metrics.csv", "training_metrics.json")
+    tracker = MetricsTracker("out", tracking_uri=sqlite_uri)
+    for epoch in range(4):
+        tracker.start_epoch(epoch)
+        tracker.end_epoch()
+        if epoch == 1:
+            tracker.flush()
+            older = [(Path("out") / name).read_bytes() for name in names]
+    tracker.close("FAILED", timeout=30)
+    for name, content in zip(names, older, strict=True):
+        (Path("out") / name).write_bytes(content)
+
+    with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
+        assert tracker.next_epoch == 4
+
+    assert list(read_history(str(tracker.run_id), tracking_uri=sqlite_uri)["epoch"]) == [0, 1, 2, 3]
 
 
 def test_a_resume_that_replaces_later_epochs_replaces_the_copy_in_the_store(sqlite_uri: str, tmp_path: Path) -> None:
@@ -362,8 +395,6 @@ def test_a_file_that_is_set_aside_keeps_no_history_from_being_read_from_the_stor
     sqlite_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows are all that a history needs."""
-    from mlflow_ddpm import read_history
-
     with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
         tracker.start_epoch(0)
         tracker.log_batch(1.0)
