@@ -91,6 +91,11 @@ class DeliveryState:
             ended_at_ms=run.get("end_time_ms"),
         )
 
+    @property
+    def is_from_json(self) -> bool:
+        """Whether what the store has acknowledged is not known."""
+        return self.run_id is not None and not self.run_key
+
     def as_run(self) -> dict[str, Any]:
         """Return what the JSON's ``run`` holds of the state; :meth:`of_run` reads it."""
         steps = {"every_n_steps": self.every_n_steps} if self.every_n_steps else {}

@@ -106,14 +106,15 @@ def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) ->
 
 
 def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -> None:
-    """Take rows that the store had acknowledged, and that the files do not have any more, from the store."""
-    last = mirror.rows[-1].logged_at_ms if mirror.rows else 0
-    if not state.run_id or last >= state.delivered_through_ms:
+    """Take rows that the store had acknowledged, and that the files lost, from the store; unknown, it is asked."""
+    are_lost = (mirror.rows[-1].logged_at_ms if mirror.rows else 0) < state.delivered_through_ms
+    if not state.run_id or not (are_lost or state.is_from_json):
         return
     try:
         mirror.restore(MlflowRun(tracking_uri, state.run_id).read_rows(), redact(tracking_uri))
     except (StoreError, MirrorError) as error:
-        _log.warning("rows of %s are lost, and could not be restored from MLflow: %s", mirror.directory, error)
+        level = logging.WARNING if are_lost else logging.DEBUG
+        _log.log(level, "rows of %s are lost, and could not be restored from MLflow: %s", mirror.directory, error)
 
 
 def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:

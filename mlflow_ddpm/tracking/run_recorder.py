@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ class RunRecorder:
         self._mirror.write(row)
         if self._resuming:
             self._mark_resume(row.epoch)
-        self._upload_row(row)
+        self._upload_new_rows()
         self._findings.notify()
         if row.faulty_batches and not self._has_nonfinite:
             self._has_nonfinite = True
@@ -230,9 +231,7 @@ class RunRecorder:
         outcome = outcome._replace(error_message=clean, at_ms=max(floor, outcome.at_ms or self._now_ms()))
         done = False
         try:
-            for row in last:  # a signal may have come between writing it and uploading it
-                if row.logged_at_ms > self._uploaded_ms:
-                    self._upload_row(row)
+            self._upload_new_rows()
             ended = {"status": outcome.status, "end_time_ms": outcome.at_ms}
             self._mirror.update_run({**self._state.as_run(), **ended})
             self._mirror.flush()  # now: SIGKILL may follow SIGTERM
@@ -273,9 +272,12 @@ class RunRecorder:
     def _is_forked(self) -> bool:  # a copy in a data loader's worker, say, which records nothing
         return os.getpid() != self._pid
 
-    def _upload_row(self, row: EpochMetrics) -> None:
-        self._uploaded_ms = row.logged_at_ms
-        self._sink.write(row)
+    def _upload_new_rows(self) -> None:
+        """Have rows uploaded that were not yet: an interrupt may have come between writing one and uploading it."""
+        new = list(takewhile(lambda row: row.logged_at_ms > self._uploaded_ms, reversed(self._mirror.rows)))
+        for row in reversed(new):
+            self._sink.write(row)
+            self._uploaded_ms = row.logged_at_ms
 
     def _upload_files(self, artifacts: list[Artifact]) -> None:
         """Have files uploaded, noted on disk, so that a sync sends what an outage keeps back."""

@@ -299,6 +299,26 @@ def _interrupt_at(number: int) -> Callable[[FrameType, str, object], Any]:
     return interrupt
 
 
+def test_a_row_whose_end_epoch_was_interrupted_is_uploaded_with_the_next(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on disk already, so nothing would bring it to MLflow later, and close would be True without it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with MetricsTracker("out") as tracker:
+        for number in range(4):
+            with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                if number in (1, 2):
+                    patch.setattr("mlflow_ddpm.tracking.uploader.Uploader.write", interrupted)
+                _epoch(tracker, number)
+        assert tracker.close()
+
+    points = MlflowClient(sqlite_uri).get_metric_history(str(tracker.run_id), "loss_mean")
+    assert [0, 1, 2, 3] == sorted(point.step for point in points)
+
+
 @pytest.mark.parametrize("line", [145, 166, 174, 190, 206, 226, 233, 341, 470, 530])
 def test_an_interrupt_at_any_line_of_a_construction_lets_everything_go(line: int, sqlite_uri: str) -> None:
     """In a notebook, which keeps the error with all that it holds, the cell runs again."""
@@ -318,9 +338,10 @@ def test_an_interrupt_at_any_line_of_a_construction_lets_everything_go(line: int
     assert {run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])} <= {"FINISHED", "KILLED"}
 
 
-@pytest.mark.parametrize("line", [1, 9, 30, 60, 120, 141, 240, 400])
+@pytest.mark.parametrize("line", [1, 5, 9, 14, 30, 60, 120, 141, 240, 400])
 def test_an_interrupt_at_any_line_of_close_lets_everything_go(line: int, sqlite_uri: str) -> None:
     """The run has ended, the threads with it, and the directory can be opened again; a second close tells the truth."""
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
     run_id = str(tracker.run_id)
@@ -332,6 +353,8 @@ def test_an_interrupt_at_any_line_of_close_lets_everything_go(line: int, sqlite_
         finally:
             sys.settrace(None)
 
+    if line > 1:  # else it had not begun
+        assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     if not tracker.close():
         sync_directory(tracker.output_dir)
     run = MlflowClient(sqlite_uri).get_run(run_id)

@@ -343,8 +343,9 @@ def test_an_emptier_directory_takes_what_mlflow_has_more_and_changes_nothing_the
         assert load_history(stored).rows == load_history(Path("out") / name).rows
 
 
-def test_a_resume_takes_rows_from_mlflow_that_its_files_lost(sqlite_uri: str) -> None:
-    """Older CSV and JSON were put back; what MLflow had acknowledged is known from the delivery state."""
+@pytest.mark.parametrize("is_state_lost", [False, True])
+def test_a_resume_takes_rows_from_mlflow_that_its_files_lost(is_state_lost: bool, sqlite_uri: str) -> None:  # noqa: FBT001
+    """Older CSV and JSON were put back; what MLflow had acknowledged says the delivery state, else MLflow."""
     names = ("training_metrics.csv", "training_metrics.json")
     tracker = MetricsTracker("out", tracking_uri=sqlite_uri)
     for epoch in range(4):
@@ -356,6 +357,8 @@ def test_a_resume_takes_rows_from_mlflow_that_its_files_lost(sqlite_uri: str) ->
     tracker.close("FAILED", timeout=30)
     for name, content in zip(names, older, strict=True):
         (Path("out") / name).write_bytes(content)
+    if is_state_lost:
+        Path("out/.delivery.json").unlink()
 
     with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker:
         assert tracker.next_epoch == 4
