@@ -6,6 +6,7 @@ rows stay in memory, and each later write brings the files up to all of them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -13,7 +14,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDE
 from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
 _log = logging.getLogger("mlflow_ddpm")
+_LEFT_SEC = 5.0  # a lock that is held for longer was left by an interrupted thread
 
 
 class Mirror:
@@ -45,8 +47,8 @@ class Mirror:
         self._run: dict[str, Any] = {}
         self._config: Mapping[str, Any] = {}
         self._environment: Mapping[str, Any] = {}
-        self._writing = threading.Lock()  # of the CSV; taken before the other one
-        self._consistent = threading.Lock()  # held for microseconds: rows and the rest of the JSON change together
+        self._writing = threading.RLock()  # of the CSV; taken before the other one; by an interrupted thread again
+        self._consistent = threading.RLock()  # held for microseconds: rows and the rest of the JSON change together
         self._revision = 0  # of all that the JSON holds
         self._encoded: list[str] = []  # of the first rows; whoever writes the JSON adds the rest
         self._warned: int | None = None  # error number of the fault that the user knows of
@@ -97,7 +99,7 @@ class Mirror:
             superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
             if superseded:
                 self._keep_superseded(superseded)
-            with self._consistent:
+            with self._in_step():
                 kept = len(self.rows) - len(superseded)
                 del self.rows[kept:], self._encoded[kept:]
                 self.rows.append(row)
@@ -111,16 +113,16 @@ class Mirror:
         Raises:
             MirrorError: they are another run's.
         """
-        path = self.directory / CSV_NAME
         with self._writing:
-            with self._consistent:
-                merged = merge_rows(self.rows, rows, path, self._run.get("every_n_steps"))
+            with self._in_step():
+                merged = merge_rows(self.rows, rows, self._journal.path, self._run.get("every_n_steps"))
                 restored = len({row.logged_at_ms for row in merged} - {row.logged_at_ms for row in self.rows})
                 if not restored:
                     return
                 self.rows[:], self._encoded = merged, []
                 self._revision += 1
-            _log.warning("%s: restored from %s: %s", display_path(path), source, count_of(restored, "epoch"))
+            path, epochs = display_path(self._journal.path), count_of(restored, "epoch")
+            _log.warning("%s: restored from %s: %s", path, source, epochs)
             self._write_csv()
 
     def describe(self, *, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
@@ -129,7 +131,7 @@ class Mirror:
 
     def update_run(self, known: Mapping[str, Any]) -> None:
         """Add to the JSON's run section, and have it written soon."""
-        with self._consistent:
+        with self._in_step():
             self._run.update(known)
             self._revision += 1
         if not self.is_foreign:
@@ -145,6 +147,16 @@ class Mirror:
         if not self._json.holds(self._revision):
             self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)
+
+    @contextlib.contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Let rows and the rest of the JSON change together."""
+        has_lock = self._consistent.acquire(timeout=_LEFT_SEC)
+        try:
+            yield
+        finally:
+            if has_lock:
+                self._consistent.release()
 
     @property
     def revision(self) -> int:
@@ -165,7 +177,7 @@ class Mirror:
         """Write all files a last time and let the directory go; return whether the CSV, read back, has every row."""
         if self.is_foreign:
             return False
-        with self._consistent:
+        with self._in_step():
             self._run["status"] = outcome.status
             if outcome.at_ms is not None:
                 self._run["end_time_ms"] = outcome.at_ms
@@ -238,9 +250,7 @@ class Mirror:
         path = self.directory / SUPERSEDED_NAME
         _log.warning(
             "row %d is recorded already: rows up to %d are replaced, and kept in %s",
-            rows[0].epoch,
-            rows[-1].epoch,
-            display_path(path),
+            *(rows[0].epoch, rows[-1].epoch, display_path(path)),
         )
         try:
             before = read_csv(path) if path.exists() else []
@@ -268,7 +278,7 @@ class Mirror:
             _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
 
     def _render(self) -> tuple[int, bytes]:
-        with self._consistent:
+        with self._in_step():
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
             rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self._revision
         return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)
