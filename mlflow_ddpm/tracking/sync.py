@@ -126,7 +126,7 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
 def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], None] | None) -> float:
     """Wait until everything is sent, reporting whenever less waits, or the store refuses or does not answer.
 
-    Returns the deadline, which is later by the time that a new database's tables took.
+    Returns the deadline: earlier for a store that is away, later by the time that a new database's tables took.
     """
     at_first = waiting = uploader.waiting_rows + uploader.waiting_files
     answered = time.monotonic()
@@ -145,7 +145,7 @@ def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], No
         if progress and left < waiting:
             progress(left, at_first)
         waiting = left
-    return deadline
+    return min(deadline, answered + _AWAY_SEC)
 
 
 def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]) -> bool:
