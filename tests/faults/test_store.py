@@ -149,7 +149,7 @@ print(played.construction_sec, played.stall_sec, played.close_sec, time.time())
         exit_sec = time.time() - ended
 
     print(f"hanging for ever: construction {construction:.2f} s, close {close:.2f} s, exit {exit_sec:.2f} s")
-    assert construction < 10 + STALL_SEC
+    assert construction < 30  # not the call's minute
     assert max(stall, close - 1) < STALL_SEC
     assert exit_sec < 5
     assert done.stderr.count("`mlflow-ddpm sync out`") == 1, done.stderr
