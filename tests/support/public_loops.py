@@ -86,6 +86,10 @@ def _endless() -> Iterator[torch.Tensor]:
     return (batch for _ in itertools.count() for (batch,) in DataLoader(dataset(), BATCH_SIZE))
 
 
+# DDP models live to the end: freed earlier, torch 2.13 can wait for ever for a thread of gloo's that needs the GIL.
+_KEPT: list[nn.Module] = []
+
+
 def diffusers_unconditional(*, split: bool = False) -> None:
     """Accelerate with accumulation and diffusers' EMAModel; each micro-batch is logged with the steps done so far."""
     from accelerate import Accelerator
@@ -103,6 +107,7 @@ def diffusers_unconditional(*, split: bool = False) -> None:
     optimizer, schedule = _optimizer(model)
     steps = _resumed(model, optimizer, schedule, ema)
     model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(dataset(), BATCH_SIZE))
+    _KEPT.append(model)
     accelerator.init_trackers("project")
     accelerator.get_tracker("mlflow_ddpm").watch(model, ema)  # +
     plain, norm = accelerator.unwrap_model(model), None
@@ -261,6 +266,7 @@ def nanogpt_ddp() -> None:
     rank = dist.get_rank()
     raw = new_model()
     model = DistributedDataParallel(raw)
+    _KEPT.append(model)
     optimizer, schedule = _optimizer(raw)
     start = _resumed(raw, optimizer, schedule)
     tracker = MetricsTracker("out", every_n_steps=EVERY)  # +
@@ -307,3 +313,5 @@ if __name__ == "__main__":
     options.parse_args(namespace=ARGS)
     torch.set_num_threads(1)
     LOOPS[ARGS.loop]()
+    if "WORLD_SIZE" in os.environ:
+        os._exit(0)  # without taking the models down
