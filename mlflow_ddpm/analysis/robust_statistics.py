@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
@@ -56,7 +56,8 @@ def outliers(points: Points, *, factor: float, sigmas: float, width: int = 10, a
     for i, (_, value) in enumerate(points):
         if len(window) >= after:
             middle = median(window)
-            if value - middle > max((factor - 1) * abs(middle), sigmas * _spread(list(window))) > 0:
+            excess, least = value - middle, (factor - 1) * abs(middle)
+            if excess > least and excess > (spread := sigmas * _spread(window)) and max(least, spread) > 0:
                 if runs and runs[-1][-1] == i - 1:
                     runs[-1].append(i)
                 else:
@@ -66,6 +67,6 @@ def outliers(points: Points, *, factor: float, sigmas: float, width: int = 10, a
     return runs
 
 
-def _spread(values: Sequence[float]) -> float:
+def _spread(values: Collection[float]) -> float:
     middle = median(values)
     return _SIGMA_PER_MAD * median(abs(value - middle) for value in values)

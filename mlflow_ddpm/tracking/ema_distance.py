@@ -19,9 +19,9 @@ _Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"  # of one parameter: live
 
 _log = logging.getLogger("mlflow_ddpm")
 # Elements compared at a time, which bounds the scratch memory. On a CPU so few stay in the cache, and keep the error of
-# torch's float32 norm, 2e-5 at a million elements, below 1e-6 for differences as training makes them (1e-5 if all are
+# torch's float32 norm, 2e-5 at a million elements, below 1e-6 for differences as training makes them (1e-4 if all are
 # equal); elsewhere each part costs kernel launches.
-_PART_CPU, _PART = 2**16, 2**24
+_PART_CPU, _PART = 2**17, 2**24
 _DTYPE, _DEVICE, _NUMEL = attrgetter("dtype"), attrgetter("device"), methodcaller("numel")
 
 
