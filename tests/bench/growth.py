@@ -93,7 +93,8 @@ def _memory(effort: Effort) -> Row:
         for _ in range(count):
             one_end(tracker)
         tracker.flush(timeout=0.05)  # the JSON of every row is made
-        gc.collect()  # what waits to be freed is no growth
+        time.sleep(effort.of(1, 0))
+        gc.collect()  # what threads work with, or waits to be freed, is no growth
         grown = (tracemalloc.get_traced_memory()[0] - start) / count
         start = tracemalloc.get_traced_memory()[0]
         rows = [_copy(row) for row in tracker._recorder.rows[:count]]
