@@ -59,6 +59,7 @@ _NOISY_LOGGERS = (
     "urllib3.connectionpool",
     "urllib3.util.retry",
 )
+_freezing = threading.Lock()  # held while long_lived_objects_left_alone has objects frozen
 _calls = threading.local()  # .depth: how many of our calls into MLflow this thread is in
 _first_uses: set[str] = set()  # sqlite stores whose tables this process is making
 
@@ -222,14 +223,20 @@ def long_lived_objects_left_alone() -> Iterator[None]:
     It takes a third of the time of sending rows, and half of that of reading them: MLflow makes a hundred objects for
     each point, so the collector would look at all modules again and again.
     """
-    if gc.get_freeze_count():  # the user's program does so itself
+    if not _freezing.acquire(blocking=False):  # a caller or another thread does so; counting would take 35 ms
         yield
         return
-    gc.freeze()
     try:
-        yield
+        if gc.get_freeze_count():  # the user's program does so itself
+            yield
+            return
+        gc.freeze()
+        try:
+            yield
+        finally:
+            gc.unfreeze()
     finally:
-        gc.unfreeze()
+        _freezing.release()
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:
