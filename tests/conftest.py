@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -25,6 +26,17 @@ _USUAL_HANDLERS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: some always wait, for a server or a process of their own."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared server come first: all in one worker's share, so that only this worker starts a server."""
+    items.sort(key=lambda item: "server_uri" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_unconfigure() -> None:
+    """One look for garbage is enough: pytest would take five, of half a million objects each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +131,17 @@ def server_uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -
         client = MlflowClient(url)
         client.create_run(client.create_experiment("warm up"))  # the first requests of a server take seconds
         yield url
+
+
+@pytest.fixture
+def one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever draws a run draws one plot of the eleven: for tests of what else is made, read, sent or hidden."""
+    from mlflow_ddpm import plots
+    from mlflow_ddpm.publishing import comparison_page
+
+    only = plots.PLOTS[:1]
+    for module in (plots, comparison_page):
+        monkeypatch.setattr(module, "PLOTS", only)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def run_id(sqlite_uri: str) -> str:
     return str(tracker.run_id)
 
 
+@pytest.mark.usefixtures("one_plot")
 @pytest.mark.parametrize("encoding", [slow("ascii"), "cp1252", slow("cp437"), slow("utf-8")])
 def test_commands_end_well_on_every_console(encoding: str, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the console has is shown, the rest as escapes, by which a file can be found."""

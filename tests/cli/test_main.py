@@ -115,6 +115,7 @@ def run_id(sqlite_uri: str) -> str:
     return str(tracker.run_id)
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_publish_renders_and_uploads_a_run_by_its_id(run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     """From any directory that reaches the store."""
     assert main(["publish", run_id, "--output-dir", "elsewhere"]) == 0

@@ -58,9 +58,10 @@ STRANGE: dict[str, list[float | None]] = {
 }
 
 
-@pytest.mark.parametrize("values", STRANGE.values(), ids=STRANGE.keys())
-def test_any_float_can_be_drawn(values: list[float | None]) -> None:
+@pytest.mark.parametrize("kind", ["largest doubles", "one among none", *map(slow, [*STRANGE][1:4] + [*STRANGE][5:])])
+def test_any_float_can_be_drawn(kind: str) -> None:
     """No value that a double can hold stops a plot or makes matplotlib warn."""
+    values = STRANGE[kind]
     names = list(healthy(1).columns[1:16])
     rows = [replace(EpochMetrics(epoch=e), **dict.fromkeys(names, v)) for e, v in enumerate(values)]
     frame = frame_from_rows(rows)

@@ -109,6 +109,7 @@ def test_a_report_made_by_hand_hides_them_too(tmp_path: Path, sqlite_uri: str) -
     assert '"max_tokens": 77' in (tmp_path / "hand" / "training_report.md").read_text()
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_what_another_program_logged_is_hidden_when_it_is_published(sqlite_uri: str) -> None:
     """A run's own artifact may hold what its writer did not hide."""
     tracker = record(sqlite_uri)

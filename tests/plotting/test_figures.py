@@ -157,7 +157,7 @@ def test_unmeasured_and_missing_epochs_are_not_taken_for_broken_ones() -> None:
     assert drawn(only_axes(make_figure("ema_divergence", unmeasured)), "edge") == []
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", [1, slow(3)])
 @pytest.mark.parametrize(
     ("name", "columns", "reason"),
     [

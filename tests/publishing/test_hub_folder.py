@@ -102,6 +102,7 @@ def test_the_folder_has_the_model_its_card_its_pictures_and_its_metrics(home: Pa
     )
 
 
+@pytest.mark.usefixtures("one_plot")
 @pytest.mark.parametrize(("counted", "words"), [({"train_images": 8000}, "8,000 images"), ({}, "Images")])
 def test_the_card_says_how_many_images_of_a_split_were_used(
     sqlite_uri: str, counted: dict[str, int], words: str
@@ -303,6 +304,7 @@ def test_a_link_in_the_runs_directory_is_not_exported(home: Path, tmp_path: Path
         export_run(run, "hub2")
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_foreign_text_stays_text_and_secrets_stay_out(sqlite_uri: str) -> None:
     """Of the run's name, its config and the classes' names."""
     run_name = "x](http://evil) <img src=x> token=hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"

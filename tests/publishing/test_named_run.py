@@ -26,6 +26,7 @@ from mlflow_ddpm import (
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.storage.run_search import find_run, newest_run
 
+pytestmark = pytest.mark.usefixtures("one_plot")
 DEEP = '{"run": ' * 90 + "1" + "}" * 90
 
 
@@ -196,7 +197,7 @@ def test_children_of_a_parent_are_compared_in_its_artifacts_and_description(sqli
     assert len(made.runs) == 4
     logged = {Path(file.path).name for file in client.list_artifacts(parent, "comparison")}
     assert {path.name for path in made.files} == logged
-    assert {"comparison.md", "comparison_groups.csv", "training_dashboard.png"} <= logged
+    assert {"comparison.md", "comparison_groups.csv", "loss_linear.png"} <= logged
     assert Path("all/comparison_groups.csv").read_text().splitlines()[1].startswith("lr = 0.1,2,")
     assert "\n**4 runs below this one.**" in client.get_run(parent).data.tags["mlflow.note.content"]
     with pytest.raises(UsageError, match="no run has the hyperparameter 'decay'; there are lr, seed"):

@@ -78,6 +78,7 @@ def test_from_an_empty_directory_the_same_bytes_come_back(sqlite_uri: str) -> No
     assert "samples/samples_epoch_000002.png" in first
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_the_config_keeps_its_types(sqlite_uri: str) -> None:
     """Params are strings; the report's config is not made from them."""
     with _record(sqlite_uri) as tracker:
@@ -91,6 +92,7 @@ def test_the_config_keeps_its_types(sqlite_uri: str) -> None:
     assert "torch" in document["environment"]
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_a_run_that_was_killed_can_be_published_too(sqlite_uri: str) -> None:
     """What reached the store is enough."""
     tracker = _record(sqlite_uri)
@@ -167,6 +169,7 @@ def test_a_real_server_keeps_everything_and_gives_it_back(server_uri: str) -> No
     assert _hashes("fetched").items() >= _hashes(str(first.output_dir)).items()
 
 
+@pytest.mark.usefixtures("one_plot")
 @pytest.mark.parametrize("described", [{}, CONFIG], ids=["JSON without config", "JSON with config"])
 def test_params_are_the_config_of_a_run_whose_tracker_was_given_none(sqlite_uri: str, described: object) -> None:
     """Another program may have logged them; a config of the tracker's own has its types, and counts alone."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.common import ROOT
+from support.common import ROOT, slow
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [slow(kind) if kind == "compiled" else kind for kind in KINDS])
 def test_the_ema_may_come_in_any_form(kind: str) -> None:
     """The distance is the same."""
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))

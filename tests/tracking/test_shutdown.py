@@ -213,7 +213,7 @@ def run(epoch):
 @pytest.mark.parametrize(
     ("body", "status", "error"),
     [
-        ("try:\n  run(0); raise ValueError('x')\nfinally: tracker.close()", "FAILED", "ValueError"),
+        slow("try:\n  run(0); raise ValueError('x')\nfinally: tracker.close()", "FAILED", "ValueError"),
         slow("try:\n  run(0); raise ValueError('x')\nexcept ValueError: tracker.close()", "FAILED", "ValueError"),
         ("try:\n  run(0); kill(signal.SIGTERM)\nfinally: tracker.close()", "KILLED", "SIGTERM"),
         slow("try:\n  run(0); kill(signal.SIGINT)\nfinally: tracker.close()", "KILLED", "SIGINT"),
