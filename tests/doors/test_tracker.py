@@ -254,13 +254,18 @@ def test_a_signal_ends_the_run_as_killed_and_finally_blocks_run(
     sqlite_uri: str, signum: signal.Signals, raised: type[BaseException]
 ) -> None:
     """Where no handler of the user's own is installed; what it raises ends a process with an error status."""
-    with pytest.raises(raised) as caught, MetricsTracker("out") as tracker:
-        _train(tracker, range(1))
-        try:
-            os.kill(os.getpid(), signum)
-            time.sleep(60)
-        finally:
-            Path("cleaned-up").touch()
+
+    def train() -> None:
+        with MetricsTracker("out") as tracker:
+            _train(tracker, range(1))
+            try:
+                os.kill(os.getpid(), signum)
+                time.sleep(60)
+            finally:
+                Path("cleaned-up").touch()
+
+    with pytest.raises(raised) as caught:
+        train()
 
     (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
     assert run.info.status == "KILLED"
