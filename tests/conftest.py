@@ -7,9 +7,10 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +87,21 @@ def _forget_mlflow_state() -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite store whose tables stand; making them takes seconds, copying the file does not. All workers share it."""
+def empty_database(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A sqlite store whose tables stand; making them takes seconds, so pytest's cache keeps it for each MLflow version."""
+    import mlflow
     from filelock import FileLock
     from mlflow import MlflowClient
 
-    base = tmp_path_factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty.db"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            with chdir(path.parent):  # where it lies when it is made, MLflow puts the default experiment's artifacts
-                MlflowClient(f"sqlite:///{path}.part").search_experiments()
-            Path(f"{path}.part").rename(path)
+    cache = getattr(request.config, "cache", None)
+    kept = (cache.mkdir("mlflow") if cache else tmp_path_factory.getbasetemp()) / f"{mlflow.__version__}.db"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            MlflowClient(f"sqlite:///{kept}.part").search_experiments()
+            Path(f"{kept}.part").rename(kept)
+    path = Path(shutil.copy(kept, tmp_path_factory.mktemp("database") / "empty.db"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", [str(path.parent / "mlruns" / "0")])
     return path
 
 

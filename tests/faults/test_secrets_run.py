@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 from support.store_faults import front_of, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker, generate_report, publish_run
@@ -72,6 +73,7 @@ def secret_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", PLANTED["environment"])
 
 
+@pytest.mark.parametrize("store_uri", ["sqlite", slow("file")], indirect=True)
 def test_no_secret_is_on_disk_in_the_store_or_in_the_log(store_uri: str, caplog: pytest.LogCaptureFixture) -> None:
     """Config, tags, run name, error message; CSV, JSON, cursor, plots, Markdown, HTML, params, tags, artifacts."""
     with caplog.at_level(logging.DEBUG):

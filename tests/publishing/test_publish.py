@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from support.common import slow
 
 from mlflow_ddpm import MetricsTracker, download_run, publish_run
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
@@ -47,6 +48,7 @@ def _hashes(directory: str) -> dict[str, str]:
     return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+@pytest.mark.parametrize("store_uri", ["sqlite", slow("file")], indirect=True)
 def test_the_specified_tree_is_among_the_runs_artifacts(store_uri: str) -> None:
     """Under metrics/ of the same run, whose status and end stay as they were."""
     with _record(store_uri) as tracker:
