@@ -88,7 +88,7 @@ def _forget_mlflow_state() -> None:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A sqlite store whose tables stand; making them takes seconds, so pytest's cache keeps it for each MLflow version."""
+    """A sqlite store whose tables stand; making them takes seconds, so pytest's cache keeps one per MLflow."""
     import mlflow
     from filelock import FileLock
     from mlflow import MlflowClient
