@@ -141,11 +141,11 @@ def server_uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -
 def one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever draws a run draws one plot of the eleven: for tests of what else is made, read, sent or hidden."""
     from mlflow_ddpm import plots
+    from mlflow_ddpm.plotting.plot_table import PLOTS
     from mlflow_ddpm.publishing import comparison_page
 
-    only = plots.PLOTS[:1]
     for module in (plots, comparison_page):
-        monkeypatch.setattr(module, "PLOTS", only)
+        monkeypatch.setattr(module, "PLOTS", PLOTS[:1])
 
 
 @pytest.fixture
