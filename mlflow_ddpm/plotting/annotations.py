@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mlflow_ddpm.plotting.run_styles import drawable_name, shortened
 from mlflow_ddpm.plotting.series import GAP, series
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow_ddpm.plotting.series import Floats, Series
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
+_SUBTITLE, _SHORT_NAME = 105, 8  # letters of a printed dashboard's subtitle, and of a name at least
 MAX_NAMED = 3  # this many epochs are named one by one; more are a range or a count
 
 
@@ -65,7 +67,7 @@ def epochs_text(series_of_run: Series, epochs: Floats) -> str:
 
 def run_subtitle(history: RunHistory) -> str:
     """Return the run in one line: name, epochs, best loss, epochs without a finite loss, training time if measured."""
-    facts = [str(history.run.get("run_name") or str(history.run.get("run_id") or "")[:8]).replace("$", r"\$")]
+    facts, name = [], str(history.run.get("run_name") or str(history.run.get("run_id") or "")[:8])
     loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
     if not len(loss.epoch):
         facts.append(f"no {loss.noun}s yet")
@@ -80,7 +82,8 @@ def run_subtitle(history: RunHistory) -> str:
         facts.append(f"{loss.nonfinite_kind} in {epochs_text(loss, loss.nonfinite_epochs)}")
     if len(time.finite):
         facts.append("training time " + duration(time.finite[-1]))
-    return "  \u00b7  ".join(fact for fact in facts if fact)
+    name = shortened(drawable_name(name), max(_SHORT_NAME, _SUBTITLE - sum(len(fact) + 5 for fact in facts)))
+    return "  \u00b7  ".join(fact for fact in (name.replace("$", r"\$"), *facts) if fact)
 
 
 def muted_color() -> str:
@@ -171,6 +174,7 @@ def add_end_labels(ax: Axes, last_epoch: float, labels: Sequence[EndLabel]) -> N
         end_x, end_y = ax.transData.transform((label.epoch, label.value))
         label_x = ax.transData.transform((last_epoch, label.value))[0]
         text.xyann = (start, (middle - end_y) / em_px)
+        end_y = min(max(end_y, ax.bbox.y0), ax.bbox.y1)  # where a line off scale leaves the axes
         left, right = (label_x + em * em_px for em in _SAMPLE)
         _line_in_pixels(
             ax, ((end_x, end_y), (left, middle)), linestyle="-", color=label.color, linewidth=thin, alpha=0.5

@@ -23,6 +23,7 @@ _PLAIN_FROM, _PLAIN_TO = 1e-3, 1e5  # outside, tick labels are written with a po
 _MANY_DECADES = 2.5  # a log axis of more decades than this has labels at whole decades alone
 _FEW = 8  # fewer values than this have no spikes: nothing is known of what is usual
 _MIN_TICKS = 3
+_WIDEST = 7  # letters of a tick's label; more would push the axis' label off the picture
 
 
 def pixel_columns(ax: Axes) -> int:
@@ -67,8 +68,6 @@ def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, alwa
     Values of which zero is a natural neighbour are shown from zero; the value to ``always_include`` is shown in any
     case. :func:`mlflow_ddpm.plotting.marks.mark_offscale` marks what exceeds the limits.
     """
-    from matplotlib.ticker import MaxNLocator
-
     values = np.concatenate(drawn)
     limit = spike_limit(values, spikes)
     low = float(np.fmin(max(values.min(), -limit), always_include))
@@ -80,9 +79,7 @@ def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, alwa
         low, high = (low - around, high + around) if around else (0.0, 1.0)
     margin = 0.06 * (high - low)
     ax.set_ylim(low - (margin if low else 0.0), high + (margin if high else 0.0))
-    ticks = _inside(ax, MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
-    ax.set_yticks(ticks, _aligned(ticks))
-    _value_label(ax, label)
+    _value_label(ax, label + _round_ticks(ax, 6))
 
 
 def spike_limit(values: Floats, max_outlier_share: float) -> float:
@@ -96,7 +93,7 @@ def spike_limit(values: Floats, max_outlier_share: float) -> float:
 
 def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     """Fit a logarithmic axis to the values above zero; there must be one."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     values = np.concatenate(drawn)
     low, high = np.log10(values[values > 0].min()), np.log10(values.max())
@@ -107,8 +104,7 @@ def log_axis(ax: Axes, label: str, *drawn: Floats) -> None:
     if len(ticks) >= _MIN_TICKS:
         ax.set_yticks(ticks, [number(tick) for tick in ticks])
     else:
-        ticks = _inside(ax, MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
-        ax.set_yticks(ticks, _aligned(ticks))
+        label += _round_ticks(ax, 5)
     ax.yaxis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=40))
     ax.yaxis.set_minor_formatter(NullFormatter())
     _value_label(ax, label)
@@ -131,15 +127,28 @@ def _inside(ax: Axes, offered: Sequence[float]) -> Floats:
     return ticks[(ticks >= low) & (ticks <= high)]
 
 
-def _aligned(ticks: Floats) -> list[str]:
-    """Return labels with as many decimals as the step needs, all alike; powers of ten where those would be long."""
+def _round_ticks(ax: Axes, bins: int) -> str:
+    """Tick round numbers with as many decimals as their step needs; return what the axis' label has to add.
+
+    Powers of ten are written beside the numbers or, where the numbers would be too wide, once in the label.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = _inside(ax, MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]).tick_values(*ax.get_ylim()))
     size = max(np.abs(ticks))
     power = math.floor(math.log10(size)) if size else 0
-    shift = 0 if _PLAIN_FROM <= size < _PLAIN_TO or not size else power
-    step = (ticks[1] - ticks[0]) / 10.0**shift if len(ticks) > 1 else 1.0
+    is_plain = _PLAIN_FROM <= size < _PLAIN_TO or not size
+    texts = _aligned(ticks, 0, "") if is_plain else _aligned(ticks, power, f"e{power}")
+    is_wide = max(map(len, texts)) > _WIDEST
+    ax.set_yticks(ticks, _aligned(ticks, power, "") if is_wide else texts)
+    return f", in\u00a01e{power}".replace("-", "\u2212") if is_wide and power else ""
+
+
+def _aligned(ticks: Floats, power: int, suffix: str) -> list[str]:
+    """Return labels in units of a power of ten, all with as many decimals as the step needs."""
+    step = (ticks[1] - ticks[0]) / 10.0**power if len(ticks) > 1 else 1.0
     decimals = next((d for d in range(12) if math.isclose(round(step, d), step, rel_tol=1e-6)), 12)
-    suffix = f"e{shift}" if shift else ""
-    texts = [f"{tick / 10.0**shift:,.{decimals}f}{suffix}" if tick else "0" for tick in ticks]
+    texts = [f"{tick / 10.0**power:,.{decimals}f}{suffix}" if tick else "0" for tick in ticks]
     return [text.replace("-", "\u2212") for text in texts]
 
 

@@ -29,7 +29,8 @@ def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentenc
 
     def decorate(describe: Callable[[Points, RunHistory], str]) -> Sentence:
         def sentence(history: RunHistory) -> str:
-            points = history.points(name)
+            drawn = series(history, name)
+            points = list(zip(drawn.epoch[drawn.drawable].astype(int).tolist(), drawn.finite.tolist(), strict=True))
             if points:
                 return describe(points, history)
             if not history.rows:

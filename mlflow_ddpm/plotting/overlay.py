@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mlflow_ddpm.plotting.annotations import add_end_labels, epochs_text, number, show_missing_reason, show_placeholder
-from mlflow_ddpm.plotting.axes import epoch_axis, linear_axis, log_axis, spike_limit, width_in_em
+from mlflow_ddpm.plotting.axes import SPIKE_RATIO, epoch_axis, linear_axis, log_axis, spike_limit, width_in_em
 from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, runs_text
 from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
@@ -24,6 +25,8 @@ from mlflow_ddpm.plotting.series import Series, mean_and_range, positive, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from mlflow_ddpm.plotting.series import Floats
 
 MOST_BANDS = 3  # this many runs at most show their spread as a band; more would be mud
 _NAME_SHARE = 0.6  # of the width of the axes in ems, how many letters a name may have
@@ -105,10 +108,7 @@ def _epoch_axis(ax: Axes, drawn: Sequence[_Curve], label: str) -> float:
 
 
 def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve], unit: str, factor: float) -> None:
-    """Fit the axis to what is usual in each run: a spike is one among its own run's values, a whole run never is.
-
-    It begins where the axes of the runs' own pictures begin.
-    """
+    """Fit the axis to what is usual in the runs, and begin it where the axes of the runs' own pictures begin."""
     values = [np.concatenate([curve.low.finite, curve.high.finite]) for curve in drawn]
     histories = [history for curve in drawn for history in curve.run.histories]
     further = [series(history, quantity.lower).finite * factor for history in histories if quantity.lower]
@@ -116,9 +116,10 @@ def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve], unit: str
     if quantity.is_log:
         log_axis(ax, label, *values, *(low[low > 0] for low in further))
         return
-    limits = [spike_limit(finite, quantity.max_outlier_share) for finite in values]
-    lows = [max(finite.min(), -limit) for finite, limit in zip(values, limits, strict=True)]
-    highs = [min(finite.max(), limit) for finite, limit in zip(values, limits, strict=True)]
+    limit = _common_limit(values, quantity.max_outlier_share)
+    shown = [finite[np.abs(finite) <= limit] for finite in values]
+    lows = [finite.min() for finite in shown]
+    highs = [finite.max() for finite in shown]
     lows += [low.min() for low in further if len(low) and abs(low.min()) <= max(highs)]
     if quantity.has_best:
         highs.append(max(curve.trace.series.finite.min() for curve in drawn))  # no run's star is off scale
@@ -126,15 +127,28 @@ def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve], unit: str
     linear_axis(ax, label, np.array([min(lows), max(highs)]), zero)
 
 
+def _common_limit(values: Sequence[Floats], max_outlier_share: float) -> float:
+    """Return the size up to which values are shown.
+
+    A spike is one among its own run's values. If few runs go far beyond all others, they leave the picture there, as a
+    run that diverges does; but half of each run's values stay in it.
+    """
+    limits = sorted(spike_limit(finite, max_outlier_share) for finite in values)
+    usual = max(float(np.median(np.abs(finite))) for finite in values)
+    steps = list(pairwise(limits))[(len(limits) - 1) // 2 :]
+    far = (low for low, high in steps if low >= usual and high > SPIKE_RATIO * low)
+    return 2 * next(far, limits[-1])
+
+
 def _on_the_same_epochs(traces: Sequence[Trace]) -> list[Trace]:
     """Return the runs with the epochs of all, so that what depends on their number (dots, columns) is alike in all.
 
-    The runs that log every other epoch keep their own rows: a gap is one among their own.
+    Runs that log every other epoch, or end inside a window, keep their own rows: a gap is one among their own.
     """
     spacings = {trace.series.spacing for trace in traces}
-    if len(spacings) > 1:
-        return list(traces)
     epochs = np.unique(np.concatenate([trace.series.epoch for trace in traces]))
+    if len(spacings) > 1 or (np.diff(epochs) < max(spacings)).any():
+        return list(traces)
     aligned = []
     for trace in traces:
         value = np.full(len(epochs), np.nan)

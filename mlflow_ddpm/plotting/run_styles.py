@@ -34,7 +34,7 @@ def run_lines(runs: Sequence[tuple[str, RunHistory | Sequence[RunHistory]]], the
     """Return each run, a name and its history (or those of a group), with its look; ``MOST_RUNS`` at most."""
     looks = [(color, style) for style in _STYLES for color in _COLORS[theme]]
     return [
-        RunLine(_drawable(name), tuple(runs) if isinstance(runs, Sequence) else (runs,), color, style)
+        RunLine(drawable_name(name), tuple(runs) if isinstance(runs, Sequence) else (runs,), color, style)
         for (name, runs), (color, style) in zip(runs, looks, strict=False)
     ]
 
@@ -44,9 +44,9 @@ def with_short_names(runs: Sequence[RunLine], length: int) -> list[RunLine]:
     names = [run.name for run in runs]
     if max(map(len, names)) > length:
         names = _without_common_start(names)
-    names = [_shortened(name, length) for name in names]
+    names = [shortened(name, length) for name in names]
     if len(set(names)) < len(names):
-        names = [f"{i} {_shortened(run.name, length - 3)}" for i, run in enumerate(runs, start=1)]
+        names = [f"{i} {shortened(run.name, length - 3)}" for i, run in enumerate(runs, start=1)]
     # A dollar sign would begin a formula.
     return [run._replace(name=name.replace("$", r"\$")) for run, name in zip(runs, names, strict=True)]
 
@@ -59,15 +59,15 @@ def _without_common_start(names: Sequence[str]) -> list[str]:
     return [name[shared:] or name for name in names] if len(names) > 1 else list(names)
 
 
-def _drawable(name: str) -> str:
-    """Return the name with a square for each letter that is not in the pictures' font."""
+def drawable_name(name: str) -> str:
+    """Return a name with a square for each letter that is not in the pictures' font."""
     from matplotlib.font_manager import fontManager, get_font
 
     font = get_font(fontManager.findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in one_line(name))
 
 
-def _shortened(name: str, length: int) -> str:
+def shortened(name: str, length: int) -> str:
     """Leave out the middle: runs of a sweep differ at the end as often as at the start."""
     if len(name) <= length:
         return name

@@ -61,6 +61,8 @@ def series(history: RunHistory, name: str) -> Series:
     value = np.where(np.isfinite(raw), np.clip(raw, -_HUGE, _HUGE), np.nan)
     value[np.abs(value) < 1 / _HUGE] = 0.0
     noun = history.axis_label.lower()
+    if name == "epoch_time_sec" and len(epoch) > 1 and history.rows[-1].partial:  # shorter than the others
+        epoch, value, measured, nonfinite = epoch[:-1], value[:-1], measured[:-1], nonfinite[:-1]
     return Series(epoch, value, epoch[nonfinite], " or ".join(kinds), int(measured.sum()), history.spacing, noun)
 
 

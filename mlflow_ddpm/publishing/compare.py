@@ -92,6 +92,7 @@ def compare_runs(
     if group_by is None and store is None:
         _check_lines(len(sources), "runs")
     runs = read_runs(sources, tracking_uri)
+    _check_counting(runs)
     groups = group_runs(runs, group_by) if group_by is not None else {}
     if store is None:
         _check_lines(len(groups), "settings")
@@ -158,6 +159,16 @@ def _check_lines(count: int, what: str) -> None:
     if count > MOST_RUNS:
         raise UsageError(
             f"a comparison takes {MOST_RUNS} {what} at most, got {count}: one picture has no room for more"
+        )
+
+
+def _check_counting(runs: Sequence[ComparedRun]) -> None:
+    """Refuse to draw epochs and steps on one axis."""
+    names = {run.history.axis_label: run.name for run in runs if run.history.rows}
+    if len(names) > 1:
+        raise UsageError(
+            f"a comparison takes runs that all count epochs or all count steps; {names['Epoch']} counts epochs, "
+            f"{names['Step']} counts steps"
         )
 
 

@@ -109,8 +109,9 @@ def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Seq
                 probe.set_text(run.name)
                 widest = max(widest, probe.get_window_extent().width * 72 / grid.figure.dpi / size)
             columns = max(1, int((room + _GAP) / (widest + _HANDLE + 0.5 + _GAP)))
-            if -(-len(runs) // columns) <= _ROWS:
-                return named, min(columns, len(runs))
+            rows = -(-len(runs) // columns)
+            if rows <= _ROWS:
+                return named, -(-len(runs) // rows)  # rows of about one length
     finally:
         probe.remove()
     return named, columns

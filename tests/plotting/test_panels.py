@@ -127,6 +127,18 @@ def test_the_dashboard_names_its_run() -> None:
     assert [text.split("  ")[0] for text in subtitles] == [r"cost \$5", "bbbbbbbb", "3 epochs"]
 
 
+@pytest.mark.parametrize("name", ["a-name" * 20, "\u6269\u6563" * 60, "a\nb", "$x^2$" * 30])
+@pytest.mark.parametrize("theme", ["dark", "paper"])
+def test_the_dashboard_s_subtitle_has_room_for_any_name(name: str, theme: str) -> None:
+    """A long name is shortened, and what follows it stays in the picture; matplotlib has nothing to warn of."""
+    rows = [replace(healthy_row(epoch), loss_mean=NAN) if epoch % 9 else healthy_row(epoch) for epoch in range(5000)]
+    figure = make_figure("training_dashboard", RunHistory.create(rows, run={"run_name": name}), theme=theme)
+    figure.draw_without_rendering()
+
+    assert figure.texts[1].get_window_extent().x1 < figure.bbox.x1
+    assert "training time" in figure.texts[1].get_text()
+
+
 def test_printed_figures_leave_facts_to_their_caption() -> None:
     """They explain their marks alone; what else a screen's figure says is in ``facts``."""
     figure = make_figure("loss_linear", changed(healthy(20), 7, loss_mean=NAN), theme="paper")

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
-from support.histories import constant, healthy, notes, resumed, sick, visible_texts
+from support.histories import constant, healthy, notes, resumed, scaled, sick, visible_texts
 
 from mlflow_ddpm.analysis.frame import RESUMED, numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -36,11 +36,13 @@ CASES: dict[str, Callable[[], pd.DataFrame]] = {
     "sick 8": lambda: sick(8),
     "sick 50": lambda: sick(50),
     "sick 10000": lambda: sick(10_000),
+    "tiny 20": lambda: scaled(healthy(20), 1e-12),
+    "huge 20": lambda: scaled(healthy(20), 1e12),
     "resumed 50": lambda: resumed(50),
     "resumed 1000": lambda: resumed(1000),
 }
 ROOMY = {"2", "resumed 50", "sick 10000"}
-QUICK = {("dark", "1"), ("dark", "sick 50"), ("single", "resumed 50")}
+QUICK = {("dark", "1"), ("dark", "sick 50"), ("single", "resumed 50"), ("single", "tiny 20")}
 
 
 def _cases() -> list[object]:

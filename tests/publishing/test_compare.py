@@ -252,7 +252,8 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(sqlite_uri: str) -> 
     run_id = _record("a")
     _record("b", epochs=0)
     _record("c", epochs=0)
-    many = [healthy(1)] * 15
+    many, steps = [healthy(1)] * 15, healthy(3).copy()
+    steps.attrs["every_n_steps"] = 1000
     for sources, error, says in (
         (["a"], UsageError, "takes 2 runs or more, got 1"),
         ("a", UsageError, "takes 2 runs or more, got 1"),
@@ -261,6 +262,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(sqlite_uri: str) -> 
         (["a", "a/training_metrics.csv"], UsageError, "are the same run"),
         (["a", "nowhere"], HistoryError, "no such file or directory: nowhere"),
         (["a", "0123456789abcdef0123456789abcdef"], StoreError, "0123456789abcdef0123456789abcdef"),
+        (["a", steps], UsageError, "counts epochs, run 2 counts steps"),
         (["b", "c"], HistoryError, "none of the runs has an epoch yet"),
     ):
         with pytest.raises(error, match=re.escape(says)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from support.histories import (
     drawn,
     everywhere,
     healthy,
+    healthy_row,
     notes,
     only_axes,
     scaled,
@@ -31,7 +33,7 @@ from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
-from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
+from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot, plot_named
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing import comparison_plots
 
@@ -169,6 +171,48 @@ def test_a_spike_runs_off_scale_but_never_a_whole_run() -> None:
     assert low == 0
     assert "off scale: up to 5,000 (spiky)" in notes(figure)
     assert [30.0] == drawn(only_axes(figure), "edge")[0][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["loss_linear", "grad_norm", "loss_derivative"])
+@pytest.mark.parametrize("count", [2, 3, 14])
+def test_a_run_that_diverges_leaves_the_picture_to_the_others(name: str, count: int) -> None:
+    """It is cut off where they end, and a note names it; runs that begin somewhat higher are whole."""
+    away = healthy(20)
+    for epoch in range(14, 20):
+        away = changed(away, epoch, loss_mean=9.0 * 10 ** (epoch - 13), grad_norm=9.0 * 10 ** (epoch - 13))
+    others = [(f"run {k}", scaled(healthy(20), 1 + 0.05 * k)) for k in range(count - 1)]
+    figure = make_comparison(name, [*others, ("away", away)])
+    low, top = only_axes(figure).get_ylim()
+
+    assert max(-low, top) < 5
+    assert "(away)" in notes(figure)
+    assert "off scale" not in notes(make_comparison(name, [*others, ("like them", healthy(25))]))
+    strokes = [np.asarray(line.get_ydata()) for line in only_axes(figure).lines if line.get_gid() == "leader"]
+    assert all(((ends >= 0) & (ends <= 1)).all() for ends in strokes)
+
+
+def test_runs_in_steps_that_end_inside_a_window_have_no_gap_and_no_short_window() -> None:
+    """The end of one interrupts no line of another; the time of part of a window is no window's."""
+    runs = []
+    for count, rest in ((30, 340), (45, 1), (20, 0)):
+        rows = [replace(healthy_row(k), epoch=1000 * (k + 1), epoch_time_sec=50.0) for k in range(count)]
+        rows += [replace(rows[-1], epoch=1000 * count + rest, epoch_time_sec=0.1, partial=1)] if rest else []
+        runs.append((f"{count}", RunHistory.create(rows, run={"every_n_steps": 1000})))
+    for name in ("grad_norm", "epoch_timing"):
+        lines = drawn(only_axes(comparison_plots.make_comparison(name, runs)), "line")
+        counts = [np.isfinite(value).sum() for _, value in lines]
+        assert counts == ([31, 46, 20] if name == "grad_norm" else [30, 45, 20])
+        assert all(np.isfinite(value[:count]).all() for (_, value), count in zip(lines, counts, strict=True))
+    assert "0.1" not in describe_plot("epoch_timing", runs[0][1])
+
+
+def test_a_legend_has_rows_of_about_one_length() -> None:
+    """The last run of six does not stand in a row of its own."""
+    runs = [(f"a run of some length {k}", healthy(9)) for k in range(6)]
+    legend = make_comparison("learning_rate", runs).legends[0]
+    heights = [round(text.get_window_extent().y0) for text in legend.get_texts()]
+
+    assert len({heights.count(height) for height in heights}) == 1
 
 
 def test_what_a_line_cannot_show_is_said_with_the_run_s_name() -> None:
