@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mlflow_ddpm.cli.parser import CommandParser, choice, choices, given
-from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.cli.terminal import print_error
+from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -115,3 +118,21 @@ def figures_wanted(args: argparse.Namespace) -> FigureSet:
         widths or (("single", "double") if is_paper else ()),
         args.font or "",
     )
+
+
+def print_for_each(directories: Iterable[str], work: Callable[[Path], str]) -> None:
+    """Print the result for each directory, then a line for each one that failed.
+
+    Raises:
+        MlflowDdpmError: that of the last directory that failed, for `main` to print.
+    """
+    errors: list[MlflowDdpmError] = []
+    for directory in map(Path, directories):
+        try:
+            print(work(directory), flush=True)
+        except MlflowDdpmError as error:
+            errors.append(error if str(directory) in str(error) else type(error)(f"{directory}: {error}"))
+    for error in errors[:-1]:
+        print_error(str(error))
+    if errors:
+        raise errors[-1]

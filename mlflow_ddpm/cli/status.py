@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.options import Commands, command, print_for_each
 from mlflow_ddpm.cli.parser import given
 
 
@@ -26,5 +25,4 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.storage.status import status_of
 
-    for directory in args.directories:
-        print(status_of(Path(directory)))
+    print_for_each(args.directories, status_of)

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow_ddpm.cli.options import Commands, command
+from mlflow_ddpm.cli.options import Commands, command, print_for_each
 from mlflow_ddpm.cli.parser import given, number
-from mlflow_ddpm.core.errors import MlflowDdpmError
 
 
 def add(commands: Commands) -> None:
@@ -35,20 +34,14 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.tracking.sync import sync_directory
 
-    failed: list[MlflowDdpmError] = []
-    for directory in args.directories:
-        try:
-            message = sync_directory(
-                Path(directory), tracking_uri=args.tracking_uri, timeout=args.timeout, progress=_progress_of(directory)
-            )
-            print(message, flush=True)
-        except MlflowDdpmError as error:  # continue with the other directories
-            failed.append(error)
-    if failed:
-        raise type(failed[0])("; ".join(map(str, failed)))
+    def sync(directory: Path) -> str:
+        progress = _progress_of(directory)
+        return sync_directory(directory, tracking_uri=args.tracking_uri, timeout=args.timeout, progress=progress)
+
+    print_for_each(args.directories, sync)
 
 
-def _progress_of(directory: str) -> Callable[[int, int], None]:
+def _progress_of(directory: Path) -> Callable[[int, int], None]:
     def show(waiting: int, at_first: int) -> None:
         print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
 

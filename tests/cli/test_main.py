@@ -145,6 +145,21 @@ def test_sync_says_what_became_of_each_directory(run_id: str, capsys: pytest.Cap
     assert f"out: run {run_id} was complete in MLflow (2 epochs)" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("run_id")
+@pytest.mark.parametrize("name", ["status", "sync"])
+def test_each_of_several_directories_is_answered_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad ones get a line each, whatever is wrong, and do not hide the good ones after them."""
+    Path("empty").mkdir()
+    Path("file").write_text("")
+
+    assert main([name, "nowhere", "empty", "out", "./file", "out"]) == 1
+
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len([line for line in printed.out.splitlines() if line.startswith("out")]) == 2
+    assert [line.split()[2] for line in lines if "error" in line] == ["nowhere", "empty", "file"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
