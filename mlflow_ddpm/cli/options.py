@@ -126,13 +126,13 @@ def print_for_each(directories: Iterable[str], work: Callable[[Path], str]) -> N
     Raises:
         MlflowDdpmError: that of the last directory that failed, for `main` to print.
     """
-    errors: list[MlflowDdpmError] = []
+    failed: list[MlflowDdpmError] = []
     for directory in map(Path, directories):
         try:
             print(work(directory), flush=True)
         except MlflowDdpmError as error:
-            errors.append(error if str(directory) in str(error) else type(error)(f"{directory}: {error}"))
-    for error in errors[:-1]:
-        print_error(str(error))
-    if errors:
-        raise errors[-1]
+            failed.append(error if str(directory) in str(error) else type(error)(f"{directory}: {error}"))
+    for earlier in failed[:-1]:
+        print_error(str(earlier))
+    if failed:
+        raise failed[-1]

@@ -262,7 +262,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(sqlite_uri: str) -> 
         (["a", "a/training_metrics.csv"], UsageError, "are the same run"),
         (["a", "nowhere"], HistoryError, "no such file or directory: nowhere"),
         (["a", "0123456789abcdef0123456789abcdef"], StoreError, "0123456789abcdef0123456789abcdef"),
-        (["a", steps], UsageError, "counts epochs, run 2 counts steps"),
+        ([healthy(2), steps], UsageError, "run 1 counts epochs, run 2 counts steps"),
         (["b", "c"], HistoryError, "none of the runs has an epoch yet"),
     ):
         with pytest.raises(error, match=re.escape(says)):
