@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plotting.run_styles import drawable_name, shortened
-from mlflow_ddpm.plotting.series import GAP, series
+from mlflow_ddpm.plotting.series import GAP, Floats, Series, series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
-
-    from mlflow_ddpm.analysis.run_history import RunHistory
-    from mlflow_ddpm.plotting.series import Floats, Series
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
 _SUBTITLE, _SHORT_NAME = 105, 8  # letters of a printed dashboard's subtitle, and of a name at least

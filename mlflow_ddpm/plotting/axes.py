@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlflow_ddpm.plotting.annotations import number
+from mlflow_ddpm.plotting.series import Floats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
-
-    from mlflow_ddpm.plotting.series import Floats
 
 _MIN_ROOM = 4.0  # rows that the axes have room for, so that one or two do not fill them
 _FLAT = 1e-3  # a series that varies by less than this part of its size is drawn as the constant it is

@@ -10,18 +10,15 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING
 
+from mlflow_ddpm.analysis.run_history import Points, RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.plotting.quantity import memory_unit
 from mlflow_ddpm.plotting.series import GAP, rate_name, series
 
-if TYPE_CHECKING:
-    from mlflow_ddpm.analysis.run_history import Points, RunHistory
-
-Sentence = Callable[["RunHistory"], str]
+Sentence = Callable[[RunHistory], str]
 
 
 def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentence]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mlflow_ddpm.plotting.series import GAP
-
-if TYPE_CHECKING:
-    from mlflow_ddpm.plotting.series import Floats
+from mlflow_ddpm.plotting.series import GAP, Floats
 
 
 class Envelope(NamedTuple):

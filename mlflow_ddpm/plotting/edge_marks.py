@@ -6,23 +6,19 @@ and notes its name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlflow_ddpm.plotting.annotations import MAX_NAMED, epochs_text, number
 from mlflow_ddpm.plotting.axes import pixel_columns
+from mlflow_ddpm.plotting.marks import Trace
 from mlflow_ddpm.plotting.notes import Note
-from mlflow_ddpm.plotting.series import GAP
+from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from mlflow_ddpm.plotting.marks import Trace
-    from mlflow_ddpm.plotting.series import Floats, Series
 
 NONFINITE = "C6"  # the colour of what was measured and is not finite
 _EDGE = 0.025  # of the height of the axes, where marks of what cannot be drawn are put
@@ -54,7 +50,7 @@ def mark_offscale(ax: Axes, traces: Sequence[Trace]) -> list[Note]:
     ]
 
 
-def _offscale_note(ax: Axes, beyond: Sequence[tuple[Trace, NDArray[np.bool_]]], marker: str) -> Note:
+def _offscale_note(ax: Axes, beyond: Sequence[tuple[Trace, Flags]], marker: str) -> Note:
     from matplotlib import rcParams
 
     own = str(rcParams["text.color"])

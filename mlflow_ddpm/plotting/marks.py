@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlflow_ddpm.plotting.axes import pixel_columns, width_in_em
-from mlflow_ddpm.plotting.downsampling import envelope
+from mlflow_ddpm.plotting.downsampling import Envelope, envelope
 from mlflow_ddpm.plotting.notes import BAND_ALPHA, Note
-from mlflow_ddpm.plotting.series import GAP
+from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from mlflow_ddpm.plotting.downsampling import Envelope
-    from mlflow_ddpm.plotting.series import Floats, Series
 
 _DOT_EMS = 2.0  # lines show each row as a dot while these are so far apart
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
@@ -159,8 +155,8 @@ def star(ax: Axes, trace: Trace, color: str) -> tuple[float, float]:
     return epoch, value
 
 
-def _alone(value: Floats) -> NDArray[np.bool_]:
+def _alone(value: Floats) -> Flags:
     """Tell which values have no number on either side, so that no line reaches them."""
     there = np.concatenate([[False], np.isfinite(value), [False]])
-    alone: NDArray[np.bool_] = there[1:-1] & ~there[:-2] & ~there[2:]
+    alone: Flags = there[1:-1] & ~there[:-2] & ~there[2:]
     return alone

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_ddpm.plotting.annotations import muted_color, text_color
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from matplotlib.axes import Axes
 
 NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letters

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.plotting.annotations import (
     EndLabel,
@@ -21,14 +22,11 @@ from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_
 from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
 from mlflow_ddpm.plotting.marks import Trace, band, bars, bars_stand_apart, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
-from mlflow_ddpm.plotting.quantity import memory_unit
+from mlflow_ddpm.plotting.quantity import Quantity, memory_unit
 from mlflow_ddpm.plotting.series import Series, plus_minus_std, positive, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from mlflow_ddpm.analysis.run_history import RunHistory
-    from mlflow_ddpm.plotting.quantity import Quantity
 
 NO_CHANGE = "no change to show yet:\nit takes two epochs in a row"
 NO_POSITIVE = "no loss above zero:\na log axis cannot show it"

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.plotting.series import Series, changes, plus_minus_std, rate_name, series
 
-if TYPE_CHECKING:
-    from mlflow_ddpm.analysis.run_history import RunHistory
-
 MARK = "mark"  # the column of words: what is marked in a row
 Column = list[float | None]
-Columns = Callable[["RunHistory"], Mapping[str, Column]]
+Columns = Callable[[RunHistory], Mapping[str, Column]]
 
 
 def measured(*names: str) -> Columns:

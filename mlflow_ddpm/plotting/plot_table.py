@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plotting import descriptions as say
 from mlflow_ddpm.plotting import panels as draw
 from mlflow_ddpm.plotting import plot_data as data
+from mlflow_ddpm.plotting.descriptions import Sentence
 from mlflow_ddpm.plotting.quantity import EARLY, Quantity
 from mlflow_ddpm.plotting.series import positive
 from mlflow_ddpm.plotting.themes import check_choice
-
-if TYPE_CHECKING:
-    from mlflow_ddpm.analysis.run_history import RunHistory
-    from mlflow_ddpm.plotting.descriptions import Sentence
 
 
 class Plot(NamedTuple):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import axis_label, metric
 from mlflow_ddpm.plotting.series import Series, changes, rate_name, series
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mlflow_ddpm.analysis.run_history import RunHistory
 
 EARLY, _RARE = 0.1, 0.02  # how many of the rows may run off scale: of a loss (it falls by decades at first), of others
 _GIB_FROM, _MIB_TO_GIB = 10 * 1024, 1 / 1024  # MiB

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.markdown import one_line
-
-if TYPE_CHECKING:
-    from mlflow_ddpm.analysis.run_history import RunHistory
 
 # M. Okabe and K. Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/: all but the one of the eight
 # that the background swallows, strongest contrast first. Light grey stands for black on the dark background.

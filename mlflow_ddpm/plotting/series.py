@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlflow_ddpm.analysis.frame import numbers
+from mlflow_ddpm.analysis.run_history import RunHistory
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from mlflow_ddpm.analysis.run_history import RunHistory
-
-    Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 GAP = 1.5  # times the usual spacing: rows further apart have a gap between them
 _HUGE = 1e300  # what drawing can still add and multiply without overflow; below its inverse, all is zero
@@ -33,7 +31,7 @@ class Series:
     noun: str  # what the rows count: "epoch" or "step"
 
     @property
-    def drawable(self) -> NDArray[np.bool_]:
+    def drawable(self) -> Flags:
         """Tell which values are finite."""
         return np.isfinite(self.value)
 

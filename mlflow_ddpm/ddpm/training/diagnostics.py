@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from mlflow_ddpm.ddpm.training.distributed import Processes
 from mlflow_ddpm.tracking.timing import AccumulatingTimer
-
-if TYPE_CHECKING:
-    from mlflow_ddpm.ddpm.training.distributed import Processes
 
 NOISE_LEVELS = 4  # Q: as many equal ranges of the timestep; the first has least noise
 _FOLD_AT = 256  # batches
