@@ -15,8 +15,7 @@ from mlflow_ddpm.analysis.run_history import Points, RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
 from mlflow_ddpm.core.run_summary import summarise
-from mlflow_ddpm.plotting.quantity import memory_unit
-from mlflow_ddpm.plotting.series import GAP, rate_name, series
+from mlflow_ddpm.plotting.series import GAP, memory_unit, rate_name, series
 
 Sentence = Callable[[RunHistory], str]
 

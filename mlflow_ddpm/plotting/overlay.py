@@ -19,9 +19,8 @@ from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, m
 from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
-from mlflow_ddpm.plotting.quantity import Quantity, memory_unit
 from mlflow_ddpm.plotting.run_styles import RunLine, with_short_names
-from mlflow_ddpm.plotting.series import Series, mean_and_range, positive, series
+from mlflow_ddpm.plotting.series import Quantity, Series, mean_and_range, memory_unit, positive, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

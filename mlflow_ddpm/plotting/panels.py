@@ -22,8 +22,7 @@ from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_
 from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
 from mlflow_ddpm.plotting.marks import Trace, band, bars, bars_stand_apart, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
-from mlflow_ddpm.plotting.quantity import Quantity, memory_unit
-from mlflow_ddpm.plotting.series import Series, plus_minus_std, positive, series
+from mlflow_ddpm.plotting.series import Quantity, Series, memory_unit, plus_minus_std, positive, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

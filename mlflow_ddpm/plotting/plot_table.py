@@ -10,8 +10,7 @@ from mlflow_ddpm.plotting import descriptions as say
 from mlflow_ddpm.plotting import panels as draw
 from mlflow_ddpm.plotting import plot_data as data
 from mlflow_ddpm.plotting.descriptions import Sentence
-from mlflow_ddpm.plotting.quantity import EARLY, Quantity
-from mlflow_ddpm.plotting.series import positive
+from mlflow_ddpm.plotting.series import EARLY, Quantity, positive
 from mlflow_ddpm.plotting.themes import check_choice
 
 

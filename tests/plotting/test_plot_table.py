@@ -12,7 +12,7 @@ from mlflow_ddpm import plots
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plotting import descriptions, panels, plot_data, plot_table
 from mlflow_ddpm.plotting.plot_table import PLOTS, Plot, describe_plot
-from mlflow_ddpm.plotting.quantity import Quantity
+from mlflow_ddpm.plotting.series import Quantity
 from mlflow_ddpm.publishing.comparison_plots import make_comparison
 
 
