@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     _check_output(args.output)
     from mlflow_ddpm.core.formatting import display_path
-    from mlflow_ddpm.ddpm.sampling.grid import draw_grid
+    from mlflow_ddpm.ddpm.sampling import draw_grid
     from mlflow_ddpm.ddpm.saved_model.load import load_model
     from mlflow_ddpm.ddpm.training.distributed import processes
     from mlflow_ddpm.storage.images import encode_png

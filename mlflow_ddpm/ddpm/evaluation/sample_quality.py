@@ -20,7 +20,7 @@ from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
 from mlflow_ddpm.ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.sampling.draw import draw_samples
+from mlflow_ddpm.ddpm.sampling import draw_samples
 from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
 
 _SPLIT_SEED = 0  # fixed: every run of a data set is compared with the same images

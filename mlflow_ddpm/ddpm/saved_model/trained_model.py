@@ -12,7 +12,7 @@ import torch
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.sampling.draw import draw_samples
+from mlflow_ddpm.ddpm.sampling import draw_samples
 from mlflow_ddpm.ddpm.saved_model.model_files import sampling_settings
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""A picture of samples for people: a row a class with its name before it, enlarged by a whole factor.
+"""Images drawn from a trained model, and a picture of them for people: a row a class, its name before it, enlarged.
 
-Letters: K classes, n samples of each, H and W of a sample in pixels.
+Letters: N images, K classes, n samples of each, S the side of an image that the model draws, H and W of any in pixels.
 """
 
 from __future__ import annotations
@@ -10,20 +10,59 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config
+from mlflow_ddpm.ddpm.data.images import to_pixels
+from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.sampling.draw import draw_samples
 from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_PORTION = 256  # images at a time; guidance doubles it
 _LINE, _LINE_GREY, _NAME_GREY = 1, 48, 200
 _MARGIN = 1  # black pixels around a sample, before enlarging: the embedded digits fill their frame
 _WIDTH = 900  # pixels that the picture is enlarged to at most, which a browser shows unscaled
 # Samples a class, and classes side by side, by number of classes: near-square pictures of some hundred samples.
 _FEW, _SOME = 12, 30
+
+
+@torch.no_grad()
+def draw_samples(
+    model: UNet, config: Config, labels: Tensor, *, guidance_scale: float, generator: torch.Generator, noises: int = 0
+) -> Tensor:
+    """Return one image a label, uint8 (N, 1, S, S) on the CPU, on the settings of ``config.sample``.
+
+    The generator lives on the CPU, so that the same seed starts from the same noise on every device. With ``noises``
+    the start repeats after that many images: laid out class by class, each column then shares its noise.
+    """
+    distinct = noises or len(labels)
+    start = torch.randn(distinct, *model.image_shape, generator=generator)
+    start = start[torch.arange(len(labels)) % distinct]  # (N, 1, S, S)
+    device = next(model.parameters()).device
+    drawn = []
+    for classes, x_t in zip(labels.to(device).split(_PORTION), start.to(device).split(_PORTION), strict=True):
+        predict = diffusion.guide(model, classes, null_class=model.null_class, guidance_scale=guidance_scale)
+        drawn.append(to_pixels(_denoise(predict, x_t, config, generator)).cpu())
+    return torch.cat(drawn)
+
+
+def _denoise(predict: diffusion.Predict, x_t: Tensor, config: Config, generator: torch.Generator) -> Tensor:
+    """Return images (B, 1, S, S) in [-1, 1] from noise, by the sampler that the settings name."""
+
+    def draw() -> Tensor:
+        return torch.randn(x_t.shape, generator=generator).to(x_t.device)
+
+    return diffusion.sample(
+        predict,
+        x_t,
+        alpha_bar=diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(x_t.device),
+        prediction=config.diffusion.prediction,
+        steps=config.sample.steps,
+        draw=draw if config.sample.sampler == "ancestral" else None,
+    )
 
 
 def sample_grid(model: UNet, config: Config, class_names: Sequence[str]) -> NDArray[np.uint8]:

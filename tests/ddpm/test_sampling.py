@@ -8,8 +8,7 @@ import torch
 
 from mlflow_ddpm.ddpm.config.config import Config, from_options
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.sampling.draw import draw_samples
-from mlflow_ddpm.ddpm.sampling.grid import draw_grid, sample_grid
+from mlflow_ddpm.ddpm.sampling import draw_grid, draw_samples, sample_grid
 from mlflow_ddpm.ddpm.training.trainer import build_model
 
 torch.set_num_threads(1)
