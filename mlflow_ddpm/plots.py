@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, load_history, log_made
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -172,8 +172,8 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
     """Write the wanted files of all eleven plots of a run, and return their paths."""
     captions: dict[str, str] = {}
 
-    def make(name: str, width: str | None) -> Figure:
-        figure = make_figure(name, history, theme=wanted.theme, width=width, font=wanted.font)
+    def make(name: str, **look: Any) -> Figure:
+        figure = make_figure(name, history, **look)
         if wanted.theme == "paper":
             captions[name] = _caption(name, history, getattr(figure, "facts", None) or ())
         return figure
@@ -197,14 +197,14 @@ def _caption(name: str, history: RunHistory, facts: Iterable[str]) -> str:
     return f"{text} {unread[0][0].upper()}{'; '.join(unread)[1:]}." if unread else text
 
 
-def write_plots(make: Callable[[str, str | None], Figure], directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:
-    """Write the wanted files of all eleven plots, which ``make`` makes by name and width; return them by plot."""
+def write_plots(make: Callable[..., Figure], directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:
+    """Write the wanted files of all eleven plots, made by ``make`` as by :func:`make_figure`; return them by plot."""
     directory.mkdir(parents=True, exist_ok=True)
     written: dict[str, list[Path]] = {plot.name: [] for plot in PLOTS}
     with theme_context(wanted.theme, wanted.font):  # once for all
         for plot in PLOTS:
             for width in (wanted.widths or (None,)) if len(plot.panels) == 1 else (None,):
-                figure = make(plot.name, width)
+                figure = make(plot.name, theme=wanted.theme, width=width, font=wanted.font)
                 stem = f"{plot.name}_double" if width == "double" else plot.name
                 written[plot.name] += [write_figure(figure, directory / f"{stem}.{fmt}") for fmt in wanted.formats]
     return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import (
     AUTO,
@@ -15,9 +14,6 @@ from mlflow_ddpm.cli.options import (
     named_source,
 )
 from mlflow_ddpm.cli.parser import folder
-
-if TYPE_CHECKING:
-    from mlflow_ddpm.plots import FigureSet
 
 
 def add(commands: Commands) -> None:
@@ -49,18 +45,11 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.cli.run_overview import run_overview
+    from mlflow_ddpm.plots import FigureSet
     from mlflow_ddpm.publishing.publish import publish_run
 
     directory = None if args.output_dir == AUTO else args.output_dir
-    published = publish_run(
-        named_source(args), output_dir=directory, tracking_uri=args.tracking_uri, figures=_figures(args)
-    )
-    print(run_overview(published, args.tracking_uri))
-
-
-def _figures(args: argparse.Namespace) -> FigureSet | None:
-    """Return which figures are wanted beside those of the report."""
-    from mlflow_ddpm.plots import FigureSet
-
     wanted = figures_wanted(args)
-    return None if wanted == FigureSet("dark", ("png",), ()) else wanted
+    further = None if wanted == FigureSet() else wanted  # beside those of the report
+    published = publish_run(named_source(args), output_dir=directory, tracking_uri=args.tracking_uri, figures=further)
+    print(run_overview(published, args.tracking_uri))

@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_output(args.output)
-    from mlflow_ddpm.core.formatting import display_path
+    from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.ddpm.sampling import draw_grid
     from mlflow_ddpm.ddpm.saved_model.load import load_model
     from mlflow_ddpm.ddpm.training.distributed import processes
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
         )
     grid = draw_grid(images.reshape(len(names), args.per_class, *images.shape[1:]), names)
     _write(args.output, encode_png(grid))
-    classes = "1 class" if len(names) == 1 else f"{len(names)} classes"
-    print(f"{display_path(args.output)}: {len(images)} images of {classes}, {grid.shape[1]} x {grid.shape[0]} pixels")
+    drawn = f"{len(images)} images of {count_of(len(names), 'class', 'classes')}"
+    print(f"{display_path(args.output)}: {drawn}, {grid.shape[1]} x {grid.shape[0]} pixels")
 
 
 def _check_output(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -17,13 +18,13 @@ from mlflow_ddpm.analysis.run_description import write_comparison
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
-from mlflow_ddpm.plots import FigureSet
+from mlflow_ddpm.plots import FigureSet, write_plots
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
 from mlflow_ddpm.publishing.comparison_page import describe_comparison, render_page
-from mlflow_ddpm.publishing.comparison_plots import draw_comparisons
+from mlflow_ddpm.publishing.comparison_plots import make_comparison
 from mlflow_ddpm.publishing.comparison_tables import ComparedTable, groups_table, hyperparameters_table, results_table
-from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.publishing.named_run import has_history
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import child_runs, find_run
 
@@ -113,7 +114,7 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     lines = _lowest(groups or {run.name: [run] for run in runs})
     drawn = [(name, [run.history for run in repeats] if groups else repeats[0].history) for name, repeats in lines]
-    plots = draw_comparisons(drawn, directory, wanted)
+    plots = write_plots(partial(make_comparison, runs=drawn), directory, wanted)
     tables = {"comparison_summary": results_table(runs), "comparison_hyperparameters": hyperparameters_table(runs)}
     if groups:
         tables["comparison_groups"] = groups_table(groups)
@@ -174,7 +175,7 @@ def _check_counting(runs: Sequence[ComparedRun]) -> None:
 
 def _check_directory(directory: Path) -> None:
     """Refuse to write pictures of several runs over those of one."""
-    if any((directory / name).exists() for name in (CSV_NAME, JSON_NAME)):
+    if has_history(directory):
         raise UsageError(
             f"{display_path(directory)} holds a run, whose pictures bear the same names; choose another directory"
         )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.plots import FigureSet, write_plots
 from mlflow_ddpm.plotting.figure import FigureGrid, build_figure
 from mlflow_ddpm.plotting.overlay import draw_overlay
 from mlflow_ddpm.plotting.plot_table import plot_named
@@ -25,19 +23,6 @@ _MOST_END_LABELS = 5  # more runs get a legend, which has them in the same order
 _LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)  # of names in the legend, tried until it has few rows
 _ROWS = 5  # of the legend, at most
 _ROW, _HANDLE, _GAP = 1.35, 2.0, 1.4  # height of a row, sample of a line, gap between entries, in the size of letters
-
-
-def draw_comparisons(runs: Runs, directory: Path, wanted: FigureSet) -> dict[str, list[Path]]:
-    """Write all eleven into a directory; return each plot's files by name. A list of runs under one name is a group.
-
-    Raises:
-        UsageError: no such theme, format, width or font.
-    """
-
-    def make(name: str, width: str | None) -> Figure:
-        return make_comparison(name, runs, theme=wanted.theme, width=width, font=wanted.font)
-
-    return write_plots(make, directory, wanted)
 
 
 def make_comparison(name: str, runs: Runs, *, theme: str = "dark", width: str | None = None, font: str = "") -> Figure:

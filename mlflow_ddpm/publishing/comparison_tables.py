@@ -63,22 +63,16 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     names = list(dict.fromkeys(name for results in by_run.values() for name in reversed(results)))
     names = [name for name in names if any(name in r and r[name].value is not None for r in by_run.values())]
     best = best_of_all(runs)
-    where = f"at {runs[0].history.axis_label.lower()}" if runs else ""
-    head, data_head = ["Run"], ["run", "run_id"]
-    for name in names:
-        head += [_SHORT.get(name, f"{name},\nlast"), *([where] if name == "best_loss" else [])]
-        data_head += [name, *(["best_epoch"] if name == "best_loss" else [])]
-    rows, data = [], []
+    short = {**_SHORT, "best_epoch": f"at {runs[0].history.axis_label.lower()}"}
+    head = ["Run", *(short.get(name, f"{name},\nlast") for name in names)]
+    rows, data = [], [["run", "run_id", *names]]
     for run in runs:
-        line, numbers = [run.name], [run.name, run.run_id or ""]
-        for name in names:
-            result = by_run[run.name].get(name, KeyResult(name, name, None))
-            mark = f"{BEST_MARK} " if name == "best_loss" and best and best[0] is run else ""
-            line += [mark + _text(result), *([format_number(result.epoch)] if name == "best_loss" else [])]
-            numbers += [_data(result.value), *([_data(result.epoch)] if name == "best_loss" else [])]
-        rows.append(line)
-        data.append(numbers)
-    return ComparedTable(Table(head, rows, "l" + "r" * (len(head) - 1)), [data_head, *data])
+        results = [by_run[run.name].get(name, KeyResult(name, name, None)) for name in names]
+        is_best = best is not None and best[0] is run
+        marks = [f"{BEST_MARK} " if is_best and name == "best_loss" else "" for name in names]
+        rows.append([run.name, *(mark + _text(result) for mark, result in zip(marks, results, strict=True))])
+        data.append([run.name, run.run_id or "", *(_data(result.value) for result in results)])
+    return ComparedTable(Table(head, rows, "l" + "r" * len(names)), data)
 
 
 def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
@@ -121,7 +115,9 @@ def groups_table(groups: Mapping[str, Sequence[ComparedRun]]) -> ComparedTable:
 
 def _results(run: ComparedRun) -> dict[str, KeyResult]:
     """Return a run's key results by name; of an extra that bears the name of another result, that other one."""
-    return {result.name: result for result in reversed(key_results(run.history))}
+    best_loss, *others = key_results(run.history)
+    best_epoch = KeyResult("best_epoch", "Best epoch", best_loss.epoch)
+    return {result.name: result for result in reversed([best_loss, best_epoch, *others])}
 
 
 def _text(result: KeyResult) -> str:
