@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
-from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import SLOWEST, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
 
 _MAX_FILES = 20_000
 _MAX_FOLDERS = 200
 _THREADS = 4
 _CHUNK = 2**20
-_SLOW_SEC, _SLOWEST = 45.0, 2**12  # seconds that a file may take; bytes a second after them
+_SLOW_SEC = 45.0  # that a file may take, beside a second for each SLOWEST bytes
 
 
 class Artifact(NamedTuple):
@@ -112,11 +112,13 @@ class Artifacts:
             with path.open("wb") as file:
                 for chunk in _chunks(response):
                     left -= len(chunk)
-                    if time.monotonic() - began > _SLOW_SEC + path.stat().st_size / _SLOWEST:
+                    if time.monotonic() - began > _SLOW_SEC + path.stat().st_size / SLOWEST:
                         raise StoreUnavailableError(f"{artifact.path} comes too slowly from MLflow")
                     if left < 0:
                         raise MirrorError(f"{artifact.path} is larger than the {most} bytes that the store lists")
                     file.write(chunk)
+        if most is not None and left > 0:
+            raise StoreUnavailableError(f"{artifact.path} ended {left} bytes before the {most} that the store lists")
 
 
 def _chunks(response: Any) -> Iterator[bytes]:

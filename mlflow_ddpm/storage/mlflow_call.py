@@ -40,7 +40,8 @@ _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0
 _ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
-_ANSWER_SEC = 45.0  # for an answer that is read; longer if the user's settings are
+_ANSWER_SEC = 45.0  # for an answer; longer if the user's settings are, or a file is sent
+SLOWEST = 2**12  # bytes of a file a second
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 443}
 # They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
 _NOISY_LOGGERS = (
@@ -123,8 +124,13 @@ def _bound_answers() -> None:
 
 
 def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: Any) -> Any:
-    """Make a request that reads in a thread of its own: a server that sends a byte a second keeps a call for ever."""
-    if how.get("stream") or not getattr(_calls, "depth", 0) or not (method == "GET" or url.endswith("/search")):
+    """Make a request in a thread of its own: a server that sends a byte a second keeps a call for ever.
+
+    One that writes may have been heard, as with any answer that is lost; whoever repeats it looks first.
+    """
+    from requests.utils import super_len
+
+    if not getattr(_calls, "depth", 0):
         return request(method, url, **how)
     answer: Future[Any] = Future()
 
@@ -138,6 +144,7 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
     threading.Thread(target=ask, daemon=True).start()
     tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    limit += super_len(how.get("data") or b"") / SLOWEST
     if not wait([answer], limit).done:
         raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
     return answer.result()

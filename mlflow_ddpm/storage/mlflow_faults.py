@@ -156,7 +156,9 @@ def _connection_fault(chain: list[BaseException], text: str) -> Fault | None:
         *("ConnectionRefusedError", "ConnectionResetError"),
     }:
         return Fault(PASSING, (number[1] or f"connection {number[2]}").strip().lower())
-    if any(isinstance(link, ConnectionError) for link in chain) or "ChunkedEncodingError" in names:
+    if names & {"DecodeError", "ContentDecodingError"}:
+        return Fault(PASSING, "the answer is damaged: it cannot be unpacked")
+    if any(isinstance(link, ConnectionError) for link in chain) or names & {"ChunkedEncodingError", "ProtocolError"}:
         return Fault(PASSING, "the connection broke off")
     return None
 

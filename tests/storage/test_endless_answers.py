@@ -22,6 +22,7 @@ from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError
 from mlflow_ddpm.publishing.download import download_run
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.stored_rows import Point
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 POINT = {"key": "loss_mean", "value": 1.0, "timestamp": 1, "step": 0}
@@ -69,6 +70,7 @@ def server() -> Iterator[tuple[Server, str]]:
         disable_nagle_algorithm = True  # else each body waits 40 ms for the other side to acknowledge the headers
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             content = json.dumps(answers.answer(self.path)).encode()
             self.send_response(answers.status)
             self.send_header("Content-Type", "application/json")
@@ -82,6 +84,8 @@ def server() -> Iterator[tuple[Server, str]]:
                     time.sleep(0.1)
                 for _ in range(answers.padding >> 20):
                     self.wfile.write(b" " * 2**20)
+
+        do_POST = do_PUT = do_GET  # noqa: N815 - as http.server calls it
 
         def log_message(self, *_args: object) -> None:
             """Print nothing."""
@@ -177,6 +181,43 @@ def test_a_file_that_comes_byte_by_byte_is_given_up(
 
     with pytest.raises(StoreUnavailableError, match=r"metrics/a\.csv comes too slowly"):
         found.fetch([Artifact("metrics/a.csv", 2**20)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run, _: run.log_points([Point("loss_mean", 1.0, 1, 0)]),
+        lambda run, _: run.set_tags({"a": "b"}),
+        lambda run, _: run.finish("FINISHED", 1),
+        lambda run, file: run.log_file(file, "metrics"),
+    ],
+    ids=["points", "tags", "end", "file"],
+)
+def test_an_answer_to_what_is_written_that_comes_byte_by_byte_is_given_up(
+    server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Callable[..., object]
+) -> None:
+    """As an answer that is read: else one of them would keep the uploader for ever."""
+    answers, uri = server
+    run = MlflowRun(uri, RUN_ID)
+    (tmp_path / "a.csv").write_text("a")
+    answers.drips, answers.padding = True, 2**20
+    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_call._ANSWER_SEC", 1.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+    with pytest.raises(StoreUnavailableError, match="did not send its whole answer within 3 s"):
+        write(run, tmp_path / "a.csv")
+
+
+def test_a_file_of_fewer_bytes_than_the_store_lists_is_not_put_in_place(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    """A proxy may cut it, with a length that fits, or none."""
+    answers, uri = server
+    answers.files = [{"path": "training_report.md", "is_dir": False, "file_size": 100_000}]
+
+    with pytest.raises(StoreUnavailableError, match=r"training_report\.md ended [\d]+ bytes before the 100000"):
+        download_run(RUN_ID, tmp_path / "copy", tracking_uri=uri)
+    assert not list((tmp_path / "copy").iterdir())
 
 
 def test_a_count_that_is_no_number_is_left_out(server: tuple[Server, str]) -> None:

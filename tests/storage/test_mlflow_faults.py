@@ -9,6 +9,7 @@ import socket
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
+from urllib3.exceptions import DecodeError, ProtocolError
 
 from mlflow_ddpm.core.errors import RunMissingError
 from mlflow_ddpm.storage.fault_rules import OF_ITEM, PASSING, PERMANENT
@@ -43,6 +44,18 @@ def test_the_kind_of_a_fault(error: Exception, kind: type[Exception]) -> None:
 def test_a_missing_package_is_named_as_pip_knows_it() -> None:
     """The remedy can be pasted."""
     assert classify_fault(ImportError("No module", name="google.cloud")).remedy == "pip install google-cloud-storage"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ProtocolError("Connection broken: IncompleteRead(0 bytes read)"), "the connection broke off"),
+        (DecodeError("Received response with content-encoding: gzip"), "the answer is damaged: it cannot be unpacked"),
+    ],
+)
+def test_what_urllib3_raises_is_named_by_what_happened(error: Exception, cause: str) -> None:
+    """A file is read without the requests library between."""
+    assert classify_fault(error).cause == cause
 
 
 def test_a_chain_that_is_a_circle_ends() -> None:
