@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
-from mlflow_ddpm.storage.mlflow_call import SLOWEST, translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_requests import SLOWEST
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
 
 _MAX_FILES = 20_000
@@ -37,17 +38,17 @@ class Artifact(NamedTuple):
 
 
 class Artifacts:
-    """The artifacts of one run.
+    """The artifacts of one run, or of a logged model, which has a repository of its own.
 
     Links in a store on this machine are not followed, and files whose names begin with a dot are left out. Every method
     raises :class:`MirrorError` for more than a run of ours has, and for more than ``max_bytes`` to fetch; and
     :class:`StoreError` as :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
     """
 
-    def __init__(self, run: MlflowRun, *, max_bytes: int = 2**30) -> None:
+    def __init__(self, run: MlflowRun, *, max_bytes: int = 2**30, repository: Any = None) -> None:
         self._run, self._max_bytes = run, max_bytes
         with translate_mlflow_errors(run.tracking_uri):
-            self._repository = artifact_repository(run.tracking_uri, run.run_id)
+            self._repository = repository or artifact_repository(run.tracking_uri, run.run_id)
 
     def find(self, folder: str, *, is_deep: bool = False) -> list[Artifact]:
         """Return the files in a folder; those in its folders too, if ``is_deep``."""

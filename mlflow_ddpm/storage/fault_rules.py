@@ -172,6 +172,11 @@ KNOWN_TEXTS = (
         "set DATABRICKS_HOST and DATABRICKS_TOKEN, or run `databricks configure`",
     ),
     (
+        r"Could not find a registered artifact repository",
+        "the run's artifacts have an address of a kind that MLflow does not know here",
+        "install the plug-in that knows it, or correct the experiment's artifact location",
+    ),
+    (
         r"unsupported URI|Invalid url|No connection adapters|Invalid IPv6|Failed to parse: |Could not parse SQLAlchemy",
         "this is not a tracking URI",
         "use http(s)://HOST, sqlite:///FILE, postgresql://..., databricks, or a folder",

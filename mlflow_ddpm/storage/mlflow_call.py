@@ -16,11 +16,8 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -35,13 +32,11 @@ from mlflow_ddpm.core.errors import (
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
 from mlflow_ddpm.storage.mlflow_faults import classify_fault, error_chain
+from mlflow_ddpm.storage.mlflow_requests import bound_answers, bound_mlflow_waits, call_of_ours, store_called
 
 _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
 _CONNECT_SEC = 5.0
-_ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
-_ANSWER_SEC = 45.0  # for an answer; longer if the user's settings are, or a file is sent
-SLOWEST = 2**12  # bytes of a file a second
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 443}
 # They log each retry and each failed statement, with a traceback; an outage is reported once, by us.
 _NOISY_LOGGERS = (
@@ -61,18 +56,7 @@ _NOISY_LOGGERS = (
     "urllib3.util.retry",
 )
 _freezing = threading.Lock()  # held while long_lived_objects_left_alone has objects frozen
-_calls = threading.local()  # .depth: how many of our calls into MLflow this thread is in
 _first_uses: set[str] = set()  # sqlite stores whose tables this process is making
-
-
-def bound_mlflow_waits() -> None:
-    """Keep one call to a dead server from taking MLflow's default of four to twenty minutes.
-
-    MLflow reads these variables at each call and knows no setting per client; what the user has set stays.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # which may ask for a day
 
 
 @contextlib.contextmanager
@@ -91,8 +75,10 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
         StoreRefusedError: the same call will be refused again.
     """
     bound_mlflow_waits()
-    _bound_answers()
-    with _quiet_logs():
+    bound_answers()
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_quiet)  # a filter that is there already is not added again
+    with call_of_ours(tracking_uri):
         try:
             _check_reachable(tracking_uri)
             yield
@@ -102,69 +88,6 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
             if ours := next((link for link in error_chain(error) if isinstance(link, MlflowDdpmError)), None):
                 raise ours from error
             raise _translated(classify_fault(error), redact(tracking_uri), item, is_file=is_file) from error
-
-
-def _bound_answers() -> None:
-    """Have MLflow's client read at most :data:`_ANSWER_MAX` bytes of an answer; it knows no bound of its own."""
-    from mlflow.utils import request_utils
-
-    make = getattr(request_utils, "_get_request_session", None)  # of MLflow 2 and 3; another has no bound
-    if make is None or hasattr(make, "is_bounded"):
-        return
-
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        session = make(*args, **kwargs)
-        if _read_bounded not in session.hooks["response"]:
-            session.hooks["response"].append(_read_bounded)
-            session.request = partial(_request_in_time, session.request)
-        return session
-
-    bounded.is_bounded = True  # type: ignore[attr-defined]
-    request_utils._get_request_session = bounded  # noqa: SLF001
-
-
-def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: Any) -> Any:
-    """Make a request in a thread of its own: a server that sends a byte a second keeps a call for ever.
-
-    One that writes may have been heard, as with any answer that is lost; whoever repeats it looks first.
-    """
-    from requests.utils import super_len
-
-    if not getattr(_calls, "depth", 0):
-        return request(method, url, **how)
-    answer: Future[Any] = Future()
-
-    def ask() -> None:
-        with _quiet_logs():
-            try:
-                answer.set_result(request(method, url, **how))
-            except Exception as error:  # noqa: BLE001 - raised to the caller
-                answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
-    limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
-    limit += super_len(how.get("data") or b"") / SLOWEST
-    if not wait([answer], limit).done:
-        raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
-    return answer.result()
-
-
-def _read_bounded(response: Any, *, stream: bool = False, **_: Any) -> None:
-    """Read an answer in a call of ours, piece by piece: it may be packed a thousand times smaller than it is."""
-    if stream or not getattr(_calls, "depth", 0):
-        return
-    content = bytearray()
-    for chunk in response.iter_content(2**16):
-        content += chunk
-        if len(content) > _ANSWER_MAX:
-            response.close()
-            raise StoreRefusedError(
-                f"{redact(response.url)} answered with more than {_ANSWER_MAX >> 20} MiB, which MLflow never does; "
-                "check the tracking URI"
-            )
-    response._content = bytes(content)  # noqa: SLF001 - as reading it whole does
-    response.encoding = response.encoding or "utf-8"  # else it would be guessed, which takes minutes
 
 
 def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreError:
@@ -205,22 +128,23 @@ class _NotInOurCalls(logging.Filter):
     """Drops records of threads that are in a call of ours."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging names it
-        return not getattr(_calls, "depth", 0)
+        return store_called() is None
 
 
 _quiet = _NotInOurCalls()
 
 
 @contextlib.contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Keep MLflow and the libraries below it from logging in this thread while the body runs."""
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).addFilter(_quiet)  # a filter that is there already is not added again
-    _calls.depth = getattr(_calls, "depth", 0) + 1
+def default_store(tracking_uri: str) -> Iterator[None]:
+    """Make a store MLflow's default inside ``with``: what concerns logged models takes it from nowhere else."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(tracking_uri)
     try:
         yield
     finally:
-        _calls.depth -= 1
+        mlflow.set_tracking_uri(before)
 
 
 @contextlib.contextmanager

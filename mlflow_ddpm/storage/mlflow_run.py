@@ -250,6 +250,11 @@ def artifact_repository(tracking_uri: str, run_id: str) -> Any:
 
     address = client(tracking_uri).get_run(run_id).info.artifact_uri
     address = add_databricks_profile_info_to_artifact_uri(address, tracking_uri)
+    if re.match(r"(runs|models):|https?:(?!.*/mlflow-artifacts/artifacts)", address):
+        raise StoreRefusedError(
+            f"MLflow at {redact(tracking_uri)} names {redact(address)} for the artifacts of run {run_id}, which is no "
+            "address of a server's artifacts; correct the experiment's artifact location"
+        )
     repository = get_artifact_repository(address, tracking_uri=tracking_uri)
     folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
     if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):

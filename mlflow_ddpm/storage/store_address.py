@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.redaction import redact, without_credentials
 from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.mlflow_requests import server_of
 from mlflow_ddpm.storage.run_target import absolute_uri
 
 _CREDENTIALS = (
@@ -22,7 +22,6 @@ _CREDENTIALS = (
     *("MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
 )
 _LOCAL = ("", "file", "sqlite", "databricks", "databricks-uc", "uc")  # no host, or one of the user's own profiles
-_PORTS = {"http": 80, "https": 443}
 
 
 def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
@@ -67,16 +66,11 @@ def _printable(uri: str) -> str:
 
 
 def _check_trusted(uri: str, configured: str) -> None:
-    if _server(uri) != _server(configured) and _sends_credentials(uri):
+    if server_of(uri) != server_of(configured) and _sends_credentials(uri):
         raise UsageError(
             f"only the output directory names the store {uri}; credentials go to no store but one that you name: pass "
             f"--tracking-uri {_printable(uri)} (tracking_uri=...), or set MLFLOW_TRACKING_URI"
         )
-
-
-def _server(uri: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(uri)
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
 def _sends_credentials(uri: str) -> bool:
@@ -84,9 +78,11 @@ def _sends_credentials(uri: str) -> bool:
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     if scheme in _LOCAL:
         return False
-    if scheme not in _PORTS:  # a database: its driver reads passwords from places of its own
+    if scheme not in ("http", "https"):  # a database: its driver reads passwords from places of its own
         return True
     from mlflow.utils.credentials import read_mlflow_creds
+    from requests.utils import get_netrc_auth
 
     creds = read_mlflow_creds()  # the environment, and ~/.mlflow/credentials
-    return bool(creds.username or creds.password or any(os.environ.get(name) for name in _CREDENTIALS))
+    known = any(os.environ.get(name) for name in _CREDENTIALS) or get_netrc_auth(uri)
+    return bool(creds.username or creds.password or known)

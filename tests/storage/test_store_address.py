@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,14 @@ def test_credentials_go_to_no_store_that_only_the_directory_names(
     monkeypatch.setenv(credential, "secret")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mine:5000")
 
-    for stranger in ("https://theirs:5000", "http://mine:5000", "https://mine:5001", "https://mine.theirs:5000"):
-        with pytest.raises(UsageError, match=f"pass --tracking-uri {stranger} "):
+    for stranger in (
+        "https://theirs:5000",
+        "http://mine:5000",
+        "https://mine:5001",
+        "https://mine.theirs:5000",
+        r"https://theirs\@mine:5000",
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"pass --tracking-uri {stranger} ")):
             store_of(_state(stranger))
         assert store_of(_state(stranger), stranger) == stranger
     assert store_of(_state("https://mine:5000/prefix")) == "https://mine:5000/prefix"
@@ -63,6 +70,17 @@ def test_credentials_in_mlflows_own_file_count_as_well(tmp_path: Path, monkeypat
 
     with pytest.raises(UsageError, match="credentials go to no store but one that you name"):
         store_of(_state("http://theirs"))
+
+
+def test_credentials_in_netrc_count_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for a host, whatever its port, and for every host under "default"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine theirs login u password p\n")
+    (tmp_path / ".netrc").chmod(0o600)
+
+    with pytest.raises(UsageError, match="credentials go to no store but one that you name"):
+        store_of(_state("http://theirs:8080"))
+    assert store_of(_state("http://others")) == "http://others"
 
 
 def test_a_database_that_only_the_directory_names_is_not_opened() -> None:

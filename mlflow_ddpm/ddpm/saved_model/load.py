@@ -14,9 +14,8 @@ from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_de
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
-from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import default_store, exclusive_migration, translate_mlflow_errors
 from mlflow_ddpm.storage.run_search import open_store, run_id_of
-from mlflow_ddpm.storage.run_target import resolve_run_target
 
 _MODEL_BYTES_MAX = 2**35
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
@@ -44,7 +43,7 @@ def load_model(
     text = str(source)
     with tempfile.TemporaryDirectory() as temporary:
         if text.startswith("models:/"):
-            return _load(_folder_of(_fetch_logged_model(text, tracking_uri, Path(temporary))), device)
+            return _load(_fetch_logged_model(text, tracking_uri, Path(temporary)), device)
         run_id = run_id_of(text.removesuffix("/").removesuffix(f"/{MODEL_FOLDER}"))
         if run_id is None:
             raise ModelError(f"no such directory: {source}; {_EXPECTED}")
@@ -74,11 +73,11 @@ def _fetch_of_run(run_id: str, tracking_uri: str | None, into: Path) -> Path:
     store = open_store(run_id, tracking_uri)
     with exclusive_migration(store.tracking_uri):
         artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
-    return artifacts.fetch(find_model(artifacts, run_id), into)[0].parent
+    return artifacts.fetch(find_model(artifacts, f"run {run_id}"), into)[0].parent
 
 
-def find_model(artifacts: Artifacts, run_id: str) -> list[Artifact]:
-    """Return the model's two files among a run's artifacts.
+def find_model(artifacts: Artifacts, name: str) -> list[Artifact]:
+    """Return the model's two files among the artifacts of a run or logged model of this name.
 
     Raises:
         ModelError: they are not there.
@@ -86,17 +85,22 @@ def find_model(artifacts: Artifacts, run_id: str) -> list[Artifact]:
     files = [file for file in artifacts.find(MODEL_FOLDER) if file.name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
     if len(files) < 2:  # noqa: PLR2004 - weights and description
         raise ModelError(
-            f"run {run_id} has no model among its artifacts: expected {_FILES}, which a training logs at its end"
+            f"{name} has no model among its artifacts: expected {_FILES}, which a training logs at its end"
         )
     return files
 
 
 def _fetch_logged_model(model_uri: str, tracking_uri: str | None, into: Path) -> Path:
-    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    store = resolve_run_target(tracking_uri=tracking_uri).tracking_uri
-    with translate_mlflow_errors(store), exclusive_migration(store):
-        return Path(download_artifacts(artifact_uri=model_uri, dst_path=str(into), tracking_uri=store))
+    store = open_store(model_uri, tracking_uri)
+    uri = store.tracking_uri
+    with translate_mlflow_errors(uri), exclusive_migration(uri), default_store(uri):
+        repository = get_artifact_repository(model_uri, tracking_uri=uri)
+        while hasattr(repository, "repo"):  # a registered model's leads to the logged model's
+            repository = repository.repo
+    artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX, repository=repository)
+    return artifacts.fetch(find_model(artifacts, model_uri), into)[0].parent
 
 
 def _load(folder: Path, device: torch.device) -> TrainedModel:

@@ -12,8 +12,7 @@ import inspect
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ import mlflow_ddpm
 from mlflow_ddpm.ddpm.saved_model.load import load_model
 from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
-from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import default_store, translate_mlflow_errors
 from mlflow_ddpm.storage.run_search import open_store
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def log_mlflow_model(
     if not store.tracking_uri.startswith(_KEEPS_A_POINT_ONCE):
         return None
     trained = load_model(output_dir)
-    with translate_mlflow_errors(store.tracking_uri), _default_store(store.tracking_uri):
+    with translate_mlflow_errors(store.tracking_uri), default_store(store.tracking_uri):
         logged = Model.log(
             None,
             inspect.getmodule(save_model),
@@ -156,16 +155,3 @@ def _signature(trained: TrainedModel) -> Any:
     sample, (_, *size) = trained.description["sample"], trained.unet.image_shape
     params = {"seed": 0, "steps": sample["steps"], "guidance_scale": float(sample["guidance_scale"])}
     return infer_signature(pd.DataFrame({"class": ["3"]}), np.zeros((_TRACED, *size), np.uint8), params)
-
-
-@contextmanager
-def _default_store(tracking_uri: str) -> Iterator[None]:
-    """Make a store MLflow's default inside ``with``: logging a model takes it from nowhere else."""
-    import mlflow
-
-    before = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
