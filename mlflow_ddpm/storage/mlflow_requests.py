@@ -131,7 +131,7 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
     threading.Thread(target=ask, daemon=True).start()
     tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
-    limit += super_len(how.get("data") or b"") / SLOWEST
+    limit += super_len(how.get("data") or b"") / SLOWEST  # type: ignore[no-untyped-call]
     if not wait([answer], limit).done:
         raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
     return answer.result()

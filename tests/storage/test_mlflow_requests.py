@@ -15,7 +15,7 @@ import pytest
 
 from mlflow_ddpm import load_model
 from mlflow_ddpm.core.errors import ModelError, StoreRefusedError, StoreUnavailableError
-from mlflow_ddpm.storage.artifacts import Artifacts
+from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_requests import server_of
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
@@ -89,19 +89,18 @@ def credentials(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         (tmp_path / ".netrc").chmod(0o600)
 
 
-def _list(uri: str) -> object:
+def _list(uri: str) -> list[Artifact]:
     return Artifacts(MlflowRun(uri, RUN_ID)).find("metrics")
 
 
-def _send(uri: str) -> object:
+def _send(uri: str) -> None:
     Path("a.csv").write_text("a")
-    return MlflowRun(uri, RUN_ID).log_file(Path("a.csv").absolute(), "metrics")
+    MlflowRun(uri, RUN_ID).log_file(Path("a.csv").absolute(), "metrics")
 
 
-def _load(uri: str) -> object:
+def _load(uri: str) -> None:
     with pytest.raises(ModelError, match="has no model among its artifacts"):
         load_model(f"models:/{MODEL_ID}", tracking_uri=uri)
-    return None
 
 
 @pytest.mark.parametrize("use", [_list, _send, _load])
