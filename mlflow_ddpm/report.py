@@ -16,7 +16,7 @@ from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, load
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.strict_json import as_config
-from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
 from mlflow_ddpm.reporting.context import ReportFigure, build_context
 from mlflow_ddpm.reporting.manifest import find_plot_files, output_files, relative_link, sample_files
 from mlflow_ddpm.reporting.rendering import render_html, render_markdown, with_palette
@@ -84,7 +84,7 @@ def write_report(history: RunHistory, save_dir: Path, plot_paths: Mapping[str, P
                 title=titles[name],
                 link=relative_link(path, save_dir),
                 caption=captions[name],
-                reading=describe_plot(name, history),
+                reading=plot_named(name).describe(history),
             )
             for name, path in plots.items()
         },

@@ -74,13 +74,11 @@ class TrainResult(NamedTuple):
     """The result of a training."""
 
     run_id: str | None
-    output_dir: Path
     first_epoch: int  # > 0 if the run was continued; equal to ``epochs`` if there was nothing left to do
     epochs: int
     parameters: int
     last_row: EpochMetrics | None  # None if there was nothing left to do, and on ranks other than 0
     sample_quality: SampleQuality | None  # of the newest evaluation
-    checkpoint: Path | None  # the newest
 
 
 def train(
@@ -162,7 +160,7 @@ def train_with(
     epochs = config.train.epochs or 0
     progress = progress if procs.is_first else None
     evaluator, maintenance = SampleEvaluator(config, training.dataset, procs.device), AccumulatingTimer()
-    row, quality, checkpoint = None, None, None
+    row, quality = None, None
     for epoch in range(first_epoch, epochs):
         tracker.start_epoch(epoch)
         _run_batches(tracker, trainer, epoch, epochs, progress)
@@ -176,13 +174,12 @@ def train_with(
         row = tracker.end_epoch(model=trainer.model, ema_model=trainer.ema.model, extra=extra)
         if procs.is_first:
             with maintenance:
-                checkpoint = save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, _state(training))
+                save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, _state(training))
         if progress and row:
             progress.on_epoch(row)
     if procs.is_first:  # even with no epoch left: the run may have been killed between the checkpoint and this
         save_model(output_dir, trainer.ema.model, config, training.dataset.class_names)
-    parameters = _count_parameters(trainer)
-    return TrainResult(tracker.run_id, output_dir, first_epoch, epochs, parameters, row, quality, checkpoint)
+    return TrainResult(tracker.run_id, first_epoch, epochs, _count_parameters(trainer), row, quality)
 
 
 def _run_batches(tracker: MetricsTracker, trainer: Trainer, epoch: int, epochs: int, progress: Progress | None) -> None:

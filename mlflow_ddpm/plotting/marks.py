@@ -142,12 +142,8 @@ def bars(ax: Axes, series: Series, color: str) -> float:
     return least if low.any() else 0.0
 
 
-def bars_stand_apart(ax: Axes, series: Series) -> bool:
-    """Tell whether there is room for a bar a row, or would they be a solid block."""
-    return _stand_apart(ax, series.spacing)
-
-
-def _stand_apart(ax: Axes, width: float) -> bool:
+def bars_stand_apart(ax: Axes, width: float) -> bool:
+    """Tell whether there is room between bars of a width in epochs, or would they be a solid block."""
     first, last = ax.get_xlim()
     return width_in_em(ax) * width / (last - first) > _BAR_EMS
 
@@ -162,7 +158,7 @@ def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> Non
     """Draw bars of one width; the room between two of them is a step without a value."""
     from matplotlib.patches import StepPatch
 
-    apart = _stand_apart(ax, width)
+    apart = bars_stand_apart(ax, width)
     half = 0.4 * width if apart else 0.5 * width
     edges = np.column_stack([x - half, x + half]).ravel()
     heights = np.insert(height, np.arange(1, len(height)), np.nan)

@@ -20,12 +20,10 @@ from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, sta
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
 from mlflow_ddpm.plotting.run_styles import RunLine, with_short_names
-from mlflow_ddpm.plotting.series import Quantity, Series, mean_and_range, memory_unit, positive, series
+from mlflow_ddpm.plotting.series import Floats, Quantity, Series, mean_and_range, memory_unit, positive, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from mlflow_ddpm.plotting.series import Floats
 
 MOST_BANDS = 3  # this many runs at most show their spread as a band; more would be mud
 _NAME_SHARE = 0.6  # of the width of the axes in ems, how many letters a name may have

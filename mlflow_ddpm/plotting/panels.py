@@ -145,7 +145,7 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
         return
     _epoch_axis(ax, history)
     linear_axis(ax, history.worded(quantity.label()), values.finite, np.zeros(1))
-    if bars_stand_apart(ax, values):
+    if bars_stand_apart(ax, values.spacing):
         bars(ax, values, "C0")
         explained = None
     else:

@@ -21,7 +21,7 @@ class Plot(NamedTuple):
     title: str
     caption: str  # one sentence on how to read it
     comparison_caption: str  # the same of a picture with several runs
-    describe: Sentence  # what it shows of a run, in one sentence
+    describe: Sentence  # what it shows of a run, in one sentence; empty for a run without epochs
     draw: Callable[..., None] | None = None  # one run: called with axes, quantity=, history=
     quantity: Quantity = Quantity("", "")  # what is drawn, and what a comparison overlays
     columns: data.Columns | None = None  # the data of its CSV
@@ -160,11 +160,6 @@ def plot_named(name: str) -> Plot:
     by_name = {plot.name: plot for plot in PLOTS}
     check_choice("plot", name, by_name)
     return by_name[name]
-
-
-def describe_plot(name: str, history: RunHistory) -> str:
-    """Return the sentence that reads a plot of a run; empty for a run without epochs."""
-    return plot_named(name).describe(history)
 
 
 def plot_columns(name: str, history: RunHistory) -> dict[str, list[int] | list[float | None] | list[str]]:

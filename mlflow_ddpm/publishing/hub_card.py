@@ -18,7 +18,7 @@ from mlflow_ddpm.core.formatting import count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Markdown, Table, escape, one_line
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.core.version import __version__
-from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot, plot_named
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
 from mlflow_ddpm.reporting.context import ReportFigure, model_results
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 from mlflow_ddpm.reporting.rendering import markdown_template
@@ -106,9 +106,7 @@ def _dashboard(card: HubCard) -> ReportFigure | None:
     link, plot = card.plots.get("training_dashboard"), plot_named("training_dashboard")
     if not link:
         return None
-    return ReportFigure(
-        title=plot.title, link=link, caption=plot.caption, reading=describe_plot(plot.name, card.history)
-    )
+    return ReportFigure(title=plot.title, link=link, caption=plot.caption, reading=plot.describe(card.history))
 
 
 def _header(card: HubCard) -> dict[str, Any]:

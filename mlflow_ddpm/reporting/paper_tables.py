@@ -6,7 +6,6 @@ A LaTeX table stands alone, without caption and float, so that a paper's own ``\
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_ddpm.analysis.key_results import KeyResult, key_results
@@ -55,12 +54,11 @@ def escape_latex(text: str) -> str:
     return "".join([*parts, _escape(text[end:])])
 
 
-def booktabs(table: Table, comments: Sequence[str] = ()) -> str:
-    r"""Return the table as a ``tabular``; it needs ``\usepackage{booktabs}``, as its first comment line states."""
-    lines = [f"% {one_line(comment)}" for comment in ("needs \\usepackage{booktabs}", *comments)]
+def booktabs(table: Table) -> str:
+    r"""Return the table as a ``tabular``; it needs ``\usepackage{booktabs}``, as its first line states."""
     rows = [" & ".join(map(escape_latex, row)) + r" \\" for row in (table.head, *table.rows)]
     body = [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-    return "\n".join([*lines, *body, r"\end{tabular}"]) + "\n"
+    return "\n".join([r"% needs \usepackage{booktabs}", *body, r"\end{tabular}"]) + "\n"
 
 
 def _escape(text: str) -> str:

@@ -24,7 +24,7 @@ from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.plots import generate_all_plots
-from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
 from mlflow_ddpm.report import generate_report
 from mlflow_ddpm.reporting.context import ReportFigure, build_context
 from mlflow_ddpm.reporting.manifest import OutputFile
@@ -323,7 +323,7 @@ def test_the_page_reads_as_in_the_golden_file() -> None:
                 title=name.replace("_", " ").capitalize(),
                 link=f"{name}.png",
                 caption="How to read it.",
-                reading=describe_plot(name, RunHistory.create(rows)),
+                reading=plot_named(name).describe(RunHistory.create(rows)),
             )
             for name in PLOT_NAMES
         },

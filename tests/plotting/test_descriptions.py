@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
 
 
 def history(name: str, values: Mapping[int, float | None], **others: Sequence[float]) -> RunHistory:
@@ -23,8 +23,8 @@ def history(name: str, values: Mapping[int, float | None], **others: Sequence[fl
 @pytest.mark.parametrize("plot", [plot.name for plot in PLOTS])
 def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str) -> None:
     """A run without epochs has no figure to read."""
-    assert describe_plot(plot, RunHistory.create([])) == ""
-    assert describe_plot(plot, RunHistory.create([EpochMetrics(epoch=0)])) == "Not measured in this run."
+    assert plot_named(plot).describe(RunHistory.create([])) == ""
+    assert plot_named(plot).describe(RunHistory.create([EpochMetrics(epoch=0)])) == "Not measured in this run."
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_sentence_names_values_with_their_epochs(
     plot: str, metric: str, values: Mapping[int, float | None], expected: str
 ) -> None:
     """Numbers come with unit and epoch; values that are not finite are passed over."""
-    assert describe_plot(plot, history(metric, values)) == expected
+    assert plot_named(plot).describe(history(metric, values)) == expected
 
 
 def test_the_spread_is_set_against_the_mean() -> None:
@@ -88,7 +88,7 @@ def test_the_spread_is_set_against_the_mean() -> None:
     rows = history("loss_std", {0: 0.5, 1: 0.1}, loss_mean=[1.0, 0.4])
 
     expected = "The batch losses' standard deviation ends at 0.1 (epoch 1), 25% of the mean; it began at 0.5 (epoch 0)."
-    assert describe_plot("loss_distribution", rows) == expected
+    assert plot_named("loss_distribution").describe(rows) == expected
 
 
 def test_the_dashboard_sums_the_run_up() -> None:
@@ -96,4 +96,4 @@ def test_the_dashboard_sums_the_run_up() -> None:
     rows = history("loss_mean", {0: 1.0, 1: 0.5}, cumulative_time_sec=[30.0, 61.0])
 
     expected = "2 epochs in 1 min 01 s (61.0 s) of training; the lowest mean loss is 0.5 (epoch 1)."
-    assert describe_plot("training_dashboard", rows) == expected
+    assert plot_named("training_dashboard").describe(rows) == expected

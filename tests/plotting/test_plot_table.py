@@ -11,7 +11,7 @@ from support.histories import healthy, only_axes
 from mlflow_ddpm import plots
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plotting import descriptions, panels, plot_data, plot_table
-from mlflow_ddpm.plotting.plot_table import PLOTS, Plot, describe_plot
+from mlflow_ddpm.plotting.plot_table import PLOTS, Plot, plot_named
 from mlflow_ddpm.plotting.series import Quantity
 from mlflow_ddpm.publishing.comparison_plots import make_comparison
 
@@ -33,7 +33,7 @@ def test_a_new_plot_takes_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert paths == {"batch_rate": tmp_path / "batch_rate.png"}
     assert data[0] == ["epoch", "batches_per_sec", "mark"]
-    assert "median batch rate" in describe_plot("batch_rate", history)
+    assert "median batch rate" in plot_named("batch_rate").describe(history)
     assert "batch_rate: Batches per second." in (tmp_path / "captions.txt").read_text(encoding="utf-8")
     assert (several.get_title(loc="left"), several.get_ylabel()) == ("Batch Rate", "Batch rate (batches/s)")
 

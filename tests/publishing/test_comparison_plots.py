@@ -33,7 +33,7 @@ from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
-from mlflow_ddpm.plotting.plot_table import PLOTS, describe_plot, plot_named
+from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing import comparison_plots
 
@@ -203,7 +203,7 @@ def test_runs_in_steps_that_end_inside_a_window_have_no_gap_and_no_short_window(
         counts = [np.isfinite(value).sum() for _, value in lines]
         assert counts == ([31, 46, 20] if name == "grad_norm" else [30, 45, 20])
         assert all(np.isfinite(value[:count]).all() for (_, value), count in zip(lines, counts, strict=True))
-    assert "0.1" not in describe_plot("epoch_timing", runs[0][1])
+    assert "0.1" not in plot_named("epoch_timing").describe(runs[0][1])
 
 
 def test_a_legend_has_rows_of_about_one_length() -> None:

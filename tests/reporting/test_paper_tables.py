@@ -26,11 +26,10 @@ def test_no_character_of_a_text_is_a_command(text: str, latex: str) -> None:
 
 def test_a_table_is_a_tabular_in_the_style_of_booktabs() -> None:
     """Without a float, so that the paper decides; what it needs is said in a comment of one line."""
-    text = booktabs(Table(("A", "B"), [("x_1", "2"), ("y", "")], "lr"), comments=["of run\na"])
+    text = booktabs(Table(("A", "B"), [("x_1", "2"), ("y", "")], "lr"))
 
     assert text.splitlines() == [
         r"% needs \usepackage{booktabs}",
-        "% of run a",
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"A & B \\",

@@ -68,10 +68,8 @@ def nonfinite_weights(run: RunHistory) -> RuleHit | None:
 )
 def divergence(run: RunHistory) -> RuleHit | None:
     """A loss that went up and stayed there."""
-    lost, all_epochs = (
-        set(run.nonfinite_epochs("loss_mean")),
-        [row.epoch for row in run.rows if row.loss_mean is not None],
-    )
+    lost = set(run.nonfinite_epochs("loss_mean"))
+    all_epochs = [row.epoch for row in run.rows if row.loss_mean is not None]
     tail = len(all_epochs)
     while tail and all_epochs[tail - 1] in lost:
         tail -= 1
