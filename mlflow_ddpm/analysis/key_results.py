@@ -1,7 +1,5 @@
 """A run's key results, each with unit and epoch, and the table that shows them in a report or run description."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Levels and noise of a noisy series of (epoch, value), by medians: one wild value moves neither."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ comment that no page shows, and the text before it is the one that the mark was 
 edited stays. Earlier versions kept the digest in a tag.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

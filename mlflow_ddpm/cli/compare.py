@@ -1,7 +1,5 @@
 """``mlflow-ddpm compare``: several runs in one set of pictures and tables."""
 
-from __future__ import annotations
-
 import argparse
 
 from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted

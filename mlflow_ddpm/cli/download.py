@@ -1,7 +1,5 @@
 """``mlflow-ddpm download``: what a run has published, brought here."""
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """``mlflow-ddpm export``: a run with its model as a folder for the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 

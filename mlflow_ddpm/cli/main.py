@@ -4,8 +4,6 @@ Errors that the library raises on purpose become one line on standard error and 
 call, 1 for everything else.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import sys

@@ -1,7 +1,5 @@
 """The parser of every command: short usage, and one line for each mistake, with the nearest right name."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import math

@@ -4,8 +4,6 @@ A relative tracking URI, data folder or output folder then means what it means t
 folder elsewhere or a clone of a git repository that MLflow deletes some day.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

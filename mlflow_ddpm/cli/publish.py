@@ -1,7 +1,5 @@
 """``mlflow-ddpm publish``: the post-run step for any run."""
 
-from __future__ import annotations
-
 import argparse
 
 from mlflow_ddpm.cli.options import (

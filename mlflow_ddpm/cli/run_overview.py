@@ -1,7 +1,5 @@
 """The last lines of a command that made a run's files: the result, where everything is, how to look at it."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """``mlflow-ddpm sample``: images of chosen classes from a finished training."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``mlflow-ddpm status``: what MLflow has, what waits, and what was set aside."""
 
-from __future__ import annotations
-
 import argparse
 
 from mlflow_ddpm.cli.options import Commands, command, print_for_each

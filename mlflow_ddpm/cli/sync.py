@@ -1,7 +1,5 @@
 """``mlflow-ddpm sync``: upload what MLflow does not have yet."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The options of ``mlflow-ddpm train``: its own, and one for each setting of the pipeline."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from typing import Any

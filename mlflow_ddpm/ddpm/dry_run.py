@@ -3,8 +3,6 @@
 Every check is made, whatever the others found, so that all problems are shown at once.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

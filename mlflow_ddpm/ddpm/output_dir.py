@@ -1,7 +1,5 @@
 """The output directory of a training: its default name, whether it can be used, what an earlier run left there."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random numbers as a function of the run's seed and of what they are for, so that a resumed run draws the same."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

@@ -13,8 +13,6 @@ Accelerate's ``step`` is the number of steps done. A log with the number of the 
 step, as diffusers' scripts log them. Other scalars are recorded as their means over the window.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

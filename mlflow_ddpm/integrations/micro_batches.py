@@ -1,7 +1,5 @@
 """What the integrations share: micro-batches of a step, their sizes, and the error of a missing framework."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

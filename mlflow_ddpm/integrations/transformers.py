@@ -12,8 +12,6 @@ No event of the Trainer has the loss of a batch or the norm before clipping, so 
 ``clip_grad_norm_`` of this trainer are wrapped. Beside transformers' own ``MLflowCallback`` both write to one run.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ Every sentence names its numbers with unit and epoch. It states when a metric wa
 does not judge a run (that is what findings are for).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from itertools import pairwise

@@ -4,8 +4,6 @@ The pictures are drawn from the same derivations. The three kinds of "no number"
 show, ``nan`` and ``inf`` are what the picture marks as not finite, an epoch without a row is in no line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

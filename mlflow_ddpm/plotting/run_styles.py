@@ -1,7 +1,5 @@
 """The look of each run when several share a picture: colour, dashes and name, the same in every picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple

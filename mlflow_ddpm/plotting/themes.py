@@ -1,7 +1,5 @@
 """The two themes: style sheets over matplotlib's own defaults, and the fonts that a printed figure may have."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

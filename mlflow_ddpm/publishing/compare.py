@@ -4,8 +4,6 @@ The same runs in the same order give the same bytes. A comparison of chosen runs
 runs below a parent is logged to the parent, too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial

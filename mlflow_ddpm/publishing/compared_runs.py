@@ -1,7 +1,5 @@
 """The runs that are compared: each one's history, name and hyperparameters, wherever it is read from."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``comparison.md``: both tables of a comparison, and its pictures with their captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Each is a Markdown table, a CSV in full precision and a LaTeX ``tabular``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean

@@ -4,8 +4,6 @@ The tree under ``metrics/`` of the run's artifacts, as it stands there. Everythi
 place, and each file takes its name at once, so that no reader finds half of one.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ It states what the run and its model's ``config.json`` say, and nothing else: no
 up. Foreign text is escaped; every link is relative and leads to a file of the same folder.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@
 not edited since, and only such a folder is written again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import tempfile

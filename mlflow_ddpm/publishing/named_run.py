@@ -1,7 +1,5 @@
 """Which run is meant, and whose directory it is: by a run id, or by a directory that a tracker or a download filled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 MLflow's pages show a picture in a description at its natural size.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -4,8 +4,6 @@ It works for any run, also one that still trains, from any machine that reaches 
 reached is the mirror of an output directory used instead, and nothing is uploaded then.
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@
 context. Strings in it are plain text: escaping belongs to whoever renders it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

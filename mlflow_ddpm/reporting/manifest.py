@@ -3,8 +3,6 @@
 The only part of the report that looks at the disk; it reads files and changes none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,8 +4,6 @@ Only what the config and the history say is stated: no licence, data set or figu
 whose identifiers break its patterns, so names that are no identifiers appear only where free text is allowed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@ r"""Tables for papers: a run's key results as CSV in full precision, and tables 
 A LaTeX table stands alone, without caption and float, so that a paper's own ``\input`` decides where it goes.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

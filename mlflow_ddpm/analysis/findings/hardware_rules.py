@@ -1,7 +1,5 @@
 """Rules on throughput and GPU memory."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from mlflow_ddpm.analysis.findings.rule import RuleHit, rule, short

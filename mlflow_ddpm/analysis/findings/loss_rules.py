@@ -1,7 +1,5 @@
 """Rules on loss and gradient."""
 
-from __future__ import annotations
-
 import math
 
 from mlflow_ddpm.analysis.findings.rule import MIN_EPOCHS, RuleHit, rule, short

@@ -1,7 +1,5 @@
 """What a rule is, and the result that it returns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

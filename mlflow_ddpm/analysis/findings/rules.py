@@ -4,8 +4,6 @@ A rule judges by the history alone; a healthy run has no finding. Each takes tim
 leaves out what was not measured, and needs a number of epochs before it judges.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.findings import hardware_rules as hardware

@@ -1,7 +1,5 @@
 """Rules on learning rate, EMA and resumes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

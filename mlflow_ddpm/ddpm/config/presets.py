@@ -5,8 +5,6 @@ Nothing heavy is imported, since ``--help`` comes from here. ``laptop`` is what 
 of 2e-4 and batches of 128).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 PRESETS = ("laptop", "gpu", "large")

@@ -4,8 +4,6 @@ Cohen et al. 2017. Two things differ from MNIST: every image is stored transpose
 mapping file, by character code; the labels of ``letters`` count from 1.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The data set that a configuration names: EMNIST's files, or the embedded default, scikit-learn's 1,797 digits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

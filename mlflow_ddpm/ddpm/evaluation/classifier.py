@@ -6,8 +6,6 @@ measured by the same ruler.
 Letters: N images, B of a batch, S side that the network sees, D features, K classes.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

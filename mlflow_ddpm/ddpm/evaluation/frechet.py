@@ -3,8 +3,6 @@
 Letters: N feature vectors, D features. All of it in float64 on the CPU, where D is small and every digit repeats.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -7,8 +7,6 @@ Fréchet distance of finite samples is biased, the more the fewer there are (Cho
 ``sample/real_frechet``, not zero.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import NamedTuple
 

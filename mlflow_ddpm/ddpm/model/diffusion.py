@@ -5,8 +5,6 @@ T-1, where the papers count from 1 to T. With alpha_bar_t falling from 1 to 0, `
 sqrt(1 - alpha_bar_t) eps``, and the velocity is ``v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The moving average of a model's weights, with which samples are drawn."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Generic, TypeVar
 

@@ -9,8 +9,6 @@ and shift within each block (Dhariwal & Nichol 2021, section 3.1, "AdaGN"); one 
 CPU several times as fast for P = 2: see `python tests/bench/run.py --only unet`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Loads a trained model: from its two files on disk, among a run's artifacts, or of a logged MLflow model."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -5,8 +5,6 @@ memory, and its tensors are compared with the header of ``model.safetensors`` an
 weights read. Links, pipes and devices are not opened.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

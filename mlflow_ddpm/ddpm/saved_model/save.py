@@ -4,8 +4,6 @@ The second file describes how to build the U-Net, what it predicts of which nois
 to it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

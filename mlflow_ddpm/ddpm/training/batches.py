@@ -6,8 +6,6 @@ All random numbers are a function of (seed, epoch) and drawn for all G images: a
 of processes, sees the same images, noise and timesteps in the same order. No value is read from the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Only tensors and plain values are stored, so that reading a checkpoint runs no code (``weights_only``).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

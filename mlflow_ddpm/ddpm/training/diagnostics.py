@@ -6,8 +6,6 @@ Every some hundred batches it is folded into a few sums on the device, fetched i
 Letters: B images of a batch, T timesteps, Q noise levels, G parts of the U-Net, P parameter tensors, M batches.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Processes are started by torchrun, on one machine or many; without it there is one process and no group.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from collections.abc import Iterator

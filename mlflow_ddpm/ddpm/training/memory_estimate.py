@@ -6,8 +6,6 @@ taken from measurements on a CPU: 100 MiB and an eighth of the activations. ``te
 whole with the peak of real steps.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from pathlib import Path

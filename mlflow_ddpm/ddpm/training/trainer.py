@@ -5,8 +5,6 @@ Read it beside :mod:`mlflow_ddpm.ddpm.model.diffusion`, which has the equations.
 Letters: B images of a batch on this process, S side of an image in pixels, T timesteps, P parameter tensors.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
