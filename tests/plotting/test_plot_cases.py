@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from support.histories import constant, healthy, notes, resumed, scaled, sick, visible_texts
 
-from mlflow_ddpm.analysis.frame import RESUMED, numbers
+from mlflow_ddpm.analysis.frame import numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting.annotations import contrast
@@ -44,6 +45,11 @@ ROOMY = {"2", "resumed 50", "sick 10000"}
 QUICK = {("dark", "1"), ("dark", "sick 50"), ("single", "resumed 50"), ("single", "tiny 20")}
 
 
+@cache
+def _history(case: str) -> RunHistory:
+    return RunHistory.from_frame(CASES[case]())  # ten thousand rows take longer than their picture
+
+
 def _cases() -> list[object]:
     """Return the looks of the cases, of the roomy one a few; a person who waits gets some of them."""
     return [
@@ -57,7 +63,7 @@ def _cases() -> list[object]:
 @pytest.mark.parametrize("name", [plot.name for plot in PLOTS])
 def test_a_picture_is_legible_and_true(name: str, look: str, case: str) -> None:
     """No word is clipped or covers another; axes bear labels; every number is in sight or said to be out of it."""
-    history = CASES[case]()
+    history = _history(case)
     theme, width = LOOKS[look]
     figure = make_figure(name, history, theme=theme, width=width)
     figure.draw_without_rendering()
@@ -67,10 +73,10 @@ def test_a_picture_is_legible_and_true(name: str, look: str, case: str) -> None:
         assert bool(ax.get_title(loc="left")) == (theme == "dark" or len(figure.axes) > 1)
         if not any(text.get_gid() == "empty" for text in ax.texts):
             assert (ax.get_xlabel(), ax.get_ylabel() != "") == ("Epoch", True)
-    if len(figure.axes) == 1 and len(history):
+    if len(figure.axes) == 1 and history.rows:
         _check_numbers(figure, name, history)
         marks = [line for line in figure.axes[0].lines if line.get_gid() == "resumed"]
-        assert len(marks) == len(history.attrs[RESUMED])
+        assert len(marks) == len(history.resumed_at_epochs)
 
 
 def _unreadable_words(figure: Figure, smallest: float) -> list[str]:
@@ -85,14 +91,10 @@ def _unreadable_words(figure: Figure, smallest: float) -> list[str]:
     return clipped + small + pale + [f"{t} on {u}" for (t, a), (u, b) in pairs if a.padded(-1).overlaps(b.padded(-1))]
 
 
-def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:
+def _check_numbers(figure: Figure, name: str, history: RunHistory) -> None:
     """Check that extremes are drawn, and that what the axes leave out or cannot show is marked and said."""
     (ax,) = figure.axes
-    columns = [
-        values
-        for column, values in plot_columns(name, RunHistory.from_frame(history)).items()
-        if column not in ("epoch", MARK)
-    ]
+    columns = [values for column, values in plot_columns(name, history).items() if column not in ("epoch", MARK)]
     values = np.array([[np.nan if cell is None else cell for cell in column] for column in columns], dtype=float)
     finite = values[np.isfinite(values)]
     low, high = ax.get_ylim()
@@ -111,14 +113,14 @@ def _check_numbers(figure: Figure, name: str, history: pd.DataFrame) -> None:
     assert _has_broken(name, history) == ("NaN" in said or "inf" in said) == ("x" in _marks(ax))
 
 
-def _has_broken(name: str, history: pd.DataFrame) -> bool:
+def _has_broken(name: str, history: RunHistory) -> bool:
     """Tell whether the main metric of a plot was measured and is not finite at some epoch."""
     main = (
         "loss_mean"
         if name == "loss_derivative"
-        else list(plot_columns(name, RunHistory.from_frame(history)))[3 if name == "gpu_memory" else 1]
+        else list(plot_columns(name, history))[3 if name == "gpu_memory" else 1]
     )
-    return not np.isfinite(numbers(history, main)[history[main].notna()]).all()
+    return not np.isfinite(numbers(history.frame, main)[history.frame[main].notna()]).all()
 
 
 def _marks(ax: Axes) -> set[object]:

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(missing_program() is not None, reason=f"there is no {missing_program()} on this machine"),
 ]
 
-EPOCHS, LIVE_POINTS = 12, 20
+EPOCHS, LIVE_POINTS = 12, 10
 LAST_SAMPLE = f"samples/samples_epoch_{EPOCHS - 1:06d}.png"
 WORKFLOW = "?workflowType=machine_learning"
 
