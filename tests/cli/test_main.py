@@ -84,6 +84,7 @@ def test_training_ends_with_where_everything_is_and_how_to_look_at_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_plot")
 def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The error names the option, and the option works."""
     assert main(["train", "--output-dir", "out", *UNJUDGED]) == 0
@@ -97,6 +98,7 @@ def test_a_finished_training_takes_more_epochs_if_asked(sqlite_uri: str, capsys:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_plot")
 def test_a_second_training_gets_a_directory_of_its_own(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is overwritten unasked."""
     assert [main(["train", *UNJUDGED]), main(["train", *UNJUDGED])] == [0, 0]
