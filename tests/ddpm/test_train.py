@@ -193,14 +193,20 @@ def test_params_tell_runs_apart_and_everything_else_is_in_config_json(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(tmp_path: Path, sqlite_uri: str) -> None:
+@pytest.mark.usefixtures("one_plot")
+def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(
+    tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained while the store was away, sent by ``sync``."""
     import mlflow
 
+    from mlflow_ddpm.tracker import MetricsTracker
     from mlflow_ddpm.tracking.sync import sync_directory
 
     config = from_options(TINY | {"epochs": 1})
-    train(config, output_dir=tmp_path / "away", tracking_uri="http://127.0.0.1:9")
+    with monkeypatch.context() as patch:
+        patch.setitem(MetricsTracker.close.__kwdefaults__, "timeout", 0.1)  # half a minute otherwise
+        train(config, output_dir=tmp_path / "away", tracking_uri="http://127.0.0.1:9")
     sync_directory(tmp_path / "away", tracking_uri=sqlite_uri)
     train(config, output_dir=tmp_path / "there", tracking_uri=sqlite_uri)
     runs = mlflow.MlflowClient(sqlite_uri).search_runs(["0"])
