@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,6 @@ def test_params_tell_runs_apart_and_everything_else_is_in_config_json(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_plot")
 def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(
     tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_run_that_was_sent_later_has_the_same_params_and_data_set(
 
     config = from_options(TINY | {"epochs": 1})
     with monkeypatch.context() as patch:
-        patch.setitem(MetricsTracker.close.__kwdefaults__, "timeout", 0.1)  # half a minute otherwise
+        patch.setattr(MetricsTracker, "close", partialmethod(MetricsTracker.close, timeout=0.1))  # not half a minute
         train(config, output_dir=tmp_path / "away", tracking_uri="http://127.0.0.1:9")
     sync_directory(tmp_path / "away", tracking_uri=sqlite_uri)
     train(config, output_dir=tmp_path / "there", tracking_uri=sqlite_uri)

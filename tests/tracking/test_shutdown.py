@@ -253,8 +253,8 @@ def test_a_close_in_a_finally_block_sees_what_ended_the_training(
         exec(body, {**globals(), "tracker": tracker, "run": run, "kill": kill})  # noqa: S102
     signal.signal(signal.SIGTERM, before)
 
-    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
-    assert (run.info.status, run.data.tags.get("error.type")) == (status, error)
+    (ended,) = MlflowClient(sqlite_uri).search_runs(["0"])
+    assert (ended.info.status, ended.data.tags.get("error.type")) == (status, error)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
