@@ -43,13 +43,15 @@ def table_results(history: RunHistory) -> list[KeyResult]:
     speeds = [value for _, value in history.points("samples_per_sec")]
     speed = median(speeds) if speeds else None
     peaks = history.points("gpu_peak_mb")
+    has_end = bool(history.run.get("end_time_ms")) or summary.total_time_sec is None
+    total = "Total wall time" if has_end else "Wall time so far (the run has not ended)"
     epoch, peak = max(peaks, key=lambda point: point[1]) if peaks else (None, None)
     results = [
         KeyResult("best_loss", "Best loss (lowest epoch mean)", summary.best_loss, "", summary.best_epoch),
         KeyResult("final_loss", "Final loss (epoch mean)", summary.final_loss, "", summary.last_epoch),
         KeyResult("epochs", "Total epochs", summary.epochs),
         KeyResult("training_time_sec", "Training time (sum of epochs)", summary.training_time_sec, "s"),
-        KeyResult("total_time_sec", "Total wall time", summary.total_time_sec, "s"),
+        KeyResult("total_time_sec", total, summary.total_time_sec, "s"),
         KeyResult("samples_per_sec_median", "Median throughput", speed, metric("samples_per_sec").unit),
         KeyResult("gpu_peak_mb", "GPU memory peak", peak, metric("gpu_peak_mb").unit, epoch),
         KeyResult("nonfinite_batches", "Non-finite batches", summary.nonfinite_batches if has_counts else None),

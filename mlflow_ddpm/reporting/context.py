@@ -37,11 +37,12 @@ _RUN_LABELS = {
     "experiment_id": "Experiment id",
     "experiment_name": "Experiment",
     "started": "Started",
+    "every_n_steps": "Steps per row",
     "resumed_at_epochs": "Resumed at epochs",
     "resumed_at_steps": "Resumed at steps",
 }
-# A run that publishes itself is still running; the same report is made again when it has ended.
-_NOT_YET_KNOWN = {"status", "end_time_ms"}
+# A run that publishes itself is still running; the same report is made again when it has ended. The last is ours.
+_NOT_SHOWN = {"status", "end_time_ms", "owned"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
 
 
 def _run_facts(history: RunHistory) -> dict[str, Any]:
-    facts = {key: value for key, value in history.run.items() if key not in {*_NOT_YET_KNOWN, "resumed_at_epochs"}}
+    facts = {key: value for key, value in history.run.items() if key not in {*_NOT_SHOWN, "resumed_at_epochs"}}
     resumed = history.format_epochs(history.resumed_at_epochs)
     facts[f"resumed_at_{history.axis_label.lower()}s"] = resumed
     start = facts.pop("start_time_ms", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -151,6 +152,18 @@ def test_run_and_environment_are_flat_tables_without_empty_values() -> None:
     assert list(context.environment.rows) == [("torch", "2.13"), ("device.name", "cpu")]
     assert context.run_id == "3f0a"
     assert build([], run={"run_id": "x; rm"}).run_id is None
+
+
+def test_a_report_made_before_the_end_names_its_time_as_what_it_is() -> None:
+    """Such as one made in the `with` block; how a run came to be ours is no fact for readers."""
+    run = {"start_time_ms": 1_699_999_990_000, "owned": True, "every_n_steps": 10, "end_time_ms": None}
+    rows = [replace(row(0), logged_at_ms=1_700_000_000_000)]
+    going, ended = build(rows, run=run), build(rows, run=run | {"end_time_ms": 1_700_000_500_000})
+    (label, *_), (other, *_) = (next(r for r in c.summary.rows if "wall" in str(r[0]).lower()) for c in (going, ended))
+
+    assert (label, other) == ("Wall time so far (the run has not ended)", "Total wall time")
+    assert going.run
+    assert [fact for fact, _ in going.run.rows] == ["Steps per row", "Started"]
 
 
 def test_a_run_that_has_ended_gives_the_report_it_gave_while_running() -> None:

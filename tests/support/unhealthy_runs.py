@@ -188,6 +188,13 @@ def _gradient_explosion(run: Run, dice: random.Random) -> None:
         run.change(epoch, grad_norm=(row.grad_norm or 0) * math.exp(6 * epoch / len(run.rows)))
 
 
+def _exploding_for_long(run: Run, dice: random.Random) -> None:
+    """Multiply the gradient norm anew in each epoch, at the end or in a spell that ends."""
+    start = dice.randrange(20, len(run.rows) - 15)
+    for epoch in range(start, min(start + 12, len(run.rows)) if dice.random() < 0.5 else len(run.rows)):
+        run.change(epoch, grad_norm=4.0 ** min(epoch - start + 2, 300) * (run.rows[epoch].grad_norm or 0))
+
+
 def _gradient_vanishing(run: Run, dice: random.Random) -> None:
     start, zero = dice.randrange(20, len(run.rows) - 10), dice.random() < 0.5
     for epoch in range(start, len(run.rows)):
@@ -260,6 +267,7 @@ SICKNESSES: Mapping[str, tuple[Callable[[Run, random.Random], None], frozenset[s
     "loss_spike": (_loss_spike, frozenset()),
     "plateau": (_plateau, frozenset()),
     "gradient_explosion": (_gradient_explosion, frozenset()),
+    "gradient_explosion for long": (_exploding_for_long, frozenset()),
     "gradient_vanishing": (_gradient_vanishing, frozenset()),
     "throughput_drop": (_throughput_drop, frozenset()),
     "memory_creep": (_memory_creep, frozenset()),

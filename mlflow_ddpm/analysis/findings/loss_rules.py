@@ -85,8 +85,8 @@ def divergence(run: RunHistory) -> RuleHit | None:
     start = next((i for i in range(len(points), 0, -1) if points[i - 1][1] <= divergence_level), 0)
     epochs = [epoch for epoch, _ in points[min(start, len(points) - 1) :]]
     return RuleHit(
-        f"The loss ends at {short(end)}. Its best level was {short(best)}, about epoch {best_epoch}; since epoch "
-        f"{epochs[0]} it has been higher.",
+        f"The loss ends at a level of {short(end)}. Its best level was {short(best)}, about epoch {best_epoch}; since "
+        f"epoch {epochs[0]} it has been higher.",
         epochs,
     )
 
@@ -193,11 +193,14 @@ def gradient_explosion(run: RunHistory) -> RuleHit | None:
 @rule(
     "Gradient vanishing",
     "error",
-    f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest",
+    f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest, without "
+    "the epochs of an explosion",
 )
 def gradient_vanishing(run: RunHistory) -> RuleHit | None:
     """A gradient norm that all but disappears."""
-    points = run.points("grad_norm")
+    exploded = gradient_explosion.find(run)
+    beyond = set(exploded.epochs) if exploded else set()
+    points = [point for point in run.points("grad_norm") if point[0] not in beyond]
     nothing = [epoch for epoch, value in points if value == 0]
     if nothing:
         count = count_of(len(nothing), "epoch")
