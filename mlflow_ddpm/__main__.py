@@ -1,5 +1,6 @@
 """The command ``mlflow-ddpm``, and ``python -m mlflow_ddpm``, which the MLproject file starts."""
 
+import signal
 import sys
 
 
@@ -12,7 +13,10 @@ def main() -> int:
         sys.stderr.write("mlflow-ddpm: error: interrupted\n")
         return 130
     enter_callers_folder()
-    return command_line.main()
+    try:
+        return command_line.main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is printed: an interrupt of Python's exit is no traceback
 
 
 if __name__ == "__main__":

@@ -98,6 +98,23 @@ def test_an_interrupt_is_one_line_and_the_cursor_stays_visible(sqlite_uri: str) 
     assert "mlflow-ddpm: error: interrupted; run the same command to continue from the last checkpoint" in last
 
 
+@pytest.mark.parametrize("words", [["--help"], ["history", "out"], ["status", "nowhere"]])
+def test_an_interrupt_after_the_last_line_is_no_traceback(directory: str, words: list[str]) -> None:
+    """While Python ends, nothing is left to be said."""
+    words = [directory if word == "out" else word for word in words]
+    code = f"""
+import atexit, os, runpy, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv[1:] = {words!r}
+runpy.run_module("mlflow_ddpm", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=os.environ)
+
+    assert done.returncode == -signal.SIGINT
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("module", ["mlflow_ddpm.cli.parser", slow("argparse"), slow("rich.console"), "pandas"])
 def test_an_interrupt_while_modules_load_is_one_line(module: str, directory: str) -> None:
     """Whichever module it is, of ours or of another library."""
