@@ -1,8 +1,8 @@
 """A run's rows out of the points of its metrics in a tracking store.
 
 The tracker writes all points of a row at one step and one timestamp, among them metrics that it measures in every
-epoch. Only a place (step, timestamp) where those stand is a row: points that users log into the same run, whatever
-their names and steps, neither add rows nor change any.
+epoch. Only a place (step, timestamp) where those stand, and fit each other, is a row: points that users log into the
+same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import HistoryError
@@ -27,6 +27,7 @@ _PROGRESS_SEC = 2.0
 _MOST_METRICS, _MOST_PAGES, _MOST_POINTS = 10_000, 200, 10_000_000
 
 Place = tuple[int, int]  # step, timestamp in ms
+Cells = dict[str, float | None]
 
 
 class Point(NamedTuple):
@@ -45,7 +46,7 @@ def points_of(row: EpochMetrics) -> list[Point]:
 
 def is_row_key(key: str) -> bool:
     """Return whether points of this metric may belong to rows."""
-    return not key.startswith(_NO_ROWS)
+    return key not in ("epoch", "logged_at_ms") and not key.startswith(_NO_ROWS)  # a row's place says those two
 
 
 def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
@@ -85,19 +86,17 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Sequence[An
     progress = _Progress(len(wanted))
     markers = [key for key in wanted if key in _ALWAYS_MEASURED]
     marking = {key: progress.step(points_of(key)) for key in markers or set(wanted).intersection(TABLE_COLUMNS)}
-    rows: dict[Place, dict[str, float | None]] = {
-        place: {} for place in _row_places(marking.values(), is_marked=bool(markers))
-    }
+    rows: dict[Place, Cells] = {place: {} for place in _row_places(marking.values(), is_marked=bool(markers))}
     for key in wanted:
         read = _whole if key in INTEGRAL_COLUMNS else _unclipped
         for point in marking.pop(key, None) or progress.step(points_of(key)):
             cells = rows.get((point.step, point.timestamp))
             if cells is not None:
                 cells[key] = read(point.value)
+    in_order = sorted(((place, cells) for place, cells in rows.items() if place[0] >= 0), key=lambda row: row[0][1])
     return [
         EpochMetrics.from_cells({**cells, "epoch": step, "logged_at_ms": ms})
-        for (step, ms), cells in sorted(rows.items(), key=lambda row: row[0][1])
-        if step >= 0
+        for (step, ms), cells in _without_users_rows(in_order)
     ]
 
 
@@ -109,6 +108,40 @@ def _row_places(marking: Iterable[Sequence[Any]], *, is_marked: bool) -> list[Pl
     counts = Counter(place for points in marking for place in {(p.step, p.timestamp) for p in points})
     most = max(counts.values(), default=0) if is_marked else 1
     return [place for place, count in counts.items() if count >= most]
+
+
+def _without_users_rows(rows: Iterable[tuple[Place, Cells]]) -> Iterator[tuple[Place, Cells]]:
+    """Yield the rows that the tracker measured, in order of time.
+
+    A user may log metrics of the same names at once, or the very row that ``end_epoch`` returned. Such a row has fewer
+    whole numbers than those before it, or numbers that do not fit each other, or only those of an earlier row.
+    """
+    whole: set[str] = set()  # of the rows so far: later versions measure more
+    earlier: dict[int, list[dict[str, float]]] = {}
+    for (step, ms), cells in rows:
+        table = {name: value for name, value in cells.items() if name in TABLE_COLUMNS and value is not None}
+        same_step = earlier.setdefault(step, [])
+        if not whole <= table.keys() or not _fits(table) or any(_is_copy(table, row) for row in same_step):
+            continue
+        whole |= table.keys() & INTEGRAL_COLUMNS
+        same_step.append(table)
+        yield (step, ms), cells
+
+
+def _fits(row: Mapping[str, float]) -> bool:
+    """Return whether numbers of these names can have been measured together; what was not measured fits."""
+    seconds, rate = row.get("epoch_time_sec", 0.0), row.get("batches_per_sec")
+    if not 0 <= seconds <= row.get("cumulative_time_sec", seconds) or row.get("partial", 0) not in (0, 1):
+        return False
+    timed = (rate or 0.0) * seconds  # in the first window of steps, one batch fewer than all
+    if rate is not None and not (seconds and -0.5 < row.get("batches", timed) - timed < 1.5):  # noqa: PLR2004
+        return False
+    highest = row.get("loss_max", math.inf)
+    return not row.get("loss_std", 0.0) > highest - row.get("loss_min", -math.inf) + abs(highest) * 1e-9
+
+
+def _is_copy(row: Mapping[str, float], earlier: Mapping[str, float]) -> bool:
+    return all(str(earlier.get(name)) == str(value) for name, value in row.items())  # as text, NaN equals itself
 
 
 def _unclipped(value: float) -> float:

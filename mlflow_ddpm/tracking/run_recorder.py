@@ -85,7 +85,7 @@ class RunRecorder:
         self._state.set_outcome(None)
         self._file = StateFile(self._mirror.directory, self._state)
         self._has_nonfinite = any(row.faulty_batches for row in self._mirror.rows)
-        self._resuming, self._uploaded_ms = bool(self._mirror.rows), self.next_timestamp() - 1
+        self._resuming, self._uploaded_ms = bool(self._mirror.rows), max((r.logged_at_ms for r in self.rows), default=0)
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
         self._mirror.describe(config=self._metadata.config, environment=self._metadata.environment)
         self._mirror.update_run({**self._state.as_run(), **{key: value for key, value in wanted.items() if value}})
@@ -193,9 +193,9 @@ class RunRecorder:
             self._upload_files([Artifact(path, folder_of(path, self._mirror.directory))])
 
     def next_timestamp(self) -> int:
-        """Return the time for a new row: now, and in any case later than the last row's."""
+        """Return the time for a new row, later than the last row's, and before what the loop logs in MLflow next."""
         last = self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
-        return max(self._now_ms(), last + 1)
+        return max(self._now_ms() - 1, last + 1)
 
     def seconds_before(self, row: EpochMetrics) -> float:
         """Return the run's seconds up to a row, those before a resume included."""

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from mlflow_ddpm import MetricsTracker, read_history
-from mlflow_ddpm.core.metrics import METRICS
+from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
+from mlflow_ddpm.storage.recovery import read_rows
 from mlflow_ddpm.storage.stored_rows import read_stored_rows
+from mlflow_ddpm.tracking.timing import unix_ms
 
 NAMES = [m.name for m in METRICS if m.name != "epoch"]
+MARKS = ["epoch_time_sec", "cumulative_time_sec", "nonfinite_batches"]
 
 
-def _record(uri: str, epochs: int = 4) -> str:
+def _record(uri: str, epochs: int = 4, log_too: Callable[[EpochMetrics], dict[str, float]] | None = None) -> str:
     with MetricsTracker("out", tracking_uri=uri) as tracker:
         for epoch in range(epochs):
             tracker.start_epoch(epoch)
             tracker.log_batch(1.0 / (epoch + 1), lr=0.1, grad_norm=1.0, batch_size=8)
-            tracker.end_epoch(extra={"fid": 3.0})
+            row = tracker.end_epoch(extra={"fid": 3.0})
+            if log_too and row:
+                metrics = [Metric(name, value, unix_ms(), epoch) for name, value in log_too(row).items()]
+                MlflowClient(uri).log_batch(str(tracker.run_id), metrics)
     return str(tracker.run_id)
 
 
@@ -45,6 +55,53 @@ def test_a_users_whole_dictionary_of_metrics_is_no_row_without_the_trackers_cloc
     MlflowClient(sqlite_uri).log_batch(run_id, [Metric(name, 9.0, 5, 1) for name in names])
 
     assert before.equals(read_history(run_id))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 7.0, math.nan])
+@pytest.mark.parametrize("names", [NAMES, [*NAMES, "epoch", "fid"], [*MARKS, "loss_mean"], MARKS])
+def test_a_users_dictionary_with_all_of_our_names_is_no_row(names: list[str], value: float, sqlite_uri: str) -> None:
+    """At the step of a row, or another, long before it or after it."""
+    run_id = _record(sqlite_uri)
+    before, client = read_history(run_id), MlflowClient(sqlite_uri)
+    for step in (0, 2, 99):
+        for timestamp in (5 + step, unix_ms()):
+            client.log_batch(run_id, [Metric(name, value, timestamp, step) for name in names])
+
+    assert before.equals(read_history(run_id))
+
+
+@pytest.mark.parametrize("but", [(), ("fid",), ("fid", "lr")])
+def test_a_row_that_the_user_logs_as_well_changes_none(but: tuple[str, ...], sqlite_uri: str) -> None:
+    """At once, as ``end_epoch`` returned it, or after the training; all of it, or without some columns."""
+    run_id = _record(sqlite_uri, log_too=lambda row: {k: v for k, v in row.points().items() if k not in but})
+    before = read_history("out")
+    client = MlflowClient(sqlite_uri)
+    for row in read_rows(Path("out"))[:2]:
+        points = {k: v for k, v in row.points().items() if k not in but}
+        client.log_batch(run_id, [Metric(name, value, unix_ms(), row.epoch) for name, value in points.items()])
+
+    assert before.equals(read_history(run_id))
+
+
+def test_a_users_metric_of_the_very_moment_is_no_column(sqlite_uri: str) -> None:
+    """A disk in memory takes a row in a fraction of a millisecond."""
+    tracker = MetricsTracker("out", tracking_uri=sqlite_uri, now_ms=lambda: 2_000_000_000_000)
+    tracker.start_epoch(0)
+    tracker.end_epoch()
+    MlflowClient(sqlite_uri).log_metric(str(tracker.run_id), "mine", 1.0, 2_000_000_000_000, 0)
+    tracker.close()
+
+    assert "mine" not in read_history(str(tracker.run_id))
+
+
+def test_a_run_that_an_earlier_version_began_keeps_its_rows() -> None:
+    """Its rows have fewer whole numbers than those that this version adds."""
+    old = [(epoch, 10 + epoch, 2.0) for epoch in range(2)]
+    new = [(epoch, 10 + epoch, 2.0) for epoch in range(2, 4)]
+    users = [(3, 99, 2.0)]
+    rows = _points(**{name: [*old, *new, *users] for name in MARKS}, batches=new, skipped_steps=new)
+
+    assert [0, 1, 2, 3] == [row["epoch"] for row in rows]
 
 
 def _points(**values: list[tuple[int, int, float]]) -> list[dict[str, float | None]]:

@@ -24,7 +24,7 @@ from mlflow.artifacts import load_text
 from support.common import slow
 from support.store_faults import front_of
 
-from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -228,7 +228,7 @@ def test_a_forked_child_records_nothing(sqlite_uri: str) -> None:
     code = """
 import os
 import numpy as np
-from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm import MetricsTracker, read_history
 tracker = MetricsTracker("out")
 tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
 child = os.fork()
@@ -266,14 +266,20 @@ def test_a_run_of_the_users_is_not_ended_after_the_hidden_file_was_lost(sqlite_u
 
 
 def test_a_clock_that_was_set_back_gives_no_end_before_the_start(sqlite_uri: str) -> None:
-    """The end is at the last row's time at the earliest."""
-    now = iter([2_000_000_000_000, 2_000_000_000_000, *[1_500_000_000_000] * 50])
-    tracker = MetricsTracker("out", now_ms=lambda: next(now))
+    """The end is at the last row's time at the earliest, and every row is uploaded."""
+    now = [2_000_000_000_000]
+    tracker = MetricsTracker("out", now_ms=lambda: now[0])
+    now[0] = 1_500_000_000_000
     _epoch(tracker, 0)
-    tracker.close()
+    now[0] = 1_600_000_000_000
+    _epoch(tracker, 1)
+    now[0] = 1_550_000_000_000
+    _epoch(tracker, 2)
+    assert tracker.close()
 
     info = MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info
     assert info.end_time >= info.start_time
+    assert [0, 1, 2] == read_history(str(tracker.run_id))["epoch"].tolist()
 
 
 def test_the_last_warning_counts_rightly(short_waits: None, caplog: pytest.LogCaptureFixture) -> None:
