@@ -99,7 +99,7 @@ class Mirror:
             superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
             if superseded:
                 self._keep_superseded(superseded)
-            with self._in_step():
+            with _held(self._consistent):
                 kept = len(self.rows) - len(superseded)
                 del self.rows[kept:], self._encoded[kept:]
                 self.rows.append(row)
@@ -114,7 +114,7 @@ class Mirror:
             MirrorError: they are another run's.
         """
         with self._writing:
-            with self._in_step():
+            with _held(self._consistent):
                 merged = merge_rows(self.rows, rows, self._journal.path, self._run.get("every_n_steps"))
                 restored = len({row.logged_at_ms for row in merged} - {row.logged_at_ms for row in self.rows})
                 if not restored:
@@ -131,7 +131,7 @@ class Mirror:
 
     def update_run(self, known: Mapping[str, Any]) -> None:
         """Add to the JSON's run section, and have it written soon."""
-        with self._in_step():
+        with _held(self._consistent):
             self._run.update(known)
             self._revision += 1
         if not self.is_foreign:
@@ -141,22 +141,12 @@ class Mirror:
         """Bring CSV and JSON up to this moment; return whether they hold everything."""
         if self.is_foreign:
             return False
-        with self._writing:
-            if not (self._lock.may_write and self._journal.is_current(self.rows)):
+        with _held(self._writing) as has_lock:
+            if has_lock and not (self._lock.may_write and self._journal.is_current(self.rows)):
                 self._write_csv()  # which takes a lock anew that another program deleted
         if not self._json.holds(self._revision):
             self._json.write_now(timeout)
         return self._journal.is_current(self.rows) and self._json.holds(self._revision)
-
-    @contextlib.contextmanager
-    def _in_step(self) -> Iterator[None]:
-        """Let rows and the rest of the JSON change together."""
-        has_lock = self._consistent.acquire(timeout=_LEFT_SEC)
-        try:
-            yield
-        finally:
-            if has_lock:
-                self._consistent.release()
 
     @property
     def revision(self) -> int:
@@ -166,7 +156,7 @@ class Mirror:
     def current_files(self, since: int | None = None) -> list[Path]:
         """Return those of CSV and JSON whose file of that name holds everything, or what there was at a revision."""
         current = []
-        with self._writing:
+        with _held(self._writing):
             if self.rows and self._journal.is_current(self.rows):
                 current.append(self.directory / CSV_NAME)
         if self._json.holds(self._revision if since is None else since):
@@ -177,7 +167,7 @@ class Mirror:
         """Write all files a last time and let the directory go; return whether the CSV, read back, has every row."""
         if self.is_foreign:
             return False
-        with self._in_step():
+        with _held(self._consistent):
             self._run["status"] = outcome.status
             if outcome.at_ms is not None:
                 self._run["end_time_ms"] = outcome.at_ms
@@ -278,7 +268,7 @@ class Mirror:
             _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
 
     def _render(self) -> tuple[int, bytes]:
-        with self._in_step():
+        with _held(self._consistent):
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
             rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self._revision
         return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)
@@ -297,3 +287,14 @@ class Mirror:
                 count_of(len(self.rows), "epoch"),
                 display_path(folder / CSV_NAME),
             )
+
+
+@contextlib.contextmanager
+def _held(lock: threading.RLock) -> Iterator[bool]:
+    """Hold a lock, or do without one that an interrupted thread left; yield whether it is held."""
+    has_lock = lock.acquire(timeout=_LEFT_SEC)
+    try:
+        yield has_lock
+    finally:
+        if has_lock:
+            lock.release()

@@ -46,7 +46,7 @@ def points_of(row: EpochMetrics) -> list[Point]:
 
 def is_row_key(key: str) -> bool:
     """Return whether points of this metric may belong to rows."""
-    return key not in ("epoch", "logged_at_ms") and not key.startswith(_NO_ROWS)  # a row's place says those two
+    return key not in ("epoch", "logged_at_ms") and not key.startswith(_NO_ROWS)  # which a row's place shows
 
 
 def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:

@@ -187,10 +187,10 @@ class RowMeasurement:
         """End the run as :meth:`mlflow_ddpm.MetricsTracker.close` is asked to."""
         try:
             outcome = self.shutdown.outcome_at_close(status, error) if self.shutdown else classify_exit(error)
+            return self.end(outcome, timeout)
         except BaseException as interrupt:  # a second close may never come
             self.end(classify_exit(interrupt), timeout)
             raise
-        return self.end(outcome, timeout)
 
     def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         """Close what is open and end the run; return whether MLflow has everything."""
