@@ -105,7 +105,14 @@ def warn_unsent(
         )
 
 
+def missing_remedy(directory: Path | None, tracking_uri: str) -> str:
+    """Return what helps where the store does not have the run; ``directory``: the one that has rows of it, if any."""
+    if directory is None:
+        return "pass the run_id of a run that is there, or unset MLFLOW_RUN_ID"
+    return f"`{remake_command(directory, tracking_uri)}` makes the run anew in that store"
+
+
 def _remedy(error: StoreError | None, directory: Path, tracking_uri: str) -> str:
     if isinstance(error, RunMissingError):
-        return f"`{remake_command(directory, tracking_uri)}` makes the run anew in that store"
+        return missing_remedy(directory, tracking_uri)
     return f"`{sync_command(directory, tracking_uri)}` sends it"

@@ -22,7 +22,7 @@ from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.findings_watch import FindingsWatch
 from mlflow_ddpm.tracking.live_points import LiveReading
-from mlflow_ddpm.tracking.outage import Unsent, advice, warn_unsent
+from mlflow_ddpm.tracking.outage import Unsent, advice, missing_remedy, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import (
     axis_tags,
@@ -101,8 +101,9 @@ class RunRecorder:
         self._uploader.start()
         joins = self._target.run_id is not None and not self._target.is_own  # or gets a child run, if it is taken
         if joins and not self._uploader.wait_open(_OPEN_WAIT_SEC - 1):
-            if isinstance(self._uploader.last_error, RunMissingError):
-                raise self._uploader.last_error
+            if isinstance(error := self._uploader.last_error, RunMissingError):
+                where = self._mirror.directory if self._mirror.rows else None
+                raise RunMissingError(f"{error}; {missing_remedy(where, self._target.tracking_uri)}")
             self._waited_for_id = True
 
     @property
@@ -205,49 +206,51 @@ class RunRecorder:
 
     def flush(self, timeout: float) -> bool:
         """Bring JSON and MLflow up to this moment; return whether MLflow has everything, within ``timeout`` seconds."""
-        if self._is_forked():
-            return False
-        if self._is_closed:
-            return self._sink.is_complete
+        if self._is_forked() or self._is_closed:
+            return not self._is_forked() and self._sink.is_complete
         deadline = time.monotonic() + timeout
         is_on_disk = self._mirror.flush(timeout)
         return self._sink.flush(max(0.0, deadline - time.monotonic())) and is_on_disk
 
     def close(self, outcome: RunOutcome, timeout: float) -> bool:
         """Upload what waits, end the run, write the mirror a last time; return whether MLflow has everything."""
-        if self._is_forked():
-            return False
-        if self._is_closed:
-            return self._sink.is_complete
+        if self._is_forked() or self._is_closed:
+            return not self._is_forked() and self._sink.is_complete
         try:
-            return self._close(outcome, timeout)
-        except BaseException:  # an interrupt: a second close may never come
-            self._close(outcome, _INTERRUPTED_SEC)
+            try:
+                return self._end(outcome, timeout)
+            except BaseException:  # an interrupt: a second close may never come
+                self._end(outcome, _INTERRUPTED_SEC)
+                raise
+            finally:
+                self._let_go(outcome)
+        except BaseException:
+            self._let_go(outcome)
             raise
 
-    def _close(self, outcome: RunOutcome, timeout: float) -> bool:
-        clean, last = self._metadata.redact(outcome.error_message), self._mirror.rows[-1:]
-        floor = max(self._state.started_at_ms, *(row.logged_at_ms for row in last), 0)  # of a clock set back
-        outcome = outcome._replace(error_message=clean, at_ms=max(floor, outcome.at_ms or self._now_ms()))
-        done = False
-        try:
-            self._upload_new_rows()
-            ended = {"status": outcome.status, "end_time_ms": outcome.at_ms}
-            self._mirror.update_run({**self._state.as_run(), **ended})
-            self._mirror.flush()  # now: SIGKILL may follow SIGTERM
-            self._findings.close(timeout)
-            self._upload_files(final_files(self._mirror.directory))
-            done = self._sink.close(outcome, timeout)
-        finally:
-            self._findings.stop()
-            self._sink.stop()
-            is_on_disk = self._mirror.close(outcome) or self._is_closed
+    def _end(self, outcome: RunOutcome, timeout: float) -> bool:
+        """Upload what waits, and end the run, at its last row at the earliest; return whether MLflow has everything."""
+        began_ms = max(self._state.started_at_ms, self.rows[-1].logged_at_ms if self.rows else 0)
+        outcome = outcome._replace(error_message=self._metadata.redact(outcome.error_message))
+        outcome = outcome._replace(at_ms=max(began_ms, outcome.at_ms or self._now_ms()))
+        self._upload_new_rows()
+        self._mirror.update_run({**self._state.as_run(), "status": outcome.status, "end_time_ms": outcome.at_ms})
+        self._mirror.flush()  # now: SIGKILL may follow SIGTERM
+        self._findings.close(timeout)
+        self._upload_files(final_files(self._mirror.directory))
+        return self._sink.close(outcome, timeout)
+
+    def _let_go(self, outcome: RunOutcome) -> None:
+        """Stop the threads, write the mirror a last time, and log what MLflow does not have."""
+        sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri
+        self._findings.stop()
+        sink.stop()
+        if not self._is_closed:
+            is_on_disk = self._mirror.close(outcome)
             self._is_closed = True
-        if not done:
-            sink, directory, uri = self._sink, self._mirror.directory, self._target.tracking_uri
-            unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(self._state.set_aside), self._state.ended)
-            warn_unsent(unsent, sink.last_error, directory, uri, is_on_disk=is_on_disk)
-        return done
+            if not sink.is_complete:
+                unsent = Unsent(sink.waiting_rows, sink.waiting_files, len(self._state.set_aside), self._state.ended)
+                warn_unsent(unsent, sink.last_error, directory, uri, is_on_disk=is_on_disk)
 
     def abandon(self, error: BaseException) -> None:
         """Undo an :meth:`open` that ``error`` broke off: the caller never gets this object, so it is closed here."""

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from mlflow_ddpm.core.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import RunMissingError, StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
@@ -55,7 +55,8 @@ class Uploader:
         self._files: deque[LoggedImage | Artifact] = deque()
         self._training_ended = False
         self.activity = Activity()
-        self._outage = OutageLog("rows", advice)
+        self._is_awaited = False
+        self._outage = OutageLog("rows", advice, lambda error, _: self._is_awaited and type(error) is RunMissingError)
         self._row_lane = Lane("rows", self._work_on_rows, self._outage, self.activity)
         files = OutageLog("files", advice, is_covered=self._explains_files)
         self._file_lane = Lane("files", self._work_on_files, files, self.activity)
@@ -97,11 +98,12 @@ class Uploader:
         return self._file_lane
 
     def wait_open(self, timeout: float) -> bool:
-        """Open the run now; return whether it was open within ``timeout`` seconds, or cannot be."""
+        """Open the run now; return whether it was open within ``timeout`` seconds. The caller reports a missing run."""
         if not self._remote.is_open:
-            attempts = self._row_lane.attempts
+            attempts, self._is_awaited = self._row_lane.attempts, True
             self._row_lane.hurry()
             self._row_lane.wait_for(lambda: self._remote.is_open or self._row_lane.attempts > attempts, timeout)
+            self._is_awaited = False
         return self._remote.is_open
 
     def flush(self, timeout: float) -> bool:
@@ -116,21 +118,20 @@ class Uploader:
     def close(self, outcome: RunOutcome, timeout: float) -> bool:
         """Send what waits, end the run, stop; return whether MLflow has everything.
 
-        Returns within ``timeout`` seconds, whatever the store does. Rows and the run's end go first.
+        Returns within ``timeout`` seconds, whatever the store does. Rows and the run's end go first. After an interrupt
+        it may be called once more, before :meth:`stop`.
         """
         with self._file.change() as state:
             state.set_outcome(outcome)
         self._training_ended = True
         deadline = time.monotonic() + timeout
-        try:
-            self._file_lane.hurry()
-            with long_lived_objects_left_alone():
-                self._row_lane.work_until(lambda: self._state.ended, timeout)
-            if self._remote.is_open:
-                self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
-            return self.is_complete
-        finally:
-            self.stop()
+        self._file_lane.hurry()
+        with long_lived_objects_left_alone():
+            self._row_lane.work_until(lambda: self._state.ended, timeout)
+        if self._remote.is_open:
+            self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
+        self.stop()
+        return self.is_complete
 
     def stop(self) -> None:
         """Send nothing more, and leave the delivery state to the directory's next writer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import pkgutil
 import re
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from support.store_faults import front_of
 
 from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.atomic_file import replace_file
-from mlflow_ddpm.core.errors import PeerLostError, UsageError
+from mlflow_ddpm.core.errors import PeerLostError, RunMissingError, UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 from mlflow_ddpm.tracking.sync import sync_directory
@@ -181,6 +182,65 @@ def test_an_interrupt_inside_close_leaves_the_handlers_as_they_were(
     assert tracker.flush() is False
     with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True) as again:
         assert again.next_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tracking.lane.Lane.work_until",
+        "tracking.lane.Lane.hurry",
+        "tracking.uploader.Uploader.close",
+        "tracking.findings_watch.FindingsWatch.close",
+        "storage.mirror.Mirror.flush",
+    ],
+)
+def test_an_interrupt_while_close_waits_ends_the_run_all_the_same(
+    place: str, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second close may never come: what MLflow takes within seconds is sent."""
+    tracker = MetricsTracker("out")
+    _epoch(tracker, 0)
+    assert tracker.flush()
+    _epoch(tracker, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"mlflow_ddpm.{place}", _raise_once(patch, f"mlflow_ddpm.{place}"))
+        with pytest.raises(KeyboardInterrupt):
+            tracker.close()
+
+    assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status in ("FINISHED", "KILLED")
+    assert [0, 1] == read_history(str(tracker.run_id))["epoch"].tolist()
+    assert tracker.close()
+
+
+def _raise_once(patch: pytest.MonkeyPatch, name: str) -> Callable[..., Any]:
+    """Return a function that raises KeyboardInterrupt, and puts back what has the name now."""
+    original = pkgutil.resolve_name(name)
+
+    def interrupted(*_: object) -> None:
+        patch.setattr(name, original)
+        raise KeyboardInterrupt
+
+    return interrupted
+
+
+def test_a_missing_run_is_one_error_with_a_remedy(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, short_waits: None
+) -> None:
+    """Where rows of it are on disk already, the store being away at first, the command that makes it anew."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", "e" * 32)
+    with pytest.raises(RunMissingError, match=r"pass the run_id .* or unset MLFLOW_RUN_ID"):
+        MetricsTracker("none")
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+
+    away = MetricsTracker("out", tracking_uri=NOWHERE, run_id="f" * 32)
+    _epoch(away, 0)
+    away.close("KILLED", timeout=0.1)
+    caplog.clear()
+    with pytest.raises(RunMissingError, match=r"mlflow-ddpm sync .*out"):
+        MetricsTracker("out", tracking_uri=sqlite_uri)
+
+    assert "Training continues" not in caplog.text
+    assert [0] == read_history("out")["epoch"].tolist()
 
 
 @pytest.mark.parametrize(
