@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mlflow_ddpm.cli.parser import CommandParser, choice, choices, given
 from mlflow_ddpm.cli.terminal import print_error
 from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
+from mlflow_ddpm.plotting.themes import THEMES
 
 if TYPE_CHECKING:
     from mlflow_ddpm.plots import FigureSet
@@ -82,9 +83,8 @@ def named_source(args: argparse.Namespace, before: str = "") -> str:
 
 def add_figure_options(parser: argparse.ArgumentParser, *, theme: str, formats: str) -> None:
     """Add the options that choose figures; the command describes what ``--theme`` and ``--format`` are for."""
-    parser.add_argument(
-        "--theme", type=choice("dark", "paper"), metavar="{dark,paper}", default="dark", help=f"{theme} (default: dark)"
-    )
+    names = f"{{{','.join(THEMES)}}}"
+    parser.add_argument("--theme", type=choice(*THEMES), metavar=names, default="dark", help=f"{theme} (default: dark)")
     parser.add_argument("--format", type=choices(AUTO, "png", "pdf", "svg"), metavar="LIST", help=formats)
     parser.add_argument(
         "--width",

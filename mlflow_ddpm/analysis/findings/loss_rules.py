@@ -193,8 +193,8 @@ def gradient_explosion(run: RunHistory) -> RuleHit | None:
 @rule(
     "Gradient vanishing",
     "error",
-    f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest, without "
-    "the epochs of an explosion",
+    f"a gradient norm of 0, or a median of five epochs below 1/{1 / VANISHED:.0f} of the run's highest; epochs "
+    "of an explosion do not count",
 )
 def gradient_vanishing(run: RunHistory) -> RuleHit | None:
     """A gradient norm that all but disappears."""
