@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
@@ -36,11 +36,6 @@ def unfinished_run(output_dir: Path) -> str | None:
     return state.run_id if state is not None and state.status != "FINISHED" else None
 
 
-class _Step(NamedTuple):
-    losses: list[Any]
-    sizes: list[int | None]
-
-
 class StepLogger:
     """Logs batches to a tracker, by epochs or by windows of steps; a step's micro-batches become its mean loss.
 
@@ -49,24 +44,24 @@ class StepLogger:
 
     def __init__(self, tracker: MetricsTracker, *, by_steps: bool) -> None:
         self.tracker, self._by_steps = tracker, by_steps
-        self._step = _Step([], [])
+        self._step: list[tuple[Any, int | None]] = []  # loss and size of its micro-batches
         self.lr: float | None = None
         self.grad_norm: Any = None
 
     def add(self, loss: Any, size: int | None) -> None:
         """Note a micro-batch's loss, detached and undivided."""
         if self._by_steps:
-            self._step.losses.append(loss)
-            self._step.sizes.append(size)
+            self._step.append((loss, size))
         else:
             self.tracker.log_batch(loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)
             self.grad_norm = None
 
     def end_step(self, steps_done: int) -> None:
         """Log the optimizer step whose micro-batches were noted."""
-        (losses, sizes), self._step = self._step, _Step([], [])
-        if not self._by_steps or not losses:
+        batches, self._step = self._step, []
+        if not batches:
             return
+        losses, sizes = zip(*batches, strict=True)
         size = None if None in sizes else sum(filter(None, sizes))
         loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)  # on the losses' device, unread
         self.tracker.log_step(steps_done - 1, loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)

@@ -126,7 +126,7 @@ def build_figure(
     """
     size, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
     with theme_context(theme, font):
-        figure = _themed_figure(theme, font)
+        figure: Figure = _figure_class(theme, font)()
         is_titled = side > 1 or theme != "paper"
         grid = FigureGrid(figure, _grid(figure, size, side, _TITLED if is_titled else _UNTITLED), is_titled)
         if add_header is not None:
@@ -183,23 +183,19 @@ def _vectors(figure: Figure, fmt: str) -> bytes:
     return buffer.getvalue()
 
 
-def _themed_figure(theme: str, font: str) -> Figure:
-    """Return an empty Figure that is drawn and saved under its theme, since matplotlib reads settings until then."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure: Figure = _figure_class(theme, font)()
-    FigureCanvasAgg(figure)
-    return figure
-
-
 @cache
 def _figure_class(theme: str, font: str) -> Any:
-    """Return the class of a theme's figures; matplotlib takes long to document a new one."""
+    """Return the class of figures that are drawn and saved under a theme: matplotlib reads settings until then.
+
+    It is made once for each theme, since matplotlib takes long to document a new one.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class ThemedFigure(Figure):
         def __init__(self) -> None:
             super().__init__()
+            FigureCanvasAgg(self)
             self.facts: list[str] | None = [] if theme == "paper" else None  # what its caption should mention
 
         def draw(self, renderer: Any) -> None:

@@ -20,7 +20,16 @@ from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, sta
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
 from mlflow_ddpm.plotting.run_styles import RunLine, with_short_names
-from mlflow_ddpm.plotting.series import Floats, Quantity, Series, mean_and_range, memory_unit, positive, series
+from mlflow_ddpm.plotting.series import (
+    Floats,
+    Quantity,
+    Series,
+    mean_and_range,
+    memory_unit,
+    plus_minus_std,
+    positive,
+    series,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,10 +167,8 @@ def _band(ax: Axes, quantity: Quantity, curve: _Curve, count: int) -> None:
     """Draw the range of a group or, of few single runs, the spread of their batches."""
     if len(curve.run.histories) > 1:
         band(ax, curve.low, curve.high, curve.trace.color)
-    elif quantity.spread and count <= MOST_BANDS:
-        std, mean = series(curve.run.histories[0], quantity.spread).value, curve.trace.series
-        low, high = replace(mean, value=mean.value - std), replace(mean, value=mean.value + std)
-        band(ax, low, high, curve.trace.color)
+    elif quantity.has_spread and count <= MOST_BANDS:
+        band(ax, *plus_minus_std(curve.run.histories[0]), curve.trace.color)
 
 
 def _best_note(ax: Axes, traces: Sequence[Trace]) -> Note:
@@ -177,8 +184,8 @@ def _best_note(ax: Axes, traces: Sequence[Trace]) -> Note:
 def _band_note(quantity: Quantity, drawn: Sequence[_Curve]) -> Note | None:
     if any(len(curve.run.histories) > 1 for curve in drawn):
         return Note("group's mean, band: its runs' range", brief="band: range of runs", swatch="band")
-    has_spread = quantity.spread and len(drawn) <= MOST_BANDS
-    return Note("mean \u00b1 1\u03c3", swatch="band") if has_spread else None
+    is_drawn = quantity.has_spread and len(drawn) <= MOST_BANDS
+    return Note("mean \u00b1 1\u03c3", swatch="band") if is_drawn else None
 
 
 def _unmeasured_note(every: Sequence[_Curve]) -> Note | None:

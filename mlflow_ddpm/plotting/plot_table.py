@@ -63,7 +63,7 @@ PLOTS: tuple[Plot, ...] = (
         "Mean loss of each epoch's batches; a band, where one is drawn, is one standard deviation to either side.",
         say.describe_spread,
         draw.draw_distribution,
-        _LOSS._replace(spread="loss_std"),
+        _LOSS._replace(has_spread=True),
         data.distribution_columns,
     ),
     Plot(

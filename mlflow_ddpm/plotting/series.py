@@ -145,7 +145,7 @@ class Quantity(NamedTuple):
     is_log: bool = False
     is_change: bool = False  # from the row before
     is_rate: bool = False  # in batches where no run knows its batch sizes
-    spread: str = ""  # the metric that a comparison draws as a band to either side
+    has_spread: bool = False  # a comparison draws one standard deviation to either side
     lower: str = ""  # a further metric of a run's own picture, which its axis has to reach
 
     def in_runs(self, histories: Iterable[RunHistory]) -> Quantity:

@@ -92,11 +92,7 @@ def _is_here(file: Artifact, directory: Path) -> bool:
 
 
 def _check_nothing_is_lost(fetched: dict[Artifact, Path], directory: Path) -> None:
-    """Refuse to put fetched rows in place of a fuller copy.
-
-    Raises:
-        UsageError: the directory has epochs that were not published.
-    """
+    """Refuse to put fetched rows in place of a fuller copy."""
     data = [path for file, path in fetched.items() if file.path in _DATA]
     lost = epochs_missing_from(load_history(data[0].parent).rows, directory) if data else 0
     if lost:

@@ -166,11 +166,7 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with anything in it that an export did not make.
-
-    Raises:
-        UsageError: it is a file or a link, holds other files or links, or its card was edited.
-    """
+    """Refuse a file, a link, or a folder with anything in it that an export did not make."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"expected a folder, got {display_path(folder)}, which is a file or a link; name another one")
     names = _names_in(folder) if folder.is_dir() else set()

@@ -172,11 +172,7 @@ def _fetch_samples(artifacts: Artifacts, directory: Path) -> None:
 
 
 def _check_no_link(folder: Path) -> None:
-    """Refuse to write into a folder that leads out of the output directory.
-
-    Raises:
-        MirrorError: it is a link.
-    """
+    """Refuse to write into a folder that is a link: it may lead out of the output directory."""
     if folder.is_symlink():
         raise MirrorError(
             f"{display_path(folder)} is a symbolic link, which is not followed; put a folder in its place"

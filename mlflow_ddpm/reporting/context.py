@@ -120,7 +120,7 @@ def build_context(
         extras_left_out=len(extras) - len(few_extras),
         epochs=_epoch_table(shown, columns, history) if rows else None,
         core_columns=core_columns,
-        print_font_pt=_print_font_pt(core_columns or len(columns)),
+        print_font_pt=round(min(_LARGEST_PT, _PAGE_PT / _COLUMN_EM / max(core_columns or len(columns), 1)), 1),
         epochs_shown=len(shown),
         epochs_total=len(rows),
         best_epoch=summary.best_epoch,
@@ -226,10 +226,6 @@ def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: Ru
         line[0] = f"{BEST_MARK} {line[0]}" if row.epoch == best_epoch else line[0]
         cells.append(line)
     return Table(head, cells, "r" * len(names))
-
-
-def _print_font_pt(columns: int) -> float:
-    return round(min(_LARGEST_PT, _PAGE_PT / _COLUMN_EM / max(columns, 1)), 1)
 
 
 def _missing(history: RunHistory) -> str:

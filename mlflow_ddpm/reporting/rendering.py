@@ -75,12 +75,17 @@ def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) ->
 @cache
 def _html_template() -> jinja2.Template:
     import jinja2
+    from markupsafe import Markup
+    from markupsafe import escape as escape_html
 
     @jinja2.pass_context
     def data_uri(context: jinja2.runtime.Context, link: str) -> Markup:
-        return _data_uri(link, context["read_picture"](link))
+        kind = mimetypes.types_map.get("." + link.rpartition(".")[2].lower(), "image/png")
+        content = base64.b64encode(context["read_picture"](link)).decode()
+        return Markup(f"data:{kind};base64,{content}")  # noqa: S704 - letters, digits, "+/="
 
-    return _load_template("report.html.j2", _as_html, {"data_uri": data_uri, "json_text": _json_text})
+    filters = {"data_uri": data_uri, "json_text": lambda text: escape_html(safe_json(text))}  # JSON keeps its lines
+    return _load_template("report.html.j2", _as_html, filters)
 
 
 def _as_html(value: object) -> Markup:
@@ -101,13 +106,6 @@ def _as_html(value: object) -> Markup:
     return escape_html(one_line(str(value)))
 
 
-def _json_text(text: str) -> Markup:
-    """Return JSON with its line breaks."""
-    from markupsafe import escape as escape_html
-
-    return escape_html(safe_json(text))
-
-
 def with_palette(content: bytes) -> bytes:
     """Return a plot's picture in 256 colours, a third as large; as it is if it is transparent, very large or no PNG."""
     from PIL import Image
@@ -118,13 +116,6 @@ def with_palette(content: bytes) -> bytes:
         if picture.mode == "RGB" and picture.width * picture.height <= _MOST_PIXELS:
             picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
     return min(file.getvalue() or content, content, key=len)
-
-
-def _data_uri(link: str, content: bytes) -> Markup:
-    from markupsafe import Markup
-
-    kind = mimetypes.types_map.get("." + link.rpartition(".")[2].lower(), "image/png")
-    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")  # noqa: S704 - letters, digits, "+/="
 
 
 def _load_template(name: str, insert: Callable[[Any], str], filters: dict[str, Any]) -> jinja2.Template:
