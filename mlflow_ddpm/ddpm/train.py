@@ -21,7 +21,7 @@ from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.evaluation.sample_quality import SampleEvaluator, SampleQuality
 from mlflow_ddpm.ddpm.output_dir import check_output_dir
 from mlflow_ddpm.ddpm.sampling import sample_grid
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest, save_checkpoint
 from mlflow_ddpm.ddpm.training.distributed import Processes, cpu_threads, processes
 from mlflow_ddpm.ddpm.training.rank_failure import detect_rank_failure

@@ -19,7 +19,7 @@ from support.pipeline import NAMES, small_model
 from mlflow_ddpm import load_model
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.ddpm.config.config import from_options
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 from mlflow_ddpm.ddpm.train import prepare, train, train_with
 from mlflow_ddpm.ddpm.training.checkpoint import load_newest
 from mlflow_ddpm.ddpm.training.distributed import Processes

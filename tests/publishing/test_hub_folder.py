@@ -25,7 +25,7 @@ from support.pipeline import NAMES, small_model
 from mlflow_ddpm import MetricsTracker, export_run, load_model
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, ModelError, UsageError
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.hub_folder import hub_name
 

@@ -54,7 +54,7 @@ for place in ("my_metrics", "runs/a", "runs/b", "runs/digits"):
 """
 _MODEL = """
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 from mlflow_ddpm.ddpm.training.trainer import build_model
 config = Config().resolve()
 save_model(Path("runs/digits"), build_model(config, 10), config, [str(digit) for digit in range(10)])

@@ -1,8 +1,9 @@
-"""Reads a model's two files, which may be a stranger's: no claim is believed before it was compared with their sizes.
+"""A model's two files, written for others to use, and read: ``model.safetensors`` and ``config.json``, no pickle.
 
-``config.json`` is checked value by value. The U-Net that it describes is built on torch's meta device, which takes no
-memory, and its tensors are compared with the header of ``model.safetensors`` and with the file's size. Only then are
-weights read. Links, pipes and devices are not opened.
+``config.json`` describes how to build the U-Net, what it predicts of which noising process, and which weights belong to
+it. Files that are read may be a stranger's: no claim is believed before it was compared with their sizes. Each value is
+checked. The U-Net is built on torch's meta device, which takes no memory, and its tensors are compared with the header
+of ``model.safetensors`` and with the file's size. Only then are weights read. Links, pipes and devices are not opened.
 """
 
 import hashlib
@@ -10,20 +11,23 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import ConfigError, ModelError
+from mlflow_ddpm.core.strict_json import dumps
+from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.config.groups import DiffusionConfig, SampleConfig
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.saved_model.save import FORMAT_VERSION
 from mlflow_ddpm.ddpm.training.memory_estimate import free_memory
-from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, WEIGHTS_NAME
+from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 
+FORMAT_VERSION = 1  # of config.json; a change that older readers would misread raises it
 _DESCRIPTION_MAX = 2**20  # bytes; of our largest models 1 kB
 _TENSORS_PER_STAGE = 10  # at least: two norms, two convolutions and a linear layer, each with weight and bias
 _COPIES = 3  # of the weights while they are loaded: the file's bytes, its tensors, the U-Net
@@ -37,6 +41,54 @@ _LIMITS = {  # of the architecture's whole numbers
     "attention_size": (0, 256),
     "image_channels": (1, 1),
 }
+
+
+def save_model(output_dir: Path, model: UNet, config: Config, class_names: Sequence[str]) -> list[Path]:
+    """Write the model's two files into ``output_dir/model`` and return them; the same model gives the same bytes.
+
+    Each file is replaced whole. ``config.json`` comes last and holds the SHA-256 of the weights, so that a crash
+    between the two leaves no pair that passes for one.
+
+    Raises:
+        OSError: the disk is full, read-only or gone.
+    """
+    folder = output_dir / MODEL_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = _encode_weights(model)
+    description = _describe(model, config, class_names, hashlib.sha256(weights).hexdigest())
+    paths = [folder / WEIGHTS_NAME, folder / DESCRIPTION_NAME]
+    replace_file(paths[0], weights)
+    replace_file(paths[1], (dumps(description, indent=2) + "\n").encode())
+    return paths
+
+
+def _encode_weights(model: UNet) -> bytes:
+    """Return the parameters as safetensors, which stores no memory layout: channels first, on no device."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save(tensors, metadata={"format": "pt"})
+
+
+def _describe(model: UNet, config: Config, class_names: Sequence[str], sha256: str) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "mlflow_ddpm_version": __version__,
+        "architecture": model.architecture,
+        "diffusion": {
+            "schedule": "cosine",  # Nichol & Dhariwal 2021, eq. 17
+            "timesteps": config.diffusion.timesteps,
+            "prediction": config.diffusion.prediction,
+        },
+        "sample": {  # what the run drew its own grids with, and the defaults of whoever draws more
+            "sampler": config.sample.sampler,
+            "steps": config.sample.steps,
+            "guidance_scale": config.sample.guidance_scale,
+        },
+        "class_names": list(class_names),
+        "trained_on": config.data.name,
+        "weights": {"file": WEIGHTS_NAME, "sha256": sha256, "average": "ema"},
+    }
 
 
 def read_description(path: Path) -> dict[str, Any]:

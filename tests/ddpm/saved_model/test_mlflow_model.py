@@ -20,7 +20,7 @@ from support.pipeline import NAMES, small_model
 
 from mlflow_ddpm import load_model
 from mlflow_ddpm.ddpm.saved_model.mlflow_model import log_mlflow_model
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 
 # MLflow warns so about a class of its own, when it is first imported.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")]

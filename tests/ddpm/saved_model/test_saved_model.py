@@ -16,7 +16,7 @@ from support.pipeline import NAMES, small_model
 
 from mlflow_ddpm import load_model
 from mlflow_ddpm.core.errors import ModelError, UsageError
-from mlflow_ddpm.ddpm.saved_model.save import save_model
+from mlflow_ddpm.ddpm.saved_model.model_files import save_model
 
 torch.set_num_threads(1)
 
