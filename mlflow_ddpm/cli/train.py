@@ -105,21 +105,18 @@ def _check_store(args: argparse.Namespace, directory: Path) -> None:
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T | None:
     """Return what a call to the store returns, None if that takes longer; raise what it raises."""
-    results: list[_T] = []
-    errors: list[Exception] = []
+    from concurrent.futures import Future, wait
+
+    result: Future[_T] = Future()
 
     def run_call() -> None:
         try:
-            results.append(call())
+            result.set_result(call())
         except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-            errors.append(error)
+            result.set_exception(error)
 
-    thread = threading.Thread(target=run_call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    return results[0] if results else None
+    threading.Thread(target=run_call, daemon=True).start()
+    return result.result() if wait([result], seconds).done else None
 
 
 def _offer(download: str) -> Archive | None:

@@ -15,7 +15,7 @@ from mlflow_ddpm.plotting.annotations import MAX_NAMED, epochs_text, number
 from mlflow_ddpm.plotting.axes import pixel_columns
 from mlflow_ddpm.plotting.marks import Trace
 from mlflow_ddpm.plotting.notes import Note
-from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series
+from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series, nonfinite_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def mark_nonfinite(ax: Axes, traces: Sequence[Trace]) -> Note | None:
         return None
     for trace in marked:
         _mark_edge(ax, trace.series, trace.series.nonfinite_epochs, "x", trace.color if trace.name else NONFINITE)
-    kinds = " or ".join(kind for kind in ("NaN", "inf") if any(kind in t.series.nonfinite_kind for t in marked))
+    kinds = nonfinite_kinds([trace.series for trace in marked])
     where = "; ".join(trace.mention(epochs_text(trace.series, trace.series.nonfinite_epochs)) for trace in marked)
     count = sum(len(trace.series.nonfinite_epochs) for trace in marked)
     brief = f"{kinds} in {runs_text(len(marked))}" if marked[0].name else f"{count:,} {kinds}"

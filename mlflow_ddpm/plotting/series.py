@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -102,6 +102,11 @@ def memory_unit(name: str, drawn: Iterable[Series]) -> tuple[str, float]:
     return ("GiB", _MIB_TO_GIB) if unit == "MiB" and highest >= _GIB_FROM else (unit, 1.0)
 
 
+def nonfinite_kinds(drawn: Sequence[Series]) -> str:
+    """Return what the values that are not finite are: "NaN", "inf" or "NaN or inf"; "" if there are none."""
+    return " or ".join(kind for kind in ("NaN", "inf") if any(kind in member.nonfinite_kind for member in drawn))
+
+
 def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
     """Return mean, minimum and maximum over the runs of a group at each epoch, of those that have a number there.
 
@@ -119,17 +124,11 @@ def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
     count = np.isfinite(values).sum(axis=0)
     total = np.nansum(values, axis=0)
     mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)
-    nonfinite = np.unique(np.concatenate([member.nonfinite_epochs for member in group]))
-    kinds = [kind for kind in ("NaN", "inf") if any(kind in member.nonfinite_kind for member in group)]
-    together = Series(
-        epoch,
-        mean,
-        nonfinite,
-        " or ".join(kinds),
-        max(member.measured for member in group),
-        group[0].spacing,
-        group[0].noun,
-    )
+    nonfinite, measured = [member.nonfinite_epochs for member in group], max(member.measured for member in group)
+    together = replace(
+        group[0], epoch=epoch, value=mean, nonfinite_epochs=np.unique(np.concatenate(nonfinite)),
+        nonfinite_kind=nonfinite_kinds(group), measured=measured,
+    )  # fmt: skip
     low, high = np.fmin.reduce(values), np.fmax.reduce(values)
     return together, replace(together, value=low), replace(together, value=high)
 
