@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mlflow_ddpm.cli.parser import CommandParser, choice, choices, given
 from mlflow_ddpm.cli.terminal import print_error
 from mlflow_ddpm.core.errors import MlflowDdpmError, UsageError
+from mlflow_ddpm.core.formatting import printable
 from mlflow_ddpm.plotting.themes import THEMES
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def print_for_each(directories: Iterable[str], work: Callable[[Path], str]) -> N
     failed: list[MlflowDdpmError] = []
     for directory in map(Path, directories):
         try:
-            print(work(directory), flush=True)
+            print("\n".join(map(printable, work(directory).split("\n"))), flush=True)
         except MlflowDdpmError as error:
             failed.append(error if str(directory) in str(error) else type(error)(f"{directory}: {error}"))
     for earlier in failed[:-1]:

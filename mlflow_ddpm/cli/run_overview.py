@@ -10,7 +10,7 @@ from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
-from mlflow_ddpm.core.formatting import count_of, display_path, format_duration
+from mlflow_ddpm.core.formatting import count_of, display_path, format_duration, printable
 from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
@@ -45,7 +45,7 @@ def run_overview(published: Published, tracking_uri: str | None) -> str:
 
 def aligned(lines: Iterable[Line]) -> str:
     """Return lines with their texts aligned. Nothing is wrapped, so that paths, commands and links can be copied."""
-    return "\n".join(f"{name:<{_WIDTH}}{text}" if name else text for name, text in lines)
+    return "\n".join(f"{name:<{_WIDTH}}{printable(text)}" if name else text for name, text in lines)
 
 
 def _result(history: RunHistory) -> str:

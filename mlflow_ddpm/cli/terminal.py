@@ -11,6 +11,8 @@ import shutil
 import sys
 from typing import IO, TYPE_CHECKING
 
+from mlflow_ddpm.core.formatting import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -98,7 +100,7 @@ def _discarding() -> IO[str]:
 def _labelled(label: str, level: str, message: str) -> object:
     from rich.text import Text
 
-    return Text.assemble((f"{label}:", _STYLES.get(level, "")), " ", message)
+    return Text.assemble((f"{label}:", _STYLES.get(level, "")), " ", "\n".join(map(printable, message.split("\n"))))
 
 
 def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -20,6 +20,7 @@ _DIGITS = 5
 _FIXED_FROM, _FIXED_BELOW = 1e-4, 1e7
 _MAX_RANGES = 8
 _REPR_MAX = 80
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")  # escapes, line ends, changes of direction
 _EPOCH = re.compile(r"\b(?:(a)n |(in) )?(e)poch(s?)\b(?=(:? \d)?)", re.IGNORECASE)
 
 
@@ -98,6 +99,15 @@ def display_path(path: Path) -> str:
         if path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())
     return shlex.quote(str(path))
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, without characters that a terminal obeys: names and causes may be a stranger's.
+
+    >>> printable("a\x1b[2Jb\nc")
+    'a [2Jb c'
+    """
+    return _CONTROLS.sub(" ", text)
 
 
 def short_repr(value: object) -> str:

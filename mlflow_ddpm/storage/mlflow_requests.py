@@ -6,6 +6,7 @@ MLflow knows no setting per client for any of it; requests of the user's own cal
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import threading
@@ -118,6 +119,8 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
     """
     from requests.utils import super_len
 
+    if isinstance(how.get("data"), io.BufferedReader):
+        how["data"] = _FileAsItWas(how["data"])
     answer: Future[Any] = Future()
     store = store_called() or ""
 
@@ -135,6 +138,35 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
     if not wait([answer], limit).done:
         raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
     return answer.result()
+
+
+class _FileAsItWas:
+    """A file that is sent with the length that it had at first, though another program may write to it meanwhile.
+
+    Bytes beyond the length that the request has announced would pass for the connection's next request.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(partial(self.read, 2**16), b"")
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, *where: int) -> int:
+        return self._file.seek(*where)
+
+    def read(self, most: int = -1) -> bytes:
+        left = self._size - self._file.tell()
+        chunk = self._file.read(left if most < 0 else min(most, left))
+        if left > 0 and most and not chunk:
+            raise StoreUnavailableError(f"{self._file.name} became shorter while it was sent")
+        return chunk
 
 
 def _read_bounded(response: Any, *, stream: bool = False, **_: Any) -> None:

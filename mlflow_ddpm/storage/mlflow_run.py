@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import ItemRefusedError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.foreign_files import check_sendable
@@ -156,7 +156,12 @@ class MlflowRun:
 
     def _send_file(self, path: Path, folder: str) -> None:
         """Send a file; the first time, look whether a server keeps it: a login page answers "200 OK", too."""
-        repository = None if self._keeps_files else artifact_repository(self.tracking_uri, self.run_id)
+        is_odd = re.search(r"[?#%\x00-\x1f]", path.name)  # the client would cut the name in the request's address
+        repository = None
+        if is_odd or not self._keeps_files:
+            repository = artifact_repository(self.tracking_uri, self.run_id)
+        if is_odd and hasattr(repository, "_host_creds"):
+            raise ItemRefusedError("MLflow's server keeps no name with ?, #, % or a line end; give it another name")
         self._client.log_artifact(self.run_id, str(path), folder)
         if hasattr(repository, "_host_creds"):  # MLflow's own server
             with contextlib.suppress(StoreRefusedError):

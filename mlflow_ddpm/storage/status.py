@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
-from mlflow_ddpm.core.formatting import count_of, display_path
+from mlflow_ddpm.core.formatting import count_of, display_path, printable
 from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
@@ -56,7 +56,7 @@ def status_of(directory: Path) -> str:
         ("next", _advice(directory, is_complete=is_complete, held=held, has_set_aside=bool(state.set_aside))),
         *_page(directory, state),
     ]
-    return "\n".join([str(directory), *(f"  {name:<10}{text}" for name, text in lines)])
+    return "\n".join([str(directory), *(f"  {name:<10}{printable(text)}" for name, text in lines)])
 
 
 def _status(state: DeliveryState, *, held: bool) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import display_path, printable
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
@@ -264,7 +264,7 @@ class RemoteRun:
                 level,
                 "%s is not sent to MLflow: %s. It is set aside, all else is sent; `mlflow-ddpm status %s` lists what "
                 "is set aside, and `mlflow-ddpm sync %s` tries it again",
-                *(name, cause.rstrip("."), where, where),
+                *(printable(name), printable(cause.rstrip(".")), where, where),
             )
 
     def _note_image(self, image: LoggedImage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ import mlflow
 import pytest
 
 from mlflow_ddpm import load_model
-from mlflow_ddpm.core.errors import ModelError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import ItemRefusedError, ModelError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_requests import server_of
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
@@ -34,6 +35,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.credentials: list[str | None] = []
+        self.bodies: list[bytes] = []
+        self.before_body: Callable[[], object] = lambda: None
         self.uri = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -45,7 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.credentials.append(self.headers.get("Authorization"))
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.command == "PUT":
+            server.before_body()
+        server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         info = {"run_id": RUN_ID, "experiment_id": "0", "status": "FINISHED", "artifact_uri": server.artifacts}
         model = {"model_id": MODEL_ID, "experiment_id": "0", "name": "model", "artifact_uri": server.artifacts}
         kind = "run" if "runs/get" in self.path else "model" if "logged-models" in self.path else ""
@@ -151,6 +156,55 @@ def test_a_server_that_asks_for_them_is_named(servers: tuple[Server, Server]) ->
 
     with pytest.raises(StoreRefusedError, match="asks for credentials, which go to no server but those that you name"):
         _list(mine.uri)
+
+
+def test_a_file_that_grows_while_it_is_sent_has_the_length_that_it_had(
+    servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """What comes after the announced length would pass for the next request of the connection."""
+    mine, _ = servers
+    log, other = tmp_path / "train.log", tmp_path / "other.bin"
+    log.write_bytes(b"x" * 20_000_000)  # more than the sockets' buffers take before the server reads
+    other.write_bytes(b"other")
+    run, grown = MlflowRun(mine.uri, RUN_ID), threading.Event()
+
+    def grow() -> None:
+        if not grown.is_set():
+            grown.set()
+            with log.open("ab") as file:
+                file.write(b"y" * 1_000_000)
+
+    run._keeps_files = True
+    mine.before_body = grow
+    run.log_file(log, "metrics")
+    run.log_file(other, "metrics")
+    assert [len(body) for body in mine.bodies if body] == [20_000_000, 5]
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_tried_again(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    """Soon, not when the server has waited for the rest."""
+    mine, _ = servers
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x" * 20_000_000)
+    run = MlflowRun(mine.uri, RUN_ID)
+    run._keeps_files = True
+    mine.before_body = lambda: os.truncate(path, 10)
+
+    with pytest.raises(StoreUnavailableError, match="became shorter while it was sent"):
+        run.log_file(path, "metrics")
+
+
+@pytest.mark.parametrize("name", ["a?b.txt", "a#b.txt", "a%2fb.txt", "a\nb.txt"])
+def test_a_name_that_an_address_cannot_bear_is_refused(
+    servers: tuple[Server, Server], tmp_path: Path, name: str
+) -> None:
+    """MLflow's client would send the file under the first part of its name."""
+    mine, _ = servers
+    (tmp_path / name).write_text("x")
+
+    with pytest.raises(ItemRefusedError, match="give it another name"):
+        MlflowRun(mine.uri, RUN_ID).log_file(tmp_path / name, "metrics")
+    assert not any(mine.bodies)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "runs:/x", "models:/x/1"])

@@ -123,6 +123,16 @@ def test_a_time_that_no_calendar_has_is_left_out(ended_at_ms: int, tmp_path: Pat
     assert status == "FINISHED; MLflow has it"
 
 
+def test_what_a_terminal_obeys_is_left_out(tmp_path: Path) -> None:
+    """Nor can a name pretend to be a line of ours."""
+    set_aside = {"a\n  next      nothing": "why\x1b[2J"}
+    state = replace(FINISHED, run_name="\x1b]0;title\x07", tracking_uri="http://h\x9b31m", set_aside=set_aside)
+    status = status_of(_directory(tmp_path, state))
+
+    assert all(character.isprintable() or character == "\n" for character in status)
+    assert "set aside a   next      nothing: why [2J" in status
+
+
 def test_a_directory_of_others_is_refused(tmp_path: Path) -> None:
     """One line each."""
     with pytest.raises(HistoryError, match="name one that a tracker wrote"):
