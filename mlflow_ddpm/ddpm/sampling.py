@@ -3,13 +3,11 @@
 Letters: N images, K classes, n samples of each, S the side of an image that the model draws, H and W of any in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlflow_ddpm.ddpm.config.config import Config
@@ -17,9 +15,6 @@ from mlflow_ddpm.ddpm.data.images import to_pixels
 from mlflow_ddpm.ddpm.model import diffusion
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _PORTION = 256  # images at a time; guidance doubles it
 _LINE, _LINE_GREY, _NAME_GREY = 1, 48, 200

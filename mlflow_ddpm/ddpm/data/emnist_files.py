@@ -3,8 +3,6 @@
 The archive is read in place; nothing is unpacked to disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import math
@@ -12,14 +10,12 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import IO, NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlflow_ddpm.core.errors import DataError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ARCHIVE_NAME = "gzip.zip"  # as NIST names it; it holds one folder, gzip/
 

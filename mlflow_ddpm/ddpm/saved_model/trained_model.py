@@ -3,21 +3,17 @@
 Letters: K classes asked for, n images of each, N = K n, S the side of an image in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling import draw_samples
 from mlflow_ddpm.ddpm.saved_model.model_files import sampling_settings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _SEEDS = 2**63
 
