@@ -28,6 +28,7 @@ from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.json_file import encode_row, render_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.recovery import read_rows
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -210,7 +211,7 @@ def epochs_missing_from(rows: Iterable[EpochMetrics], directory: Path) -> int:
     newest: dict[int, int] = {}
     for row in rows:
         newest[row.epoch] = max(row.logged_at_ms, newest.get(row.epoch, -1))
-    mirrored = load_history(directory).rows
     return sum(
-        (row.epoch, row.logged_at_ms) not in known and row.logged_at_ms > newest.get(row.epoch, -1) for row in mirrored
+        (row.epoch, row.logged_at_ms) not in known and row.logged_at_ms > newest.get(row.epoch, -1)
+        for row in read_rows(directory)
     )

@@ -105,16 +105,24 @@ def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) ->
     state.every_n_steps = every_n_steps
 
 
-def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str) -> None:
-    """Take rows that the store had acknowledged, and that the files lost, from the store; unknown, it is asked."""
-    are_lost = (mirror.rows[-1].logged_at_ms if mirror.rows else 0) < state.delivered_through_ms
+def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str, *, is_known: bool = False) -> None:
+    """Take rows that the store had acknowledged, and that the files lost, from the store; unknown, it is asked.
+
+    Rows that the store lost, as by a backup that was put back, count as not delivered. ``is_known``: rows are lost.
+    """
+    are_lost = is_known or (mirror.rows[-1].logged_at_ms if mirror.rows else 0) < state.delivered_through_ms
     if not state.run_id or not (are_lost or state.is_from_json):
         return
     try:
-        mirror.restore(MlflowRun(tracking_uri, state.run_id).read_rows(), redact(tracking_uri))
+        stored = MlflowRun(tracking_uri, state.run_id).read_rows()
+        mirror.restore(stored, redact(tracking_uri))
     except (StoreError, MirrorError) as error:
         level = logging.WARNING if are_lost else logging.DEBUG
         _log.log(level, "rows of %s are lost, and could not be restored from MLflow: %s", mirror.directory, error)
+    else:
+        times = {row.logged_at_ms for row in stored}
+        missing = [row.logged_at_ms - 1 for row in mirror.rows if row.logged_at_ms not in times]
+        state.delivered_through_ms = min([state.delivered_through_ms, *missing])
 
 
 def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
-from mlflow_ddpm.storage.layout import JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_call import is_first_use
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.recovery import read_rows
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
@@ -59,15 +62,17 @@ def sync_directory(
     state = DeliveryState.load(directory) or DeliveryState.of_run(document.run) or DeliveryState(status="")
     rows = read_rows(directory)
     uri = store_of(state, tracking_uri)
+    is_complete = state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows)
     if tracking_uri and state.run_id and _has_lost_run(state, uri):
         state.begin_anew()
-    elif state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows):
+        is_complete = False
+    if is_complete and not _are_rows_lost(state, uri, directory, document):
         return f"{directory}: run {state.run_id} was complete in MLflow ({count_of(len(rows), 'epoch')})"
     state.tracking_uri = redact(uri)
     mirror, uploader = Mirror(directory.absolute()), None
     try:
         mirror.open()
-        restore_lost_rows(mirror, state, uri)
+        restore_lost_rows(mirror, state, uri, is_known=is_complete)
         is_known = _status(state, document) != "RUNNING"
         outcome = _outcome(state, document, mirror.rows)
         state.set_outcome(outcome)
@@ -152,6 +157,19 @@ def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]
     sent = all(row.logged_at_ms <= state.delivered_through_ms for row in rows)
     waits = state.artifacts or state.set_aside or images_on_disk(directory, but=state.pictures)
     return sent and not waits
+
+
+def _are_rows_lost(state: DeliveryState, tracking_uri: str, directory: Path, document: RunDocument) -> bool:
+    """Return whether CSV, JSON or store lost rows of a run that ended. A store that is away is believed to have them.
+
+    One that has later rows was written to from elsewhere, where the run goes on.
+    """
+    copies = [read_csv(path) if (path := directory / CSV_NAME).exists() else [], document.rows]
+    with contextlib.suppress(StoreError):
+        copies.append(MlflowRun(tracking_uri, state.run_id or "").read_rows())
+    times = [{row.logged_at_ms for row in keep_last_written(rows, state.every_n_steps)} for rows in copies]
+    went_on = max(set().union(*times), default=0) > state.delivered_through_ms
+    return not went_on and any(other != times[0] for other in times)
 
 
 def _status(state: DeliveryState, document: RunDocument) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.file_store import FileStore
 from support.store_faults import play, points_in_store, points_on_disk
 
-from mlflow_ddpm import MetricsTracker, read_history
+from mlflow_ddpm import MetricsTracker, publish_run, read_history
 from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.cli.main import main
-from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
@@ -341,6 +343,46 @@ def test_an_emptier_directory_takes_what_mlflow_has_more_and_changes_nothing_the
         assert [row.epoch for row in load_history(Path("old") / name).rows] == [0, 1, 2, 3]
         stored = Path(client.download_artifacts(str(tracker.run_id), f"metrics/{name}", str(tmp_path)))
         assert load_history(stored).rows == load_history(Path("out") / name).rows
+
+
+@pytest.mark.parametrize(
+    ("table", "document", "store"),
+    [
+        (range(3), range(5), range(2, 7)),
+        (range(3), range(3), range(7)),
+        (range(2, 7), range(3), range(2, 7)),
+        (range(7), range(0), range(0)),
+        (range(0), range(0), range(7)),
+        (range(7), range(7), [0, 1, 5, 6]),
+    ],
+)
+def test_a_sync_of_a_finished_run_brings_each_epoch_to_csv_json_and_store(
+    table: Sequence[int], document: Sequence[int], store: Sequence[int], sqlite_uri: str
+) -> None:
+    """Whichever of them lost which, after the end; publish does not overwrite what only one of them has."""
+    with MetricsTracker("out") as tracker:
+        for number in range(7):
+            tracker.start_epoch(number)
+            tracker.end_epoch(extra={"fid": number})
+    run_id, path = str(tracker.run_id), Path("out/training_metrics.json")
+    before = read_history("out")
+    lines = Path("out/training_metrics.csv").read_text().splitlines(keepends=True)
+    Path("out/training_metrics.csv").write_text("".join([lines[0], *(lines[number + 1] for number in table)]))
+    content = json.loads(path.read_text())
+    content["epochs"] = [row for row in content["epochs"] if row["epoch"] in document]
+    path.write_text(json.dumps(content))
+    with sqlite3.connect(sqlite_uri.removeprefix("sqlite:///")) as database:
+        database.executemany("DELETE FROM metrics WHERE step = ?", [(n,) for n in range(7) if n not in store])
+    database.close()
+    if set(store) < set(table) | set(document):
+        with pytest.raises((UsageError, HistoryError)):
+            publish_run(run_id, output_dir="out")
+
+    sync_directory(Path("out"), timeout=60)
+
+    for source in (run_id, "out/training_metrics.csv", path):
+        assert before.equals(read_history(source))
+    assert "was complete in MLflow (7 epochs)" in sync_directory(Path("out"), timeout=60)
 
 
 @pytest.mark.parametrize("is_state_lost", [False, True])
