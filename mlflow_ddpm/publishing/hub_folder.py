@@ -115,7 +115,7 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
         history = load_stored_run(store)
         artifacts = Artifacts(store)
         pictures = artifacts.find(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
-        artifacts.fetch([*find_model(artifacts, store.run_id), *pictures], fetched)
+        artifacts.fetch([*find_model(artifacts, f"run {store.run_id}"), *pictures], fetched)
         root, samples = fetched, fetched / ARTIFACT_FOLDER
     if not history.rows:
         raise HistoryError(f"{source} has no epochs; there is nothing to export yet")

@@ -103,13 +103,13 @@ def test_key_results_are_no_rows_of_the_history(store_uri: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["summary/best_loss", "summary/mine", "summary", "live/loss", "live"])
-def test_a_loop_cannot_name_a_metric_as_the_page_does(name: str) -> None:
+def test_a_loop_cannot_name_a_metric_as_the_page_does(name: str, sqlite_uri: str) -> None:
     """Such a metric would not be read back from MLflow."""
-    tracker = MetricsTracker("out")
-    tracker.start_epoch(0)
-    tracker.log_batch(0.5)
-    with pytest.raises(UsageError, match="is taken"):
-        tracker.end_epoch(extra={name: 1.0})
+    with MetricsTracker("out") as tracker:
+        tracker.start_epoch(0)
+        tracker.log_batch(0.5)
+        with pytest.raises(UsageError, match="is taken"):
+            tracker.end_epoch(extra={name: 1.0})
 
 
 def test_publishing_links_to_report_and_dashboard_in_the_artifact_viewer(sqlite_uri: str) -> None:

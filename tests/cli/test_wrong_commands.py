@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ PREFIX = "mlflow-ddpm: error: "
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """A directory with a finished run, a file and a damaged directory."""
     directory = tmp_path_factory.mktemp("wrong")
+    shutil.copy(empty_database, directory / "mlflow.db")
     prepare(directory)
     return directory
 
