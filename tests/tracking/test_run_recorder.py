@@ -386,7 +386,7 @@ def test_a_row_whose_end_epoch_was_interrupted_is_uploaded_with_the_next(
     assert [0, 1, 2, 3] == sorted(point.step for point in points)
 
 
-@pytest.mark.parametrize("line", [*map(slow, (145, 174, 190, 206, 226, 470)), 166, 233, 341, 530])
+@pytest.mark.parametrize("line", [*map(slow, (145, 174, 190, 206, 226, 470)), 166, 233, 341, 520])
 def test_an_interrupt_at_any_line_of_a_construction_lets_everything_go(line: int, sqlite_uri: str) -> None:
     """In a notebook, which keeps the error with all that it holds, the cell runs again."""
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
