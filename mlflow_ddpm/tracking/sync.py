@@ -162,7 +162,7 @@ def _has_all(state: DeliveryState, directory: Path, rows: Sequence[EpochMetrics]
 def _are_rows_lost(state: DeliveryState, tracking_uri: str, directory: Path, document: RunDocument) -> bool:
     """Return whether CSV, JSON or store lost rows of a run that ended. A store that is away is believed to have them.
 
-    One that has later rows was written to from elsewhere, where the run goes on.
+    One that has later rows was written to from elsewhere, where the run continues.
     """
     copies = [read_csv(path) if (path := directory / CSV_NAME).exists() else [], document.rows]
     with contextlib.suppress(StoreError):
