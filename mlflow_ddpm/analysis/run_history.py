@@ -58,9 +58,14 @@ class RunHistory:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
-        """Return the history of a user's frame. Raises as :func:`mlflow_ddpm.analysis.frame.rows_from_frame`."""
+        """Return the history of a user's frame. Raises as :func:`mlflow_ddpm.analysis.frame.rows_from_frame`.
+
+        Of what a program left in ``frame.attrs`` under our names, only whole numbers count.
+        """
         resumed, steps = frame.attrs.get(RESUMED), frame.attrs.get(EVERY_N_STEPS)
-        run = {**({RESUMED: list(resumed)} if resumed else {}), **({EVERY_N_STEPS: steps} if steps else {})}
+        run: dict[str, Any] = {EVERY_N_STEPS: steps} if type(steps) is int and steps > 0 else {}
+        if isinstance(resumed, list | tuple) and resumed and all(type(epoch) is int for epoch in resumed):
+            run[RESUMED] = list(resumed)
         return cls(rows=tuple(rows_from_frame(frame)), run=run)
 
     @property

@@ -29,6 +29,15 @@ def test_the_frame_is_made_once_and_says_where_the_run_was_resumed() -> None:
     assert RunHistory.from_frame(history.frame).resumed_at_epochs == (1,)
 
 
+@pytest.mark.parametrize("attrs", [("x", "y"), ([None, 1.5], -3), (None, None), ({}, True), (3, 2.5)])
+def test_what_another_program_left_in_a_frames_attrs_counts_only_as_whole_numbers(attrs: tuple[object, object]) -> None:
+    """A frame carries whatever its owner puts there."""
+    frame = _history(0, 1, 2).frame.copy()
+    frame.attrs = dict(zip(("resumed_at_epochs", "every_n_steps"), attrs, strict=True))
+
+    assert dict(RunHistory.from_frame(frame).run) == {}
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "spacing"),
     [((), None, 1), ((3,), None, 1), ((0, 5), None, 1), ((0, 5, 10), None, 5), ((500, 1000), 500, 500)],
