@@ -28,7 +28,8 @@ from mlflow_ddpm.integrations.micro_batches import (
     run_status,
     unfinished_run,
 )
-from mlflow_ddpm.tracker import MetricsTracker, compute_grad_norm
+from mlflow_ddpm.tracker import MetricsTracker
+from mlflow_ddpm.tracking.probes import grad_norm
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -55,7 +56,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._directory, self._every = Path(output_dir), every_n_steps
         self._options = tracker_options
         self._pairs: list[tuple[Any, Any]] = []
-        self._has_ended = False
+        self._has_ended = self._has_warned = False
         self._made_at_ms = time.time_ns() // 1_000_000
         self._logger_run: _LoggerRun | None = None
         self.tracker: MetricsTracker | None = None
@@ -77,7 +78,8 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the tracker."""
-        options = {"resume": self._has_ended, **self._options}
+        is_continued = self._has_ended and bool(trainer.global_step or trainer.ckpt_path)
+        options = {"resume": is_continued, **self._options}
         if trainer.global_rank == 0 and "run_id" not in options:
             self._logger_run = _LoggerRun.find(trainer.loggers)
             options |= self._logger_run.target() if self._logger_run else {}
@@ -90,25 +92,34 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
+        if self._steps:
+            self._steps.begin(trainer.global_step)
         if self.tracker and self._every is None and not self._is_open:
             self.tracker.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
             self._is_open = True
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Take the norm after unscaling and before clipping, and the learning rate before the scheduler's step."""
+        """Take the norm after unscaling and before clipping, and the learning rate before the scheduler's step.
+
+        Of several optimizers the last one counts, with its own parameters.
+        """
         if self._steps:
-            self._steps.grad_norm = compute_grad_norm(pl_module)
+            self._steps.grad_norm = grad_norm(p for group in optimizer.param_groups for p in group["params"])
             self._steps.lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the batch."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if self._steps is None or loss is None:
+        if self._steps is None:
             return
-        if pl_module.automatic_optimization:
-            loss = loss * trainer.accumulate_grad_batches  # Lightning divided it
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         has_stepped = self._steps.grad_norm is not None
-        self._steps.add(loss, batch_size_of(batch))
+        if loss is not None:
+            if pl_module.automatic_optimization:
+                loss = loss * trainer.accumulate_grad_batches  # Lightning divided it
+            self._steps.add(loss, batch_size_of(batch))
+        elif not (pl_module.automatic_optimization or self._has_warned):
+            self._has_warned = True
+            _log.warning("training_step returned no loss, so that none is recorded; return {'loss': loss.detach()}")
         if has_stepped:
             self._steps.end_step(trainer.global_step)
 
@@ -127,6 +138,11 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
             self._is_open = False
             is_whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
             self.tracker.end_epoch(partial=not is_whole)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Pause: what other callbacks do now is no part of the last window."""
+        if self.tracker:
+            self._paused.enter_context(self.tracker.paused())
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """End the run."""

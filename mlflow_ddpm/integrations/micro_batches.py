@@ -48,6 +48,11 @@ class StepLogger:
         self.lr: float | None = None
         self.grad_norm: Any = None
 
+    def begin(self, steps_done: int) -> None:
+        """Note how many steps were done before the first one: a step of two optimizers counts as two."""
+        if windows := self.tracker._rows.windows:  # noqa: SLF001 - ours
+            windows.begin(steps_done)
+
     def add(self, loss: Any, size: int | None) -> None:
         """Note a micro-batch's loss, detached and undivided."""
         if self._by_steps:
@@ -59,10 +64,12 @@ class StepLogger:
     def end_step(self, steps_done: int) -> None:
         """Log the optimizer step whose micro-batches were noted."""
         batches, self._step = self._step, []
+        if not self._by_steps:
+            return
+        norm, self.grad_norm = self.grad_norm, None
         if not batches:
             return
         losses, sizes = zip(*batches, strict=True)
         size = None if None in sizes else sum(filter(None, sizes))
         loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)  # on the losses' device, unread
-        self.tracker.log_step(steps_done - 1, loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)
-        self.grad_norm = None
+        self.tracker.log_step(steps_done - 1, loss, lr=self.lr, grad_norm=norm, batch_size=size)

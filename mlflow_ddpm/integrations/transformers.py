@@ -14,6 +14,7 @@ No event of the Trainer has the loss of a batch or the norm before clipping, so 
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         self._has_ended = False
         self._last: tuple[Any, int | None] | None = None  # the newest micro-batch: its norm may come
         self._is_open = False
+        self._paused = ExitStack()
 
     def wrap_train(self, train: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(train)
@@ -111,18 +113,24 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
 
         return paused
 
-    def _open(self) -> None:
+    def _open(self, steps_done: int) -> None:
         if self._tracker is None:
-            options = {"resume": self._has_ended, **self._options}
+            options = {"resume": self._has_ended and steps_done > 0, **self._options}
             self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
             self._steps = StepLogger(self._tracker, by_steps=self._every is not None)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop what an earlier attempt began: ``auto_find_batch_size`` tries again with smaller batches."""
+        self._end(RuntimeError("the training began anew"))
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin the epoch, in the middle after a resume."""
-        self._open()
-        epoch = state.epoch or 0.0
+        is_first = self._tracker is None
+        self._open(state.global_step)
         if self._tracker and self._every is None:
-            self._tracker.start_epoch(int(epoch + 1e-6), partial=abs(epoch - round(epoch)) > 1e-6)  # noqa: PLR2004
+            is_counted = hasattr(self._trainer.train_dataset, "__len__")  # else state.epoch is a part of max_steps
+            epoch = int((state.epoch or 0.0) + 1e-6) if is_counted else self._tracker.next_epoch
+            self._tracker.start_epoch(epoch, partial=is_first and _is_inside(state.epoch))
             self._is_open = True
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -150,14 +158,24 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         """Write the epoch's row."""
         if self._tracker and self._is_open:
             self._is_open = False
-            epoch = state.epoch or 0.0
-            self._tracker.end_epoch(partial=abs(epoch - round(epoch)) > 1e-6)  # noqa: PLR2004
+            is_cut = control.should_training_stop or control.should_epoch_stop
+            self._tracker.end_epoch(partial=is_cut and _is_inside(state.epoch))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pause: what comes now is no part of the last window."""
+        if self._tracker:
+            self._paused.enter_context(self._tracker.paused())
 
     def _end(self, error: BaseException | None) -> None:
         tracker, self._tracker, self._steps, self._is_open = self._tracker, None, None, False
+        self._paused.close()
         if tracker:
             self._has_ended = True
             tracker.close(error=error)
+
+
+def _is_inside(epoch: float | None) -> bool:
+    return abs((epoch or 0.0) - round(epoch or 0.0)) > 1e-6  # noqa: PLR2004
 
 
 class _CallbackRun:
@@ -165,8 +183,10 @@ class _CallbackRun:
 
     def __init__(self, trainer: Any) -> None:
         callbacks = trainer.callback_handler.callbacks
-        is_there = any(type(callback).__name__ == "MLflowCallback" for callback in callbacks)
-        self._is_ours = is_there and trainer.is_world_process_zero() and not self._is_active()  # else it is the user's
+        self._callback = next((c for c in callbacks if type(c).__name__ == "MLflowCallback"), None)
+        self._is_ours = (
+            self._callback is not None and trainer.is_world_process_zero() and not self._is_active()
+        )  # else it is the user's
 
     @staticmethod
     def _is_active() -> bool:
@@ -187,3 +207,5 @@ class _CallbackRun:
             import mlflow
 
             mlflow.end_run(status)
+        if self._callback is not None and not self._is_active():
+            self._callback._initialized = False  # noqa: SLF001 - for the next training it begins a run

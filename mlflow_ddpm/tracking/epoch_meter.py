@@ -79,9 +79,12 @@ class EpochMeter:
         memory = probes.read_cuda_memory(self._device)
         batches = self._over_all_ranks(values.read())
         self._warn_of_changes(values)
-        batch_count, samples = values.batches - self._untimed[0], batches.samples
+        batch_count: int | None = values.batches - self._untimed[0]
+        samples = batches.samples
         if samples is not None:
             samples -= self._untimed[1] * self._world_size
+        if self._untimed[0] and not batch_count:  # no batch was timed
+            batch_count = samples = None
         fields = {
             **epoch_statistics.statistics(batches)._asdict(),
             **memory._asdict(),

@@ -6,6 +6,7 @@ Nothing here imports torch by itself where torch has not been imported: a loop w
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -61,12 +62,17 @@ def compute_grad_norm(model: torch.nn.Module) -> torch.Tensor:
     ``torch.nn.utils.clip_grad_norm_`` returns. Parameters without a gradient count as zero; sparse gradients count by
     their values; gradients below float32 are summed in float32. Under DDP every rank has the same norm.
     """
+    return grad_norm(model.parameters())
+
+
+def grad_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of these parameters' gradients as :func:`compute_grad_norm`."""
     import torch
 
-    gradients = [g for p in model.parameters() if (g := p.grad) is not None]
+    parameters = list(parameters)
+    gradients = [g for p in parameters if (g := p.grad) is not None]
     if not gradients:
-        device = next((p.device for p in model.parameters()), None)
-        return torch.zeros((), device=device)
+        return torch.zeros((), device=parameters[0].device if parameters else None)
     if {g.layout for g in gradients} != {torch.strided}:
         gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     narrow = {t for t in {g.dtype for g in gradients} if t.is_floating_point and t.itemsize < torch.float32.itemsize}

@@ -22,7 +22,7 @@ class StepWindows:
     def __init__(self, every: int) -> None:
         self.every, self.steps_done = every, 0
         self.has_steps = False  # a window is open, and a step was done in it
-        self._is_resumed_inside = False
+        self._has_begun = self._is_resumed_inside = False
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
@@ -54,10 +54,14 @@ class StepWindows:
         end = -(-self.steps_done // self.every) * self.every
         return end if self.has_steps and self.steps_done < end < done else None
 
+    def begin(self, done: int) -> None:
+        """Note the steps done before the process' first one: after a resume it may lie inside a window."""
+        if not self._has_begun:
+            self._has_begun, self._is_resumed_inside = True, done % self.every != 0
+
     def note(self, done: int) -> bool:
         """Note a step; return whether the window ends at it."""
-        if not self.steps_done:  # the process' first step: after a resume it may lie inside a window
-            self._is_resumed_inside = (done - 1) % self.every != 0
+        self.begin(done - 1)
         self.steps_done, self.has_steps = done, True
         return done % self.every == 0
 

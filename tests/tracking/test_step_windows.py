@@ -76,6 +76,16 @@ def test_time_and_throughput_are_those_of_the_window(sqlite_uri: str, clock: Han
     assert [8.0, 18.0] == _column("cumulative_time_sec")
 
 
+def test_a_row_of_the_first_step_alone_has_no_rates(sqlite_uri: str, clock: HandClock) -> None:
+    """That step was over when the clock started: a rate of zero would be a false one."""
+    with MetricsTracker("out", every_n_steps=1, clock=clock) as tracker:
+        for step in range(2):
+            clock.seconds += 2.0
+            tracker.log_step(step, 1.0, batch_size=8)
+
+    assert [(cells["batches_per_sec"], cells["samples_per_sec"]) for cells in _table()] == [("", ""), ("0.5", "4.0")]
+
+
 def test_a_resume_inside_a_window_continues_at_its_step_and_is_marked(sqlite_uri: str) -> None:
     """The row whose steps the resume does again makes way, wherever the run is read from; nothing else does."""
     tracker = MetricsTracker("out", every_n_steps=10)
