@@ -13,6 +13,7 @@ Accelerate's ``step`` is the number of steps done. A log with the number of the 
 step, as diffusers' scripts log them. Other scalars are recorded as their means over the window.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ try:
 except ImportError as error:
     raise FrameworkMissingError("Accelerate", "accelerate") from error
 
-_OWN = ("loss", "lr", "grad_norm", "batch_size")
+_OWN = ("lr", "grad_norm", "batch_size")
+_LOSS_NAMES = ("loss", "train_loss", "train/loss")  # the first two are those of diffusers' scripts
 _TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
+
+_log = logging.getLogger("mlflow_ddpm")
 
 
 def _watch_nothing(self: object, model: Any, ema_model: Any) -> None:
@@ -56,20 +60,28 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
         super().__init__()
         self._directory, self._every, self._options = Path(output_dir), every_n_steps, tracker_options
+        self._config: dict[str, Any] = {}
         self._tracker: MetricsTracker | None = None
         self._steps_done: int | None = None
         self._pending: dict[str, Any] = {}  # scalars that came without a loss
+        self._has_ended = False
 
     @property
     def tracker(self) -> MetricsTracker:
         """The tracker; it is opened at its first use."""
         if self._tracker is None:
-            self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **self._options)
+            self._tracker = MetricsTracker(self._directory, every_n_steps=self._every, **self._config | self._options)
         return self._tracker
+
+    def start(self) -> None:
+        """Let ``init_trackers`` begin another run after ``end_training``."""
+        if self._has_ended:
+            self._tracker, self._steps_done, self._pending, self._has_ended = None, None, {}, False
 
     def store_init_configuration(self, values: Mapping[str, Any]) -> None:
         """Open the tracker with these hyperparameters."""
-        self._options.setdefault("config", dict(values))
+        if self._tracker is None:
+            self._config = {"config": dict(values)}
         _ = self.tracker
 
     def watch(self, model: Any, ema_model: Any) -> None:
@@ -78,22 +90,28 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Log one step, or a micro-batch of the next step if the number of steps done has not risen."""
-        extra = {name: value for name, value in values.items() if name not in _OWN and name not in _TAKEN}
+        loss_name = next((name for name in _LOSS_NAMES if values.get(name) is not None), None)
+        extra = {name: value for name, value in values.items() if name not in {*_OWN, *_TAKEN, loss_name}}
         self._pending |= {name: value for name, value in extra.items() if _is_scalar(value)}
-        if values.get("loss") is None:
+        if loss_name is None:
             return
         steps_done = step if step is not None else (self._steps_done or 0) + 1
         if self._steps_done is None and not GradientState().sync_gradients:
             self._steps_done = steps_done  # a resume inside a step begins with a micro-batch of the next one
         has_risen = steps_done > (self._steps_done or 0)
-        batch = {name: values.get(name) for name in _OWN}
+        batch = {"loss": values[loss_name], **{name: values.get(name) for name in _OWN}}
         scalars, self._pending = self._pending, {}
         self.tracker._rows.add_step(steps_done - 1 if has_risen else None, batch, scalars)  # noqa: SLF001 - ours
         self._steps_done = max(steps_done, self._steps_done or 0)
 
     def finish(self) -> None:
         """End the run."""
+        if self._pending and self._steps_done is None:
+            _log.warning(
+                "no row was made, for no value was named loss; accelerator.log got %s", ", ".join(self._pending)
+            )
         if self._tracker is not None:
+            self._has_ended = True
             self._tracker.close()
 
 

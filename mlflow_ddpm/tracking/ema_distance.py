@@ -49,7 +49,7 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
             "every rank and pass it as an extra"
         )
     dtypes = set(map(_DTYPE, tensors))
-    wide = reduce(torch.promote_types, dtypes, torch.float32)
+    wide = reduce(torch.promote_types, (t for t in dtypes if t.itemsize > 1), torch.float32)  # torch widens no fp8
     # Asked once for all: asking each pair would cost a third of its distance.
     alike = dtypes == {wide} and len(set(map(_DEVICE, tensors))) == 1
     with torch.inference_mode():
@@ -77,7 +77,14 @@ class EmaProbe:
         Raises:
             UsageError: they do not fit.
         """
-        shadow = match_shadow(model, ema_model)
+        if isinstance(ema_model, Iterator):  # such as parameters(), which would be empty the next time
+            ema_model = list(ema_model)
+        try:
+            shadow = match_shadow(model, ema_model)
+        except UsageError:
+            raise
+        except Exception as error:  # objects of other libraries raise what they like
+            raise UsageError(f"the pair cannot be watched: {type(error).__name__}: {error}") from error
         if ranks.rank() == 0 and any(hasattr(tensor, "full_tensor") for tensor in shadow.values()):
             self.measure(model, ema_model)  # warns now, not after the first row
         self._watched = (model, ema_model)

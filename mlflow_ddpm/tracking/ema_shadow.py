@@ -158,6 +158,10 @@ def _check(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, Any]) ->
     for name, q in shadow.items():
         if not isinstance(q, torch.Tensor):
             raise UsageError(f"ema_model's {name} must be a torch tensor, got {type(q).__name__}")
+        for owner, tensor in (("model", parameters[name]), ("ema_model", q)):
+            if tensor.is_meta or tensor.layout is not torch.strided:
+                kind = "on the meta device" if tensor.is_meta else f"of {tensor.layout}"
+                raise UsageError(f"{owner}'s {name} must be a dense tensor with values, got one {kind}")
         if parameters[name].shape != q.shape:
             expected, got = tuple(parameters[name].shape), tuple(q.shape)
             raise UsageError(f"ema_model's {name} must have the model's shape {expected}, got {got}")

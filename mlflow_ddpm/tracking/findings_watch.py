@@ -116,6 +116,6 @@ class FindingsWatch:
         for callback in list(self.callbacks):
             try:
                 callback(finding)
-            except Exception as error:  # noqa: BLE001 - the user's: it ends neither this thread nor the training
+            except BaseException as error:  # noqa: BLE001 - the user's, sys.exit() too: it ends this thread in no case
                 with contextlib.suppress(Exception):
                     _log.warning("a callback of on_finding raised %s: %s", type(error).__name__, error)

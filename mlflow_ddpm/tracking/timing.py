@@ -29,25 +29,31 @@ class EpochTimer:
 
     def __init__(self, clock: Callable[[], float], device: Any) -> None:
         self._clock, self._device = clock, device
-        self._began = self.paused_sec = 0.0
+        self._began = self.paused_sec = self._pause_began = 0.0
+        self._pauses = 0  # that are open, each within the one before
 
     def start(self) -> None:
-        """Begin anew."""
+        """Begin anew; a pause that is open then lasts from here."""
         self.paused_sec = 0.0
-        self._began = self._now()
+        self._began = self._pause_began = self._now()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leave out what happens inside."""
-        began = self._now()
+        if not self._pauses:
+            self._pause_began = self._now()
+        self._pauses += 1
         try:
             yield
         finally:
-            self.paused_sec += self._now() - began
+            self._pauses -= 1
+            if not self._pauses:
+                self.paused_sec += self._now() - self._pause_began
 
     def stop(self) -> float:
-        """Return the seconds."""
-        return self._now() - self._began - self.paused_sec
+        """Return the seconds, up to a pause that is open."""
+        now = self._now()
+        return (self._pause_began if self._pauses else now) - self._began - self.paused_sec
 
     def _now(self) -> float:
         probes.synchronize(self._device)

@@ -169,3 +169,29 @@ def test_a_second_training_of_transformers_is_a_second_run_beside_its_callback(s
     runs = MlflowClient(sqlite_uri).search_runs(["0"])
     assert [{"loss", "loss_mean"} <= run.data.metrics.keys() for run in runs] == [True, True]
     assert _column("batches", "out-1") == _column("batches") == [7]
+
+
+def test_accelerate_takes_train_loss_and_says_when_there_is_no_loss(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``train_loss`` is what diffusers' text-to-image script logs; a tracker that was ended can begin anew."""
+    from accelerate import Accelerator
+
+    from mlflow_ddpm.integrations.accelerate import AccelerateTracker
+
+    def train(name: str) -> None:
+        accelerator = Accelerator(cpu=True, log_with=log_with)
+        accelerator.init_trackers("project", config={"name": name})
+        for step in range(1, 5):
+            accelerator.log({name: torch.tensor(float(step)), "lr": 0.1}, step=step)
+        accelerator.end_training()
+
+    log_with = AccelerateTracker("out", every_n_steps=2)
+    train("train_loss")
+    assert _column("loss_mean") == [1.5, 3.5]
+    train("step_loss")
+    assert "no row was made, for no value was named loss; accelerator.log got step_loss" in caplog.text
+    assert {run.data.params["name"] for run in MlflowClient(sqlite_uri).search_runs(["0"])} == {
+        "train_loss",
+        "step_loss",
+    }

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.tracking.ema_distance import ema_distance
+from mlflow_ddpm.tracking.ema_distance import EmaProbe, ema_distance
 from mlflow_ddpm.tracking.probes import compute_grad_norm
 
 
@@ -90,6 +90,45 @@ def test_complex_parameters_have_a_distance() -> None:
     model = nn.ParameterList([torch.ones(3, dtype=torch.complex64)])
 
     assert ema_distance(model, {"0": torch.full((3,), 1 + 2j)}) == pytest.approx(math.sqrt(12), rel=1e-6)
+
+
+def test_float8_parameters_are_compared_in_float32() -> None:
+    """Torch promotes no float8 by itself."""
+    live = nn.ParameterList([nn.Parameter(torch.ones(3).to(torch.float8_e4m3fn), requires_grad=False)])
+
+    assert ema_distance(live, [torch.full((3,), 2.0)]) == pytest.approx(math.sqrt(3), rel=1e-6)
+
+
+def test_an_iterator_that_is_watched_is_read_each_time() -> None:
+    """``parameters()`` would be empty at the second epoch."""
+    model, probe = nn.Linear(2, 1), EmaProbe()
+    probe.watch(model, _shadow_of(model, 0.5).parameters())
+
+    assert [probe.measure(), probe.measure()] == pytest.approx([0.5 * math.sqrt(3)] * 2, rel=1e-6)
+
+
+class _NotReady:
+    """An EMA object that cannot be asked yet."""
+
+    @property
+    def ema_model(self) -> nn.Module:
+        raise RuntimeError("not yet")
+
+
+@pytest.mark.parametrize(
+    ("model", "ema_model", "message"),
+    [
+        (nn.Linear(2, 1), nn.Linear(2, 1, device="meta"), "ema_model's weight must be a dense tensor with values"),
+        (nn.Linear(2, 1, device="meta"), nn.Linear(2, 1), "model's weight must be a dense tensor with values"),
+        (nn.Linear(2, 1), [torch.ones(1, 2).to_sparse(), torch.ones(1)], "of torch.sparse_coo"),
+        (nn.LazyLinear(1), nn.LazyLinear(1), "the pair cannot be watched: RuntimeError"),
+        (nn.Linear(2, 1), _NotReady(), "the pair cannot be watched: RuntimeError: not yet"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_when_it_is_watched(model: Any, ema_model: Any, message: str) -> None:
+    """Not after the first epoch."""
+    with pytest.raises(UsageError, match=message):
+        EmaProbe().watch(model, ema_model)
 
 
 def test_memory_formats_may_differ() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -99,6 +100,7 @@ def test_a_callback_that_raises_is_a_warning(sqlite_uri: str, caplog: pytest.Log
     seen: list[str] = []
     with MetricsTracker("out") as tracker:
         tracker.on_finding(lambda _: 1 / 0)
+        tracker.on_finding(lambda _: sys.exit(3))  # which would end that thread without a line
         tracker.on_finding(lambda finding: seen.append(finding.rule))
         _epoch(tracker, math.nan)
         _wait(lambda: seen)

@@ -28,6 +28,23 @@ def test_an_epochs_time_leaves_out_what_was_paused_even_if_that_raised(clock: Ha
     assert timer.paused_sec == 0
 
 
+def test_a_pause_within_a_pause_counts_once_and_an_open_one_from_where_the_epoch_began(clock: HandClock) -> None:
+    """An epoch that ends inside ``paused()`` lasted until then; the next one begins paused."""
+    timer = EpochTimer(clock, device=None)
+    timer.start()
+    clock.seconds += 4
+    with timer.paused():
+        clock.seconds += 1
+        with timer.paused():
+            clock.seconds += 2
+        ended = timer.stop()
+        timer.start()
+        clock.seconds += 8
+    clock.seconds += 16
+
+    assert (ended, timer.stop(), timer.paused_sec) == (4, 16, 8)
+
+
 def test_an_accumulating_timer_adds_up_and_starts_from_zero_when_it_is_read(clock: HandClock) -> None:
     """One read an epoch."""
     timer = AccumulatingTimer(clock)
