@@ -177,7 +177,10 @@ KNOWN_TEXTS = (
         "install the plug-in that knows it, or correct the experiment's artifact location",
     ),
     (
-        r"unsupported URI|Invalid url|No connection adapters|Invalid IPv6|Failed to parse: |Could not parse SQLAlchemy",
+        (
+            r"unsupported URI|Invalid SQLite URL|Invalid url|No connection adapters"
+            r"|Invalid IPv6|Failed to parse: |Could not parse SQLAlchemy"
+        ),
         "this is not a tracking URI",
         "use http(s)://HOST, sqlite:///FILE, postgresql://..., databricks, or a folder",
     ),

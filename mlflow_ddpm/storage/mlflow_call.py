@@ -195,6 +195,8 @@ def exclusive_migration(tracking_uri: str) -> Iterator[None]:
         return
     with host_lock(tracking_uri):
         if not path.exists() or path.stat().st_size == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()  # MLflow would try for minutes where this fails
             _log.info("making a new MLflow database, %s; this takes some seconds, once", path)
             _first_uses.add(tracking_uri)
         try:

@@ -21,6 +21,7 @@ _PARENT = "mlflow.parentRunId"
 _ERROR_TAGS = ("error.type", "error.message")  # why an earlier part of the run ended
 _NAME_MAX = 250  # characters of a run's name in MLflow's tables
 _DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_NO_URI = re.compile(r"$|https?(:/?|//+)[^/]|[\w.-]+:\d+(/|$)")  # blank, a slash too few, a server without its scheme
 _log = logging.getLogger("mlflow_ddpm")
 
 
@@ -91,6 +92,8 @@ def absolute_uri(uri: str | Path) -> str:
     text = text.strip()
     if isinstance(uri, Path) and re.match(r"[a-z][a-z0-9+-]+:/", text):
         raise UsageError(f"tracking_uri is a URI that was made into a path, {text!r}; pass the URI as a string")
+    if _NO_URI.match(text) or (os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", text)):
+        raise UsageError(f"{text!r} is no tracking URI; use http(s)://HOST:PORT, sqlite:///FILE, or a folder")
     if text.startswith("sqlite:///"):
         is_memory = ":memory:" in text or text == "sqlite:///"
         return text if is_memory else f"sqlite:///{_resolved(text.removeprefix('sqlite:///'))}"

@@ -98,6 +98,8 @@ def sync_directory(
             f"{directory}: run {state.run_id} is in MLflow ({epochs}), without what it does not take: "
             f"{name}{more} ({cause})"
         )
+    if uploader.last_error is None and not uploader.is_open:
+        raise StoreUnavailableError(f"MLflow at {redact(uri)} has not answered; everything is in {directory}")
     sent = at_first - uploader.waiting_rows - uploader.waiting_files
     raise uploader.last_error or StoreUnavailableError(
         f"the store took {sent} of {at_first} rows and files in {timeout:g} s; run the command again for the rest"

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from support.store_faults import play
 
 from mlflow_ddpm import MetricsTracker, UsageError, read_history
-from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, resolve_run_target
+from mlflow_ddpm.core.errors import StoreRefusedError
+from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, open_run, resolve_run_target
 from mlflow_ddpm.tracking.sync import sync_directory
 
 PARENT = "mlflow.parentRunId"
@@ -156,3 +157,17 @@ def test_two_trackers_of_one_run_that_never_reached_it_stay_apart_when_they_are_
     runs = {run.data.tags.get(PARENT): run.info.run_id for run in client.search_runs(["0"])}
     assert [len(losses(run_id)) for run_id in runs.values()] == [2, 1]
     assert runs[os.environ["MLFLOW_RUN_ID"]] != os.environ["MLFLOW_RUN_ID"]
+
+
+@pytest.mark.parametrize("uri", [" ", "http:/h:5000", "http//h", "http:h", "localhost:5000", "h.org:80/x", "C:\\runs"])
+def test_an_address_that_would_pass_for_a_folder_is_refused(uri: str) -> None:
+    """A folder of that name would be made, or MLflow would complain about its file store."""
+    with pytest.raises(UsageError, match="is no tracking URI"):
+        absolute_uri(uri)
+
+
+@pytest.mark.parametrize("name", ["/proc/x.db", "/proc/new/x.db"])
+def test_a_database_that_cannot_be_made_is_refused_at_once(name: str) -> None:
+    """MLflow would try for minutes."""
+    with pytest.raises(StoreRefusedError, match="No such file or directory"):
+        open_run(RunTarget(f"sqlite:///{name}"), started_at_ms=0, tags={})
