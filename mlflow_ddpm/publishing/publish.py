@@ -25,6 +25,7 @@ from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
+from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.json_file import encode_row, render_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
@@ -206,6 +207,8 @@ def epochs_missing_from(rows: Iterable[EpochMetrics], directory: Path) -> int:
     """
     if not has_history(directory):
         return 0
+    for name in (CSV_NAME, JSON_NAME):
+        own_file(directory, name)  # raises for a link
     rows = list(rows)
     known = {(row.epoch, row.logged_at_ms) for row in rows}
     newest: dict[int, int] = {}
