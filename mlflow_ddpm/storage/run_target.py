@@ -58,7 +58,7 @@ def resolve_run_target(target: RunTarget | None = None, *, tracking_uri: str | P
     """
     import mlflow
 
-    configured = absolute_uri(mlflow.get_tracking_uri())
+    configured = configured_store()
     uri = absolute_uri(tracking_uri or (target.tracking_uri if target else "") or configured)
     target = (target or RunTarget(uri))._replace(tracking_uri=uri)
     if target.run_id or not _is_same_store(uri, configured):
@@ -73,6 +73,17 @@ def _is_same_store(one: str, other: str) -> bool:
     """Compare two absolute URIs; credentials and a last slash make no difference."""
     plain = [re.sub(r"(?<=://)[^/@]*@", "", uri).rstrip("/") for uri in (one, other)]
     return plain[0] == plain[1]
+
+
+def configured_store() -> str:
+    """Return the absolute URI of MLflow's settings; as it stands if it is none, which matters only where it is used."""
+    import mlflow
+
+    configured = mlflow.get_tracking_uri()
+    try:
+        return absolute_uri(configured)
+    except UsageError:
+        return configured
 
 
 def absolute_uri(uri: str | Path) -> str:

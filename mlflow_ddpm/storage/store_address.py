@@ -15,7 +15,7 @@ from mlflow_ddpm.core.redaction import redact, without_credentials
 from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.mlflow_requests import server_of
-from mlflow_ddpm.storage.run_target import absolute_uri
+from mlflow_ddpm.storage.run_target import absolute_uri, configured_store
 
 _CREDENTIALS = (
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH"),
@@ -37,19 +37,17 @@ def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
 
     if tracking_uri:
         return absolute_uri(tracking_uri)
-    known, configured = state.tracking_uri, absolute_uri(mlflow.get_tracking_uri())
+    known, configured = state.tracking_uri, configured_store()
     is_chosen = state.run_id is None and mlflow.is_tracking_uri_set()
     if not known or is_chosen or redact(configured) == known:
-        return configured
+        return absolute_uri(configured)
     _check_trusted(known, configured)
     return without_credentials(known) if HIDDEN in known else known
 
 
 def sync_command(directory: Path, tracking_uri: str) -> str:
     """Return the command that sends a directory's run to a store later, as one would type it here."""
-    import mlflow
-
-    known, configured = redact(tracking_uri), absolute_uri(mlflow.get_tracking_uri())
+    known, configured = redact(tracking_uri), configured_store()
     needs_name = redact(configured) != known and _sends_credentials(known)
     return f"mlflow-ddpm sync {display_path(directory)}" + (
         f" --tracking-uri {_printable(known)}" if needs_name else ""

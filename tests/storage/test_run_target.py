@@ -166,6 +166,20 @@ def test_an_address_that_would_pass_for_a_folder_is_refused(uri: str) -> None:
         absolute_uri(uri)
 
 
+@pytest.mark.parametrize("configured", ["", " ", "localhost:5000", "http:/h"])
+def test_settings_that_name_no_store_matter_only_where_they_are_used(
+    configured: str, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is named is used, by a training and by a sync."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", configured)
+    mlflow.set_tracking_uri(configured)
+    assert resolve_run_target(tracking_uri=sqlite_uri).tracking_uri == sqlite_uri
+    play("out", tracking_uri=sqlite_uri)
+    assert "was complete in MLflow (6 epochs)" in sync_directory(Path("out"))
+    with pytest.raises(UsageError, match="is no tracking URI"):
+        resolve_run_target()
+
+
 @pytest.mark.parametrize("name", ["/proc/x.db", "/proc/new/x.db"])
 def test_a_database_that_cannot_be_made_is_refused_at_once(name: str) -> None:
     """MLflow would try for minutes."""
