@@ -118,6 +118,7 @@ def test_gradients_of_all_kinds_together_are_one_vector() -> None:
     assert float(norm) == pytest.approx(_reference(model), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_norm_of_the_model_inside() -> None:
     """The wrapper's parameters are the model's own."""
     model = _model_with_gradients()

@@ -424,6 +424,7 @@ def test_a_resume_that_replaces_later_epochs_replaces_the_copy_in_the_store(sqli
     assert not DeliveryState.load(Path("out")).set_aside  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_new_database_take_no_time_from_a_sync(tmp_path: Path) -> None:
     """They take seconds: more than this sync has."""
     tracker = MetricsTracker("out", tracking_uri=NOWHERE)
