@@ -79,7 +79,7 @@ def configured_store() -> str:
     """Return the absolute URI of MLflow's settings; as it stands if it is none, which matters only where it is used."""
     import mlflow
 
-    configured = mlflow.get_tracking_uri()
+    configured: str = mlflow.get_tracking_uri()
     try:
         return absolute_uri(configured)
     except UsageError:
