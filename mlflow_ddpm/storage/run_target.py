@@ -76,7 +76,7 @@ def _is_same_store(one: str, other: str) -> bool:
 
 
 def configured_store() -> str:
-    """Return the absolute URI of MLflow's settings; as it stands if it is none, which matters only where it is used."""
+    """Return the absolute URI of MLflow's settings; text that is no URI comes back as it is."""
     import mlflow
 
     configured: str = mlflow.get_tracking_uri()
