@@ -2,7 +2,7 @@
 
     python tests/bench/run.py [--quick] [--only NAME | --gpu]
 
-Takes about five minutes, and at most eight with ``--gpu``, which measures what needs a CUDA device. ``--quick`` runs
+Takes about 13 minutes, and at most eight with ``--gpu``, which measures what needs a CUDA device. ``--quick`` runs
 everything with tiny counts and judges nothing. The exit status is that of a run that went through: a missed limit shows
 in the table.
 """
