@@ -16,8 +16,6 @@ after the run, plots and a report are made from the history that comes back from
 Importing the package loads neither torch, mlflow, pandas nor matplotlib: what needs them is resolved at first use.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

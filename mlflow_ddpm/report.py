@@ -5,8 +5,6 @@ and every value that a template inserts is escaped unless it is Markdown already
 files give the same bytes, in any directory, on any day.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

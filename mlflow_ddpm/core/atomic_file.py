@@ -1,7 +1,5 @@
 """Writing a file so that a reader, or a crash, finds the old content or the new, never something between."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

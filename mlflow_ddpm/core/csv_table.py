@@ -1,7 +1,5 @@
 """Tables as CSV (RFC 4180, lines end in a line feed). Every CSV file of the package is written here."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Sequence

@@ -19,8 +19,6 @@
 Messages say what was expected, what came, and what to do. The command line prints them as one line.
 """
 
-from __future__ import annotations
-
 
 class MlflowDdpmError(Exception):
     """Base of all errors of this package."""

@@ -1,7 +1,5 @@
 """The further metrics of the included pipeline, and what a name of an extra metric may be."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

@@ -4,8 +4,6 @@ Five significant digits, fixed notation where it is short, and the three kinds o
 *not measured*, ``NaN`` and ``Inf`` for what was measured and is not finite.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

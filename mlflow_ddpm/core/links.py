@@ -1,7 +1,5 @@
 """Links to a run's page in MLflow. Alone in its file so that every printed, logged or documented link is the same."""
 
-from __future__ import annotations
-
 from urllib.parse import quote
 
 from mlflow_ddpm.core.redaction import redact

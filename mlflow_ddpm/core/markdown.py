@@ -5,8 +5,6 @@ Everything here returns :class:`Markdown`, text that is safe to insert as it sta
 laid out to be read as plain text as well.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -9,8 +9,6 @@ Three kinds of "no number" stay apart: *not measured* is ``None``; *measured and
 *no such epoch* is the absence of a row.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields

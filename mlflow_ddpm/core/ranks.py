@@ -4,8 +4,6 @@ An initialised ``torch.distributed`` group is asked first; before that, the envi
 Nothing here imports torch: a process that has not, has no group.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

@@ -5,8 +5,6 @@ A credential is recognised by its name (``hf_token``, ``db.password``; see :mod:
 environment. This is best effort: a value with neither a recognisable name nor a recognisable format is recorded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

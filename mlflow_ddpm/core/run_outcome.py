@@ -1,7 +1,5 @@
 """How a training ended. Alone in its file because both sinks, the mirror and the uploader, take it at their close."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

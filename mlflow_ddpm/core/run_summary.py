@@ -4,8 +4,6 @@ The same fold serves the JSON mirror (one row at a time, during the run) and the
 the two cannot disagree. Rows must come in order of epoch; after a resume, fold the kept rows afresh.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass

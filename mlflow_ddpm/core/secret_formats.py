@@ -1,7 +1,5 @@
 """Credentials in text: known formats, and ``name=value`` in the ways that settings, headers and commands write it."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import re

@@ -6,8 +6,6 @@ changes nothing (``api_key_prod``), names a property (``api_key_file``: no crede
 only what looks generated is hidden). The lists hold words of the language and of the field, not names of settings.
 """
 
-from __future__ import annotations
-
 import re
 from enum import IntEnum
 from functools import lru_cache

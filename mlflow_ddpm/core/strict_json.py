@@ -6,8 +6,6 @@ same strings, but raises on cycles, deep nesting, lone surrogates and objects wh
 all of them, and no training may end for it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from argparse import Namespace

@@ -10,8 +10,6 @@ Losses are those that ``training_step`` returned, gradient norms are from before
 of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable

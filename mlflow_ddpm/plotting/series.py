@@ -1,10 +1,8 @@
 """What a panel shows of a run: one metric, ready to draw. Missing values stay gaps, non-finite ones are kept apart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +46,7 @@ class Series:
         """Count rows: as epochs, or as windows of steps."""
         return f"{rows:,} {'epoch' if self.noun == 'epoch' else 'window'}{'' if rows == 1 else 's'}"
 
-    def scaled(self, factor: float) -> Series:
+    def scaled(self, factor: float) -> Self:
         """Return the series in another unit."""
         return replace(self, value=self.value * factor)
 
@@ -147,7 +145,7 @@ class Quantity(NamedTuple):
     has_spread: bool = False  # a comparison draws one standard deviation to either side
     lower: str = ""  # a further metric of a run's own picture, which its axis has to reach
 
-    def in_runs(self, histories: Iterable[RunHistory]) -> Quantity:
+    def in_runs(self, histories: Iterable[RunHistory]) -> Self:
         """Return the quantity with the metric that there is; one unit serves all runs of a picture."""
         return self._replace(metric=rate_name(*histories)) if self.is_rate else self
 

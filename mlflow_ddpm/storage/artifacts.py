@@ -3,8 +3,6 @@
 What a server answers decides neither where files go nor how much disk and memory they take.
 """
 
-from __future__ import annotations
-
 import posixpath
 import time
 from collections.abc import Iterable, Iterator

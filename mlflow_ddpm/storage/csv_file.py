@@ -5,8 +5,6 @@ that they read back as the same float64; an empty cell means not measured, ``nan
 finite. A last line without its line feed is one that a crash tore: readers pass it over, the next writer cuts it off.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import errno

@@ -5,8 +5,6 @@ from those that are not.
 Losing the file loses no row: what the store holds is asked for before anything is sent a second time.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -17,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
@@ -54,7 +52,7 @@ class DeliveryState:
     ended: bool = False  # MLflow has the end of the run
 
     @classmethod
-    def load(cls, directory: Path) -> DeliveryState | None:
+    def load(cls, directory: Path) -> Self | None:
         """Return the directory's state, None if it has none.
 
         Raises:
@@ -74,7 +72,7 @@ class DeliveryState:
             ) from error
 
     @classmethod
-    def of_run(cls, run: Mapping[str, Any]) -> DeliveryState | None:
+    def of_run(cls, run: Mapping[str, Any]) -> Self | None:
         """Return what a JSON's ``run`` holds of the state, for a directory that lost its hidden files in copying."""
         if not run.get("run_id"):
             return None

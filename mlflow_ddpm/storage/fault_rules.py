@@ -1,7 +1,5 @@
 """What HTTP statuses, MLflow's error codes, packages and databases mean when they fail: cause and remedy of each."""
 
-from __future__ import annotations
-
 import errno
 from typing import NamedTuple
 

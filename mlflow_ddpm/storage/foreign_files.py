@@ -1,7 +1,5 @@
 """Reading files that a stranger may have made: plain files only, no links, and no more memory than they are worth."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

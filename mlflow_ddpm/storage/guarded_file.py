@@ -5,8 +5,6 @@ open then writes to a file that has no name. So before each write the name is co
 version that another program wrote with other data than ours is kept beside ours, never overwritten.
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import logging
@@ -14,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.formatting import display_path
@@ -33,7 +31,7 @@ class FileState(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def create(cls, status: os.stat_result) -> FileState:
+    def create(cls, status: os.stat_result) -> Self:
         """Take it from ``os.stat`` or ``os.fstat``."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 

@@ -5,8 +5,6 @@ parses at any instant; during a run it may lag behind the CSV by seconds, since 
 every epoch would cost more with every epoch.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """The name of every file of a run, on disk and among the run's artifacts. Nothing else spells one."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -4,8 +4,6 @@ One process at a time writes to a directory. A disk that is full, read-only or g
 rows stay in memory, and each later write brings the files up to all of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import itertools

@@ -4,8 +4,6 @@ MLflow creates and migrates the tables of a database at first use without a lock
 file crash, and can leave it unusable for good (measured; hydraflow issue 245).
 """
 
-from __future__ import annotations
-
 import configparser
 import contextlib
 import gc

@@ -5,8 +5,6 @@ one needs a person: a wrong address, a missing right, a missing package. The rul
 of the chain, the HTTP status, MLflow's error code, and the text of a database.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

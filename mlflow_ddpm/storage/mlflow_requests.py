@@ -3,8 +3,6 @@
 MLflow knows no setting per client for any of it; requests of the user's own calls stay as they are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -4,8 +4,6 @@ Runs are always named by id through ``MlflowClient``: MLflow's active run is thr
 thread would make a second run. Calls block for as long as MLflow's own time-outs allow; the training thread makes none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 The fuller one counts, by its epochs, not by its date; the emptier one is written again from it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Find a run in a tracking store: by its id, the first letters of its id, or as the newest."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

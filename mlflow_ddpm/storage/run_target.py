@@ -1,7 +1,5 @@
 """Which MLflow run a tracker writes to: the one asked for, the active one, a child of a taken one, or a new one."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

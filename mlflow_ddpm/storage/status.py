@@ -1,7 +1,5 @@
 """What MLflow has of the run in an output directory, and what waits: read from the disk alone."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ A directory is data: it may have been made by anyone. The store that it names ge
 user's own settings, or an argument, name that store as well.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

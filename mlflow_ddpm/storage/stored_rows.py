@@ -5,8 +5,6 @@ epoch. Only a place (step, timestamp) where those stand, and fit each other, is 
 same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

@@ -1,7 +1,5 @@
 """What a run ran on: versions, device, number of processes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """What is measured of one epoch or window: its batches, its time, the device's memory."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Statistics of one epoch's or window's batches over finite values, of this rank or of all ranks."""
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections.abc import Iterable, Sequence

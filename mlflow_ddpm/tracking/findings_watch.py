@@ -5,8 +5,6 @@ It waits neither for the store nor for the training thread. The rules take time 
 they rest a hundred times as long after each look: a long run is looked at less often, not at more cost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence

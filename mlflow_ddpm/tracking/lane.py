@@ -4,8 +4,6 @@ No error ends the thread, not even one of a log handler. A store that refuses (a
 token) is asked again only once a minute, since a person may repair it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

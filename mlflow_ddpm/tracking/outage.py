@@ -1,7 +1,5 @@
 """What the log has of an outage: a line when it begins, one for each further cause, one when it is over."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

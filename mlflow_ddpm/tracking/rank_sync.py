@@ -4,8 +4,6 @@ Both go by the key-value store of the process group, with a time-out of our own.
 time-out of 10 to 30 minutes, and only where every rank makes the same call.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections import Counter

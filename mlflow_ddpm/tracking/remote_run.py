@@ -4,8 +4,6 @@ Every call blocks for as long as MLflow's time-outs allow: none is for the train
 is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, sent when the run opens again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

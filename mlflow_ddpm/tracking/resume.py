@@ -1,7 +1,5 @@
 """Which run the next rows of an output directory belong to, and what an earlier process left unsent."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A run's config, tags and environment: made plain, redacted and frozen once, where the caller hands them over."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

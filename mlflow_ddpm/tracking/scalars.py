@@ -3,8 +3,6 @@
 Whatever cannot be recorded is refused here, when it is logged, and not when the epoch ends an hour later.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol

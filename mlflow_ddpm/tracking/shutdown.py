@@ -6,8 +6,6 @@ loop that is left within one epoch more was left for it, as by a batch system's 
 SIGKILL cannot be handled; resume the run instead.
 """
 
-from __future__ import annotations
-
 import _thread
 import atexit
 import logging

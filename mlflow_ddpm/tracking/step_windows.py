@@ -4,8 +4,6 @@ A window ends when the number of steps done is a multiple of ``every_n_steps``; 
 window of a process may begin in the middle, after a resume, and the last one may be short: such rows are partial.
 """
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from mlflow_ddpm.core.errors import UsageError

@@ -5,8 +5,6 @@ synced from there: what MLflow's copy has is restored first. This needs a file o
 :mod:`mlflow_ddpm.tracking.remote_run` is large enough.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

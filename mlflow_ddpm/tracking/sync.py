@@ -1,7 +1,5 @@
 """Late upload: what MLflow does not have of a run is sent from its output directory, by whoever has that."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """MLflow's own system metrics (CPU, memory, disk, network, GPU) for a run of ours: its page's system tab."""
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import logging

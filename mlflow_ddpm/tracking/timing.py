@@ -1,7 +1,5 @@
 """An epoch's seconds, with the device's queued work counted where it belongs."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What an uploader is given to send."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple

@@ -5,8 +5,6 @@ their own. Rows are durable in the mirror before the uploader gets them, so it m
 what the delivery state does not count as acknowledged is sent the next time, with its first timestamp.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import deque

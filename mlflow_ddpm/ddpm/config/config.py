@@ -5,13 +5,11 @@ The command line's options, the MLproject's parameters and the run's logged para
 ("auto" on the command line) takes the preset's value in :meth:`Config.resolve`, and nowhere else.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from mlflow_ddpm.core.errors import ConfigError
 from mlflow_ddpm.ddpm.config.fields import Option, typed_text
@@ -37,7 +35,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def resolve(self) -> Config:
+    def resolve(self) -> Self:
         """Return the settings with every ``None`` replaced by the preset's value, and checked against each other.
 
         Raises:
