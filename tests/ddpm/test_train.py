@@ -101,6 +101,7 @@ def test_the_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
     assert learning_rate(0, 5, OptimConfig(lr=1.0, warmup_steps=0)) == 1.0
 
 
+@pytest.mark.slow
 def test_grids_come_every_n_epochs_and_first_and_last_and_judgement_at_the_end(tmp_path: Path) -> None:
     """Outside the epoch's clock, and before its row, so that the row carries the judgement."""
     tracker = RecordingTracker()

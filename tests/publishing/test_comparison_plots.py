@@ -173,8 +173,8 @@ def test_a_spike_runs_off_scale_but_never_a_whole_run() -> None:
     assert [30.0] == drawn(only_axes(figure), "edge")[0][0].tolist()
 
 
-@pytest.mark.parametrize("name", ["loss_linear", "grad_norm", "loss_derivative"])
-@pytest.mark.parametrize("count", [2, 3, 14])
+@pytest.mark.parametrize("name", ["loss_linear", "grad_norm", slow("loss_derivative")])
+@pytest.mark.parametrize("count", [2, slow(3), slow(14)])
 def test_a_run_that_diverges_leaves_the_picture_to_the_others(name: str, count: int) -> None:
     """It is cut off where they end, and a note names it; runs that begin somewhat higher are whole."""
     away = healthy(20)
@@ -317,6 +317,7 @@ def test_the_user_settings_of_matplotlib_survive() -> None:
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 def test_from_six_runs_on_every_picture_has_the_dashboard_s_legend_in_one_order() -> None:
     """Up to five have their names at the ends of their lines; the axes stay as large."""
     runs = [(f"run {k}", scaled(healthy(20), 1 + 0.1 * k)) for k in range(6)]

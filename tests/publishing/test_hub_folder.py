@@ -172,6 +172,7 @@ def test_a_run_id_gives_the_same_folder_as_its_directory(home: Path, capsys: pyt
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_written_again(home: Path, hub: Path) -> None:
     """Pictures that the run no longer has go; the user's LICENSE and what git and hf keep there stay."""
     for name in ("LICENSE", ".gitattributes", ".git/config", ".cache/huggingface/x"):

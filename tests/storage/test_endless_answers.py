@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.common import slow
 
 from mlflow_ddpm import publish_run, read_history
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError, StoreUnavailableError
@@ -98,7 +99,7 @@ def server() -> Iterator[tuple[Server, str]]:
         thread.join()
 
 
-@pytest.mark.parametrize("points", [[], [POINT], [POINT] * 100], ids=["empty", "one", "many"])
+@pytest.mark.parametrize("points", [slow([]), slow([POINT]), [POINT] * 100], ids=["empty", "one", "many"])
 def test_pages_without_end_are_refused(server: tuple[Server, str], points: list[dict[str, Any]]) -> None:
     """Whatever the pages hold, a token that leads on for ever is followed a few hundred times."""
     answers, uri = server

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from support.common import slow
 
 from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
@@ -32,7 +33,7 @@ def _record(uri: str, epochs: int = 4, log_too: Callable[[EpochMetrics], dict[st
     return str(tracker.run_id)
 
 
-@pytest.mark.parametrize("step", [0, 2, 99, -1])
+@pytest.mark.parametrize("step", [0, 2, slow(99), slow(-1)])
 def test_a_users_points_of_any_name_and_step_change_no_row(sqlite_uri: str, step: int) -> None:
     """Even under the names of the table, later and earlier than the tracker's own."""
     run_id = _record(sqlite_uri)
@@ -57,7 +58,7 @@ def test_a_users_whole_dictionary_of_metrics_is_no_row_without_the_trackers_cloc
     assert before.equals(read_history(run_id))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 7.0, math.nan])
+@pytest.mark.parametrize("value", [slow(0.0), 1.0, slow(7.0), slow(math.nan)])
 @pytest.mark.parametrize("names", [NAMES, [*NAMES, "epoch", "fid"], [*MARKS, "loss_mean"], MARKS])
 def test_a_users_dictionary_with_all_of_our_names_is_no_row(names: list[str], value: float, sqlite_uri: str) -> None:
     """At the step of a row, or another, long before it or after it."""

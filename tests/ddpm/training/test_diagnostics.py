@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.common import ROOT
+from support.common import ROOT, slow
 from support.pipeline import ALONE, RecordingTracker, new_trainer, tiny
 from torch import Tensor, nn
 
@@ -205,6 +205,7 @@ def test_every_row_tells_the_pipelines_metrics_and_counts_each_checkpoint_once(
     assert [row.extra["time/maintenance_sec"] for row in tracker.rows] == [1, 2, 2]
 
 
+@pytest.mark.slow
 def test_grids_of_all_epochs_start_from_one_noise(tmp_path: Path) -> None:
     """A model that does not learn draws the same picture again and again: what differs else is what was learnt."""
     drawn: list[bytes] = []
@@ -232,7 +233,7 @@ def test_preparing_is_timed_once_for_each_batch() -> None:
     assert trainer.diagnostics.read(ALONE)["time/data_sec"] == 4
 
 
-@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("every", [slow(0), 2])
 def test_samples_are_judged_when_it_was_asked_for_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
