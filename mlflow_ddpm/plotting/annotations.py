@@ -64,7 +64,8 @@ def epochs_text(series_of_run: Series, epochs: Floats) -> str:
 
 def run_subtitle(history: RunHistory) -> str:
     """Return the run in one line: name, epochs, best loss, epochs without a finite loss, training time if measured."""
-    facts, name = [], str(history.run.get("run_name") or str(history.run.get("run_id") or "")[:8])
+    facts, run_id = [], str(history.run.get("run_id") or "")[:8]
+    name = drawable_name(str(history.run.get("run_name") or run_id), run_id)
     loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
     if not len(loss.epoch):
         facts.append(f"no {loss.noun}s yet")
@@ -79,7 +80,7 @@ def run_subtitle(history: RunHistory) -> str:
         facts.append(f"{loss.nonfinite_kind} in {epochs_text(loss, loss.nonfinite_epochs)}")
     if len(time.finite):
         facts.append("training time " + duration(time.finite[-1]))
-    name = shortened(drawable_name(name), max(_SHORT_NAME, _SUBTITLE - sum(len(fact) + 5 for fact in facts)))
+    name = shortened(name, max(_SHORT_NAME, _SUBTITLE - sum(len(fact) + 5 for fact in facts)))
     return "  \u00b7  ".join(fact for fact in (name.replace("$", r"\$"), *facts) if fact)
 
 

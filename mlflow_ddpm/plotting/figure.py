@@ -75,7 +75,9 @@ class FigureGrid:
         rows = note_rows(ax) if len(self.axes) == 1 else _NOTE_ROWS
         pad = rcParams["axes.titlepad"] + NOTE_ROW * (rows - 1) * rcParams["legend.fontsize"]
         if self.is_titled:
-            ax.set_title(text, pad=pad + (self.legend_points if len(self.axes) == 1 else 0))
+            ax.set_title(
+                text, family=rcParams["font.family"][0], pad=pad + (self.legend_points if len(self.axes) == 1 else 0)
+            )
         if self.legend_points and len(self.axes) == 1:
             y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
             self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)
@@ -94,7 +96,8 @@ class FigureGrid:
         figure, size = self.figure, rcParams["figure.titlesize"]
         point = 1 / 72 / figure.get_figheight()
         x, top = self.axes[0].get_position().x0, 1.2 * rcParams["font.size"]
-        figure.text(x, 1 - top * point, title, fontsize=size, fontweight="bold", va="top")
+        family = rcParams["font.family"][0]  # titles are ours; the families after it, for names, may have no bold face
+        figure.text(x, 1 - top * point, title, fontsize=size, family=family, fontweight="bold", va="top")
         figure.text(x, 1 - self.header_points * point, words, va="top", color=rcParams["axes.labelcolor"])
 
     def add_legend_room(self, x: float, points: float) -> None:

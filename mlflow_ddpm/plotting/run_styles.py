@@ -1,11 +1,17 @@
 """The look of each run when several share a picture: colour, dashes and name, the same in every picture."""
 
+import logging
+import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import takewhile
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.markdown import one_line
+from mlflow_ddpm.plotting.themes import add_new_fonts, font_families
+
+_log = logging.getLogger("mlflow_ddpm")
 
 # M. Okabe and K. Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/: all but the one of the eight
 # that the background swallows, strongest contrast first. Light grey stands for black on the dark background.
@@ -13,6 +19,7 @@ _COLORS = {
     "dark": ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#E6E8EB"),
     "paper": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9"),
 }
+_LEFT_OUT = "\N{HORIZONTAL ELLIPSIS}"  # stands for the letters of a name that are not drawn
 _STYLES = ("-", "--")  # once all colours are taken, they return dashed
 MOST_RUNS = len(_STYLES) * len(_COLORS["dark"])
 
@@ -30,8 +37,8 @@ def run_lines(runs: Sequence[tuple[str, RunHistory | Sequence[RunHistory]]], the
     """Return each run, a name and its history (or those of a group), with its look; ``MOST_RUNS`` at most."""
     looks = [(color, style) for style in _STYLES for color in _COLORS[theme]]
     return [
-        RunLine(drawable_name(name), tuple(runs) if isinstance(runs, Sequence) else (runs,), color, style)
-        for (name, runs), (color, style) in zip(runs, looks, strict=False)
+        RunLine(drawable_name(name, f"run {i}"), tuple(runs) if isinstance(runs, Sequence) else (runs,), color, style)
+        for i, ((name, runs), (color, style)) in enumerate(zip(runs, looks, strict=False), start=1)
     ]
 
 
@@ -55,12 +62,29 @@ def _without_common_start(names: Sequence[str]) -> list[str]:
     return [name[shared:] or name for name in names] if len(names) > 1 else list(names)
 
 
-def drawable_name(name: str) -> str:
-    """Return a name with a square for each letter that is not in the pictures' font."""
+@cache
+def drawable_name(name: str, substitute: str) -> str:
+    """Return a name without the letters that no font of the pictures has, or a substitute if that leaves none."""
+    name = one_line(name)
+    if _missing_letters(name):
+        add_new_fonts()
+    missing = _missing_letters(name)
+    if not missing:
+        return name
+    drawn = re.sub(f"[{re.escape(missing)}]+", _LEFT_OUT, name)
+    drawn = drawn if any(map(str.isalnum, drawn)) else substitute
+    _log.warning(
+        "figures write %r for %r: no font here has all its letters; install one, such as Noto Sans CJK or Noto Emoji",
+        drawn, name,
+    )  # fmt: skip
+    return drawn
+
+
+def _missing_letters(name: str) -> str:
     from matplotlib.font_manager import fontManager, get_font
 
-    font = get_font(fontManager.findfont("DejaVu Sans"))
-    return "".join(c if font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in one_line(name))
+    fonts = [get_font(fontManager.findfont(family)) for family in font_families("")]
+    return "".join({c for c in name if not any(font.get_char_index(ord(c)) for font in fonts)})
 
 
 def shortened(name: str, length: int) -> str:
@@ -68,4 +92,4 @@ def shortened(name: str, length: int) -> str:
     if len(name) <= length:
         return name
     tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
+    return f"{name[: length - 1 - tail]}{_LEFT_OUT}{name[-tail:]}"

@@ -1,7 +1,7 @@
 """The two themes: style sheets over matplotlib's own defaults, and the fonts that a printed figure may have."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,14 @@ THEMES = ("dark", "paper")
 FONTS = ("", "serif", "sans")  # DejaVu Sans, like Times, like Helvetica
 _SERIF = "STIXGeneral"  # comes with matplotlib
 _SANS = ("Helvetica", "Nimbus Sans", "TeX Gyre Heros", "Liberation Sans", "Arimo", "Arial", "FreeSans", "Roboto")
+# Runs have names in any script. Fonts of TrueType outlines come first: PDF readers take those of the others less well.
+_OTHER_SCRIPTS = (
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Microsoft YaHei",
+    "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Heiti TC", "PingFang SC", "Hiragino Sans",
+    "Apple SD Gothic Neo", "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN",
+    "Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol", "Nirmala UI", "Noto Sans Devanagari",
+    "Leelawadee UI", "Noto Sans Thai",
+)  # fmt: skip
 _STYLES = Path(__file__).parent / "styles"
 
 
@@ -27,23 +35,43 @@ def check_choice(what: str, value: str, choices: Collection[str]) -> None:
 
 
 def font_families(font: str) -> list[str]:
-    """Return the families of a choice of font, best first; the last has the signs that the others may not have.
+    """Return the installed families of a choice of font, best first; the later ones have what the first does not.
 
     Raises:
         UsageError: no such choice, or no font of the kind is installed.
     """
     check_choice("font", font, FONTS)
-    if not font:
-        return ["DejaVu Sans"]
+    others = ["DejaVu Sans", *_installed(_OTHER_SCRIPTS)]
     if font == "serif":
-        return [_SERIF, "DejaVu Sans"]
+        return [_SERIF, *others]
+    if font == "sans":
+        families = _installed(_SANS)
+        if not families:
+            add_new_fonts()
+            families = _installed(_SANS)
+        if not families:
+            names = ", ".join(_SANS)
+            raise UsageError(f"font 'sans' takes one of {names}; none is installed, install one or choose serif")
+        return [families[0], *others]
+    return others
+
+
+def _installed(families: Sequence[str]) -> list[str]:
     from matplotlib.font_manager import fontManager
 
     installed = {entry.name for entry in fontManager.ttflist}
-    family = next((name for name in _SANS if name in installed), None)
-    if family is None:
-        raise UsageError(f"font 'sans' takes one of {', '.join(_SANS)}; none is installed, install one or choose serif")
-    return [family, "DejaVu Sans"]
+    return [family for family in families if family in installed]
+
+
+@cache
+def add_new_fonts() -> None:
+    """Find the fonts that were installed since matplotlib made its list, which it keeps for good."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in set(findSystemFonts()) - known:
+        with suppress(OSError, RuntimeError):  # one that matplotlib cannot draw, such as letters made of pixels
+            fontManager.addfont(path)
 
 
 @contextmanager

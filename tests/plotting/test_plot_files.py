@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from PIL import Image
@@ -24,6 +25,7 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plots import generate_all_plots, make_figure
 from mlflow_ddpm.plotting.figure import build_figure, write_figure
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns
+from mlflow_ddpm.plotting.themes import add_new_fonts, font_families
 
 NAMES = [plot.name for plot in PLOTS]
 SINGLES = NAMES[:-1]
@@ -251,6 +253,19 @@ def test_a_font_is_refused_where_it_cannot_be_had(tmp_path: Path, monkeypatch: p
         generate_all_plots(healthy(1), tmp_path / "out", theme="paper", font="sans")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_a_font_that_was_installed_lately_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib keeps its list of fonts for good; a file of the system that is no font for it is passed over."""
+    lately = next(entry for entry in font_manager.fontManager.ttflist if entry.name == "cmr10")
+    older = [entry for entry in font_manager.fontManager.ttflist if entry.name != "cmr10"]
+    Path("no.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", older)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["no.ttf", lately.fname])
+    monkeypatch.setattr("mlflow_ddpm.plotting.themes._SANS", ("cmr10",))
+    add_new_fonts.cache_clear()
+
+    assert font_families("sans")[0] == "cmr10"
 
 
 def test_captions_lie_beside_printed_figures(tmp_path: Path) -> None:

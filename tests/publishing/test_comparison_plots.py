@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from support.common import slow
@@ -33,8 +34,9 @@ from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
+from mlflow_ddpm.plotting import themes
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
-from mlflow_ddpm.plotting.run_styles import MOST_RUNS
+from mlflow_ddpm.plotting.run_styles import MOST_RUNS, drawable_name
 from mlflow_ddpm.publishing import comparison_plots
 
 if TYPE_CHECKING:
@@ -298,6 +300,28 @@ def test_any_name_can_be_drawn(name: str) -> None:
     ends = [text.get_text() for text in visible_texts(figure) if text.get_gid() == "end"]
 
     assert len(set(ends)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn_as"),
+    [("Диффузия \N{HIRAGANA LETTER NO}", "Диффузия \N{HIRAGANA LETTER NO}"), ("名前-🚀-1", "…-…-1"), ("名前", "run 1")],
+)
+def test_letters_come_from_any_font_that_has_them(
+    name: str, drawn_as: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Letters that no font has are left out; where none is left, the run has a number. One line of the log says so."""
+    monkeypatch.setattr(themes, "_OTHER_SCRIPTS", ("STIXGeneral",))
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    drawable_name.cache_clear()
+    make_comparison("loss_log", [(name, healthy(2))])
+    figure = make_comparison("learning_rate", [(name, healthy(3))], theme="paper")
+    figure.savefig("named.pdf")
+    drawable_name.cache_clear()
+
+    assert drawn_as in {text.get_text() for text in visible_texts(figure)}
+    assert [f"figures write {drawn_as!r} for {name!r}"] * (name != drawn_as) == [
+        message.partition(":")[0] for message in caplog.messages
+    ]
 
 
 def test_short_names_stay_unlike() -> None:
