@@ -11,6 +11,7 @@ bytes, on any day and in any directory.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,10 @@ __all__ = ["FONTS", "THEMES", "FigureSet", "generate_all_plots", "make_figure", 
 
 _SHOWABLE = ("png", "svg", "pdf")  # what a report can show, best first
 CAPTIONS_NAME = "captions.txt"
-_READ = ("best ", "highest ", "last ", "median ", "peak ")  # facts of a figure that its sentence has already
+# Facts of a figure that its sentence has already; in a dashboard's, a panel's name ends them.
+_READ = re.compile(
+    r"(best|highest|last|median|peak) .*|[\d\u2212]\S* (throughout|at (epoch|step) \S+)|training time .* in .*"
+)
 
 
 def make_figure(
@@ -54,7 +58,7 @@ def make_figure(
 
     def add_header(grid: FigureGrid) -> None:
         if len(plot.panels) > 1:
-            grid.add_header(history.worded(plot.title), run_subtitle(history))
+            grid.add_header(history.worded(plot.title), run_subtitle(history, grid.letters))
 
     panels = [
         (history.worded(panel.title), partial(panel.draw, quantity=panel.quantity, history=history))
@@ -175,7 +179,9 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
     def make(name: str, **look: Any) -> Figure:
         figure = make_figure(name, history, **look)
         if wanted.theme == "paper":
-            captions[name] = _caption(name, history, getattr(figure, "facts", None) or ())
+            text = _caption(name, history, getattr(figure, "facts", None) or ())
+            if captions.setdefault(name, text) != text:  # the wider of two pictures may have more points
+                captions[f"{name}_double"] = text
         return figure
 
     written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]
@@ -192,7 +198,7 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
 
 def _caption(name: str, history: RunHistory, facts: Iterable[str]) -> str:
     """Return what a caption of a plot should mention."""
-    plot, unread = plot_named(name), [fact for fact in dict.fromkeys(facts) if not fact.startswith(_READ)]
+    plot, unread = plot_named(name), [fact for fact in dict.fromkeys(facts) if not _READ.fullmatch(fact)]
     text = f"{history.worded(plot.caption)} {plot.describe(history)}"
     return f"{text} {unread[0][0].upper()}{'; '.join(unread)[1:]}." if unread else text
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 _PLAIN_FROM, _GROUPED_FROM, _PLAIN_TO = 1e-3, 1e3, 1e6
-_SUBTITLE, _SHORT_NAME = 105, 8  # letters of a printed dashboard's subtitle, and of a name at least
+_SHORT_NAME = 8  # letters of a run's name in the dashboard's subtitle, at least
 MAX_NAMED = 3  # this many epochs are named one by one; more are a range or a count
 
 
@@ -62,8 +62,11 @@ def epochs_text(series_of_run: Series, epochs: Floats) -> str:
     return series_of_run.count_text(len(epochs))
 
 
-def run_subtitle(history: RunHistory) -> str:
-    """Return the run in one line: name, epochs, best loss, epochs without a finite loss, training time if measured."""
+def run_subtitle(history: RunHistory, letters: int) -> str:
+    """Return the run in one line: name, epochs, best loss, epochs without a finite loss, training time if measured.
+
+    A long name is shortened until they fit.
+    """
     facts, run_id = [], str(history.run.get("run_id") or "")[:8]
     name = drawable_name(str(history.run.get("run_name") or run_id), run_id)
     loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
@@ -80,7 +83,7 @@ def run_subtitle(history: RunHistory) -> str:
         facts.append(f"{loss.nonfinite_kind} in {epochs_text(loss, loss.nonfinite_epochs)}")
     if len(time.finite):
         facts.append("training time " + duration(time.finite[-1]))
-    name = shortened(name, max(_SHORT_NAME, _SUBTITLE - sum(len(fact) + 5 for fact in facts)))
+    name = shortened(name, max(_SHORT_NAME, letters - sum(len(fact) + 5 for fact in facts)))
     return "  \u00b7  ".join(fact for fact in (name.replace("$", r"\$"), *facts) if fact)
 
 

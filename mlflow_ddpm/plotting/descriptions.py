@@ -59,8 +59,8 @@ def _highest(points: Points) -> tuple[int, float]:
 def describe_loss(points: Points, history: RunHistory) -> str:
     """Return where the mean loss begins, ends and is lowest."""
     first, last, best = points[0], points[-1], _lowest(points)
-    if len(points) == 1:
-        return f"The mean loss is {_at(first, history)}."
+    if best[1] == _highest(points)[1]:
+        return f"The mean loss is {_throughout(points, history)}."
     lowest = "which is its lowest" if best == last else f"its lowest is {_at(best, history)}"
     joint = "," if best == last else ";"
     return f"The mean loss goes from {_at(first, history)} to {_at(last, history)}{joint} {lowest}."
@@ -73,7 +73,7 @@ def describe_fall(points: Points, history: RunHistory) -> str:
     if best[1] <= 0:
         return f"The lowest loss, {_at(best, history)}, has no place on a logarithmic axis."
     if best == first:
-        return f"No {noun} is below the first, {_at(first, history)}."
+        return f"{history.worded('No epoch is below the first')}, {_at(first, history)}."
     middle = max(math.sqrt(first[1]) * math.sqrt(best[1]), best[1])  # the product of two may be 0 or infinite
     half = next(point for point in points if point[1] <= middle)
     whole = f"{_times(first, best)} by {noun} {best[0]:,}, where it is lowest: {format_number(best[1])}"
@@ -88,11 +88,15 @@ def _times(first: tuple[int, float], later: tuple[int, float]) -> str:
 @_about("loss_std")
 def describe_spread(points: Points, history: RunHistory) -> str:
     """Return the standard deviation of the batch losses at the end, and its share of the mean."""
-    means = dict(history.points("loss_mean"))
-    epoch, spread = points[-1]
-    share = f", {spread / means[epoch]:.0%} of the mean" if means.get(epoch, 0.0) > 0 else ""
-    first = f"; it began at {_at(points[0], history)}" if len(points) > 1 else ""
-    return f"The batch losses' standard deviation ends at {_at(points[-1], history)}{share}{first}."
+    means, first, last = dict(history.points("loss_mean")), points[0], points[-1]
+    share = f", {last[1] / means[last[0]]:.0%} of the mean" if means.get(last[0], 0.0) > 0 else ""
+    if len(points) == 1:
+        spread = f"is {_at(first, history)}{share}"
+    elif _lowest(points)[1] == _highest(points)[1]:
+        spread = f"is {_throughout(points, history)}"
+    else:
+        spread = f"ends at {_at(last, history)}{share}; it began at {_at(first, history)}"
+    return f"The batch losses' standard deviation {spread}."
 
 
 @_about("lr")
@@ -142,6 +146,8 @@ def describe_distance(points: Points, history: RunHistory) -> str:
     """Return where the distance of the EMA weights is largest and where it ends."""
     if _lowest(points)[1] == _highest(points)[1]:
         return f"The distance is {_throughout(points, history)}."
+    if points[-1][1] == _highest(points)[1]:
+        return f"The distance is largest at the end, {_at(points[-1], history)}."
     return f"The distance is largest at {_at(_highest(points), history)} and ends at {_at(points[-1], history)}."
 
 
@@ -150,12 +156,12 @@ def describe_changes(points: Points, history: RunHistory) -> str:
     """Return how often the loss fell and rose, and its largest rise."""
     changes = [(b[0], b[1] - a[1]) for a, b in pairwise(points) if b[0] - a[0] < GAP * history.spacing]
     if not changes:
-        return f"No two {history.axis_label.lower()}s in a row, so no change to show."
+        return history.worded("No two epochs in a row, so no change to show.")
     rises = [change for change in changes if change[1] > 0]
     fell = sum(change < 0 for _, change in changes)
     worst = f" and rose in {len(rises):,}; the largest rise is {_at(_highest(rises), history)}" if rises else ""
     fall = f"the loss fell in {fell:,} of {len(changes):,} cases"
-    return f"From one {history.axis_label.lower()} to the next, {fall}{worst}."
+    return f"{history.worded('From one epoch to the next')}, {fall}{worst}."
 
 
 @_about("loss_mean")

@@ -50,6 +50,7 @@ _LEFT, _RIGHT, _BOTTOM = 6.4, 1.6, 3.9
 _TITLED, _UNTITLED = 5.3, 3.4  # above: a title and two rows of notes, or two rows of notes
 _NOTE_ROWS, _LEGEND_GAP = 2, 2.0  # of a grid's panels; points under a legend
 _HEAD = 4.6  # above a grid: its title and a line of words
+_LETTERS_PER_EM = 1.5  # of words, not of a run of wide letters
 _PNG_LEVEL = 3  # of zlib's nine: the next takes half as long again and saves a tenth of the size
 
 _METADATA: dict[str, dict[str, Any]] = {  # what would otherwise name the day or matplotlib's version
@@ -81,6 +82,13 @@ class FigureGrid:
         if self.legend_points and len(self.axes) == 1:
             y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
             self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)
+
+    @property
+    def letters(self) -> int:
+        """How many letters a line of words over the whole width has."""
+        from matplotlib import rcParams
+
+        return int(_LETTERS_PER_EM * self.figure.get_figwidth() * 72 / rcParams["font.size"])
 
     @property
     def header_points(self) -> float:
@@ -129,15 +137,26 @@ def build_figure(
     """
     size, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
     with theme_context(theme, font):
-        figure: Figure = _figure_class(theme, font)()
+        figure: Any = _figure_class(theme, font)()
         is_titled = side > 1 or theme != "paper"
         grid = FigureGrid(figure, _grid(figure, size, side, _TITLED if is_titled else _UNTITLED), is_titled)
         if add_header is not None:
             add_header(grid)
+        facts: dict[str, list[str]] = {}
         for ax, (title, draw) in zip(grid.axes, panels, strict=True):
             draw(ax)
             grid.add_title(ax, title)
+            for fact in dict.fromkeys(figure.facts or ()):
+                facts.setdefault(fact, []).append(title)
+            figure.facts = None if figure.facts is None else []
+        if figure.facts is not None:
+            figure.facts = [_placed(fact, titles, side) for fact, titles in facts.items()]
     return figure
+
+
+def _placed(fact: str, titles: Sequence[str], side: int) -> str:
+    """Return a fact of some panels of a grid with their titles, unless they are many."""
+    return f"{fact} in {', '.join(titles)}" if side > 1 and len(titles) <= side else fact
 
 
 def width_of(theme: str, width: str | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import takewhile
 from typing import NamedTuple
+from unicodedata import east_asian_width
 
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.markdown import one_line
@@ -88,7 +89,8 @@ def _missing_letters(name: str) -> str:
 
 
 def shortened(name: str, length: int) -> str:
-    """Leave out the middle: runs of a sweep differ at the end as often as at the start."""
+    """Leave out the middle: runs of a sweep differ at the end as often as at the start. A wide letter counts twice."""
+    length = int(length * len(name) / (sum(1 + (east_asian_width(c) in "WF") for c in name) or 1))
     if len(name) <= length:
         return name
     tail = (length - 1) // 2

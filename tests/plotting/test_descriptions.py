@@ -38,6 +38,8 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             {0: 1.0, 1: 0.25, 2: math.nan, 3: 0.5},
             "The mean loss goes from 1 (epoch 0) to 0.5 (epoch 3); its lowest is 0.25 (epoch 1).",
         ),
+        ("loss_linear", "loss_mean", {0: 0.5, 1: 0.5}, "The mean loss is 0.5 throughout."),
+        ("loss_distribution", "loss_std", {0: 0.5, 1: 0.5}, "The batch losses' standard deviation is 0.5 throughout."),
         (
             "loss_log",
             "loss_mean",
@@ -63,6 +65,7 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
         ("gpu_memory", "gpu_peak_mb", {0: 5.0, 1: 7.5}, "Allocated memory peaks at 7.5 MiB (epoch 1)."),
         ("ema_divergence", "ema_delta_norm", {0: 2.0, 1: 1.0},
          "The distance is largest at 2 (epoch 0) and ends at 1 (epoch 1)."),
+        ("ema_divergence", "ema_delta_norm", {0: 1.0, 1: 2.0}, "The distance is largest at the end, 2 (epoch 1)."),
         ("epoch_timing", "epoch_time_sec", {7: 2.5}, "The epoch time is 2.5 s (epoch 7)."),
         ("loss_derivative", "loss_mean", {0: 1.0, 2: 0.5}, "No two epochs in a row, so no change to show."),
         (

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 from support.common import slow
-from support.histories import NAN, changed, drawn, everywhere, healthy, healthy_row, notes, only_axes
+from support.histories import INF, NAN, changed, drawn, everywhere, healthy, healthy_row, notes, only_axes
 
 from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.plots import make_figure
+from mlflow_ddpm.plots import FigureSet, make_figure, write_figures
 from mlflow_ddpm.plotting.series import changes, series
 
 
@@ -150,3 +151,17 @@ def test_printed_figures_leave_facts_to_their_caption() -> None:
     assert "NaN (epoch 7)" in facts
     assert [fact for fact in facts if fact.startswith("best 0.0")]
     assert [] == [t.get_text() for t in only_axes(make_figure("grad_norm", healthy(20), theme="paper")).texts]
+
+
+def test_a_dashboard_s_facts_name_the_panels_that_they_are_of() -> None:
+    """What is one of many panels, such as where the run resumed, needs no names; their caption repeats no sentence."""
+    rows = [replace(healthy_row(epoch), lr=0.1, grad_norm=INF if epoch == 7 else 1.0) for epoch in range(9)]
+    history = RunHistory.create(rows, run={"resumed_at_epochs": [3]})
+    write_figures(history, Path("paper"), FigureSet.create("paper", ("png",), ()))
+    text = Path("paper/captions.txt").read_text(encoding="utf-8")
+    captions = dict(line.split(": ", 1) for line in text.splitlines() if line)
+
+    assert "inf (epoch 7) in Gradient Norm" in captions["training_dashboard"]
+    assert "resumed at epoch 3" in captions["training_dashboard"].lower()
+    assert "resumed at epoch 3 in" not in captions["training_dashboard"].lower()
+    assert "The learning rate is 0.1 throughout. Resumed at epoch 3." in captions["learning_rate"]
