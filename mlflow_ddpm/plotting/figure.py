@@ -137,7 +137,7 @@ def build_figure(
     """
     size, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
     with theme_context(theme, font):
-        figure: Any = _figure_class(theme, font)()
+        figure = _figure_class(theme, font)()
         is_titled = side > 1 or theme != "paper"
         grid = FigureGrid(figure, _grid(figure, size, side, _TITLED if is_titled else _UNTITLED), is_titled)
         if add_header is not None:
@@ -151,7 +151,8 @@ def build_figure(
             figure.facts = None if figure.facts is None else []
         if figure.facts is not None:
             figure.facts = [_placed(fact, titles, side) for fact, titles in facts.items()]
-    return figure
+    result: Figure = figure
+    return result
 
 
 def _placed(fact: str, titles: Sequence[str], side: int) -> str:
