@@ -63,9 +63,9 @@ def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> p
     """Return the history of a run as a DataFrame, the same to the last bit whatever it is read from.
 
     Args:
-        source: a run id, its first letters or ``runs:/<id>``, a tracker, an output directory, a
-            ``training_metrics.csv`` or ``.json``, or a frame such as ``pandas.read_csv`` returns. A tracker is read
-            from its tracking store; only when that cannot be reached, from its mirror, with a warning.
+        source: a run id, its first letters, ``runs:/<id>`` or the ``models:/`` URI of its model; a tracker, an output
+            directory, a ``training_metrics.csv`` or ``.json``, or a frame such as ``pandas.read_csv`` returns. A
+            tracker is read from its tracking store; only when that cannot be reached, from its mirror, with a warning.
         tracking_uri: the tracking store of a run id; default: MLflow's own settings.
 
     Raises:

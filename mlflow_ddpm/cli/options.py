@@ -62,7 +62,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         type=given,
         metavar="RUN",
         nargs="?",
-        help="a run id, its first letters, runs:/ID, an output directory, or its CSV or JSON file",
+        help="a run id, its first letters, runs:/ID, models:/NAME/1, an output directory, or its CSV or JSON file",
     )
     parser.add_argument("--last", action="store_true", help="take the newest run of the tracking store instead")
 

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "source",
         type=given,
         metavar="SOURCE",
-        help="an output directory, a folder with the model's two files, or a run id",
+        help="an output directory, a folder with the model's two files, a run id, runs:/ID, or models:/NAME/1",
     )
     parser.add_argument(
         "--classes", default=_ALL, metavar="A,B", help="names of classes, in the order of the rows (default: all)"

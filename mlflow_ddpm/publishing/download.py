@@ -38,7 +38,8 @@ def download_run(run: str | Path, directory: str | Path, *, tracking_uri: str | 
     store on this machine, are left out.
 
     Args:
-        run: a run id, its first letters, ``runs:/<id>``, or an output directory (or the CSV or JSON in it) of the run.
+        run: a run id, its first letters, ``runs:/<id>``, the ``models:/`` URI of its model, or an output directory (or
+            the CSV or JSON in it) of the run.
         directory: made if it is not there.
         tracking_uri: the tracking store; default: MLflow's own settings.
 

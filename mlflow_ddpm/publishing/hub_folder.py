@@ -62,7 +62,8 @@ def export_run(
     A folder that an earlier export made is written again, with a ``LICENSE`` in it left alone.
 
     Args:
-        source: an output directory with its model, a run id, its first letters, or ``runs:/<id>``.
+        source: an output directory with its model, a run id, its first letters, ``runs:/<id>``, or the ``models:/`` URI
+            of its model.
         folder: made if it is not there; empty, or an earlier export's.
         license_name: one of the Hub's identifiers, such as ``apache-2.0``, or another license's name. Default: the
             ``license`` of the run's config; without one the card has ``other`` and a note.

@@ -54,7 +54,8 @@ def publish_run(
     """Render a run's CSV, JSON, plots and report from its tracking store, and log them under ``metrics/`` of the run.
 
     Args:
-        run: a run id, its first letters, ``runs:/<id>``, or an output directory (or the CSV or JSON in it) of the run.
+        run: a run id, its first letters, ``runs:/<id>``, the ``models:/`` URI of its model, or an output directory (or
+            the CSV or JSON in it) of the run.
         output_dir: where the files are made; default: the output directory that names the run unless a live process
             writes there, else ``metrics-<first 8 letters of the run id>``. If it is the run's own output directory and
             the store is away, its mirror is rendered instead, and nothing is uploaded.

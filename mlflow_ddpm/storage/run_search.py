@@ -1,4 +1,4 @@
-"""Find a run in a tracking store: by its id, the first letters of its id, or as the newest."""
+"""Find a run in a tracking store: by its id, the first letters of its id, its model, or as the newest."""
 
 import re
 from pathlib import Path
@@ -6,19 +6,21 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import HistoryError, RunMissingError, UsageError
 from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.storage.layout import MODEL_FOLDER
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, client
 from mlflow_ddpm.storage.run_target import absolute_uri
 
-_RUN_ID = re.compile(r"(runs:/+)?(?P<id>[A-Za-z0-9_\-]{8,64}|[0-9a-f]{4,7})/*")  # MLflow's own: 32 hex digits
+_ID = "[A-Za-z0-9_\\-]{8,64}|[0-9a-f]{4,7}"  # MLflow's own: 32 hex digits
+_RUN_ID = re.compile(rf"(?P<id>{_ID})|runs:/+(?P<of_uri>{_ID})(/+{MODEL_FOLDER})?/*")
 _PREFIX = re.compile(r"[0-9a-f]{4,31}")
 _MAX_EXPERIMENTS = 1000
 
 
 def run_id_of(source: str | Path) -> str | None:
-    """Return the run id in a name, plain or as ``runs:/<id>``; None if the name cannot be one."""
+    """Return the run id in a name: plain, ``runs:/<id>`` or ``runs:/<id>/model``; None if the name cannot be one."""
     match = None if isinstance(source, Path) else _RUN_ID.fullmatch(source)
-    return match["id"] if match else None
+    return match["id"] or match["of_uri"] if match else None
 
 
 def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
@@ -27,16 +29,18 @@ def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
 
 
 def find_run(source: str | Path, tracking_uri: str | None = None) -> MlflowRun:
-    """Return the run with this id, or the only one whose id begins with these letters (four or more).
+    """Return the run with this id, the only one whose id begins with these letters (four or more), or that of a model.
 
-    No request is made for a whole id.
+    A model is named by its ``models:/`` URI. No request is made for a whole id.
 
     Raises:
-        HistoryError: the name is neither a file nor a run id.
+        HistoryError: the name is neither a file nor a run id, or the model is of no run.
         UsageError: several runs begin with these letters.
         RunMissingError: no run begins with these letters.
         StoreError: the store is away or refuses.
     """
+    if isinstance(source, str) and source.startswith("models:/"):
+        return _run_of_model(source, _store_uri(tracking_uri))
     run_id = run_id_of(source)
     if run_id is None:
         raise HistoryError(f"no such file or directory: {source}; expected a run id, an output directory, CSV or JSON")
@@ -77,6 +81,21 @@ def _store_uri(tracking_uri: str | None) -> str:
     import mlflow
 
     return absolute_uri(tracking_uri or mlflow.get_tracking_uri())
+
+
+def _run_of_model(model_uri: str, tracking_uri: str) -> MlflowRun:
+    """Return the run of a logged or registered model."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    with translate_mlflow_errors(tracking_uri), exclusive_migration(tracking_uri):
+        mlflow = client(tracking_uri)
+        name, *version = get_model_name_and_version(mlflow, model_uri)
+        run_id = (
+            mlflow.get_model_version(name, *version).run_id if version else mlflow.get_logged_model(name).source_run_id
+        )
+    if not run_id:
+        raise HistoryError(f"{model_uri} is of no run; expected a run id, an output directory, CSV or JSON")
+    return MlflowRun(tracking_uri, run_id)
 
 
 def _complete(prefix: str, tracking_uri: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_ddpm.core.errors import HistoryError, RunMissingError, UsageError
+from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreError, UsageError
 from mlflow_ddpm.storage.run_search import child_runs, find_run, newest_run, run_id_of
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -17,6 +17,12 @@ ID = "0123456789abcdef0123456789abcdef"
     ("source", "run_id"),
     [
         *((ID, ID), (f"runs:/{ID}", ID), (f"runs:///{ID}/", ID), ("0a1b", "0a1b"), ("0a1", None)),
+        *(
+            (f"runs:/{ID}/model", ID),
+            ("runs:/0a1b/model/", "0a1b"),
+            (f"runs:/{ID}/metrics", None),
+            (f"{ID}/model", None),
+        ),
         *(("../etc/passwd", None), ("out", None), (Path(ID), None)),
     ],
 )
@@ -34,6 +40,25 @@ def test_the_first_letters_of_an_id_are_enough_while_they_fit_one_run(sqlite_uri
         find_run("f" * 30 if run_id[0] != "f" else "0" * 30)
     with pytest.raises(HistoryError, match="no such file or directory"):
         find_run("./not-there.csv")
+
+
+def test_a_model_names_its_run(sqlite_uri: str) -> None:
+    """A logged one by its id, a registered one by version, alias or as the latest; one of no run is refused."""
+    client = MlflowClient(sqlite_uri)
+    run_id = client.create_run("0").info.run_id
+    logged = client.create_logged_model("0", source_run_id=run_id).model_id
+    client.create_registered_model("digits")
+    for run in (None, run_id):
+        client.create_model_version("digits", "somewhere", run_id=run)
+    client.set_registered_model_alias("digits", "best", "2")
+
+    for source in (f"models:/{logged}", "models:/digits/2", "models:/digits@best", "models:/digits/latest"):
+        assert find_run(source).run_id == run_id
+    with pytest.raises(HistoryError, match="models:/digits/1 is of no run"):
+        find_run("models:/digits/1")
+    for missing in ("models:/digits/3", "models:/digits@none", "models:/letters/1", "models:/m-0", "models:/a/b/c"):
+        with pytest.raises(StoreError):
+            find_run(missing)
 
 
 def test_the_newest_run_is_one_with_epochs_of_ours_and_children_are_bounded(sqlite_uri: str) -> None:

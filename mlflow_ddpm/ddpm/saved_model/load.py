@@ -13,7 +13,8 @@ from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.storage.mlflow_call import default_store, exclusive_migration, translate_mlflow_errors
-from mlflow_ddpm.storage.run_search import open_store, run_id_of
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
+from mlflow_ddpm.storage.run_search import find_run, open_store, run_id_of
 
 _MODEL_BYTES_MAX = 2**35
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
@@ -27,7 +28,8 @@ def load_model(
 
     Args:
         source: the run's output directory; a folder with ``model.safetensors`` and ``config.json``; a run id,
-            ``runs:/ID`` or ``runs:/ID/model``; or the ``models:/`` URI that ``mlflow-ddpm train`` prints.
+            its first letters, ``runs:/ID`` or ``runs:/ID/model``; or a ``models:/`` URI such as ``mlflow-ddpm train``
+            prints.
         tracking_uri: the tracking store of a run or a logged model; default: MLflow's own settings.
         device: where the model goes.
 
@@ -42,10 +44,9 @@ def load_model(
     with tempfile.TemporaryDirectory() as temporary:
         if text.startswith("models:/"):
             return _load(_fetch_logged_model(text, tracking_uri, Path(temporary)), device)
-        run_id = run_id_of(text.removesuffix("/").removesuffix(f"/{MODEL_FOLDER}"))
-        if run_id is None:
+        if run_id_of(text) is None:
             raise ModelError(f"no such directory: {source}; {_EXPECTED}")
-        return _load(_fetch_of_run(run_id, tracking_uri, Path(temporary)), device)
+        return _load(_fetch_of_run(find_run(text, tracking_uri), Path(temporary)), device)
 
 
 def _folder_of(directory: Path) -> Path:
@@ -67,11 +68,10 @@ def _has_weights(folder: Path) -> bool:
     return (folder / WEIGHTS_NAME).exists() or (folder / WEIGHTS_NAME).is_symlink()
 
 
-def _fetch_of_run(run_id: str, tracking_uri: str | None, into: Path) -> Path:
-    store = open_store(run_id, tracking_uri)
+def _fetch_of_run(store: MlflowRun, into: Path) -> Path:
     with exclusive_migration(store.tracking_uri):
         artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
-    return artifacts.fetch(find_model(artifacts, f"run {run_id}"), into)[0].parent
+    return artifacts.fetch(find_model(artifacts, f"run {store.run_id}"), into)[0].parent
 
 
 def find_model(artifacts: Artifacts, name: str) -> list[Artifact]:
