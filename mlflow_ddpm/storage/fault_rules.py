@@ -170,6 +170,11 @@ KNOWN_TEXTS = (
         "set DATABRICKS_HOST and DATABRICKS_TOKEN, or run `databricks configure`",
     ),
     (
+        r"Not a proper models:/ URI|No versions of model with name",
+        "the store has no such model",
+        "name it as models:/NAME/VERSION, models:/NAME@ALIAS or models:/ID",
+    ),
+    (
         r"Could not find a registered artifact repository",
         "the run's artifacts have an address of a kind that MLflow does not know here",
         "install the plug-in that knows it, or correct the experiment's artifact location",

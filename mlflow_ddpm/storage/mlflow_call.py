@@ -53,6 +53,7 @@ _NOISY_LOGGERS = (
     "urllib3.connectionpool",
     "urllib3.util.retry",
 )
+FROZEN_BY_PYTHON = 1000  # objects, at most: 375 in 3.12; a program that freezes its own has 5,000 and more
 _freezing = threading.Lock()  # held while long_lived_objects_left_alone has objects frozen
 _first_uses: set[str] = set()  # sqlite stores whose tables this process is making
 
@@ -156,7 +157,7 @@ def long_lived_objects_left_alone() -> Iterator[None]:
         yield
         return
     try:
-        if gc.get_freeze_count():  # the user's program does so itself
+        if gc.get_freeze_count() > FROZEN_BY_PYTHON:  # the user's program does so itself
             yield
             return
         gc.freeze()

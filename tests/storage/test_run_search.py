@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreError, UsageError
+from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreRefusedError, UsageError
 from mlflow_ddpm.storage.run_search import child_runs, find_run, newest_run, run_id_of
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -56,9 +56,9 @@ def test_a_model_names_its_run(sqlite_uri: str) -> None:
         assert find_run(source).run_id == run_id
     with pytest.raises(HistoryError, match="models:/digits/1 is of no run"):
         find_run("models:/digits/1")
-    for missing in ("models:/digits/3", "models:/digits@none", "models:/letters/1", "models:/m-0", "models:/a/b/c"):
-        with pytest.raises(StoreError):
-            find_run(missing)
+    for missing in ("digits/3", "digits@none", "letters/1", "m-0", "a/b/c", "digits/Production"):
+        with pytest.raises(StoreRefusedError):
+            find_run(f"models:/{missing}")
 
 
 def test_the_newest_run_is_one_with_epochs_of_ours_and_children_are_bounded(sqlite_uri: str) -> None:
