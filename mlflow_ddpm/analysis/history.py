@@ -6,7 +6,6 @@ This is the edge: sources are checked here, and everything downstream takes the 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -15,11 +14,11 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreError, UsageError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
-from mlflow_ddpm.storage.artifacts import Artifacts
+from mlflow_ddpm.storage.artifacts import fetched_file
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.json_file import RunDocument, read_document
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import find_run
@@ -180,15 +179,12 @@ def describe_stored_run(store: MlflowRun, rows: Iterable[EpochMetrics]) -> RunHi
 
 
 def _fetch_document(store: MlflowRun) -> RunDocument | None:
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            artifacts = Artifacts(store)
-            listed = [file for file in artifacts.find(ARTIFACT_FOLDER) if file.name == JSON_NAME]
-            paths = artifacts.fetch(listed, Path(temporary))
-            return read_document(paths[0], with_rows=False) if paths else None
-        except MirrorError as error:
-            _log.warning("%s; the run's params are taken as its config", error)
-            return None
+    try:
+        with fetched_file(store, JSON_NAME) as path:
+            return read_document(path, with_rows=False) if path else None
+    except MirrorError as error:
+        _log.warning("%s; the run's params are taken as its config", error)
+        return None
 
 
 def _load_tracker(tracker: Recorded) -> RunHistory:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.cli.train_options import NO, YES, add_training_options
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow_ddpm.ddpm.data.emnist_files import Archive
     from mlflow_ddpm.tracker import MetricsTracker
 
-_T = TypeVar("_T")
 _STORE_WAIT_SEC = 10.0
 _FIRST_USE_SEC = 60.0
 
@@ -96,27 +93,12 @@ def _plan(args: argparse.Namespace, config: Config, directory: Path) -> None:
 
 def _check_store(args: argparse.Namespace, directory: Path) -> None:
     """Raise what the store would refuse a run for. A store that is away, or slow, does not delay the training."""
+    from mlflow_ddpm.storage.mlflow_requests import in_time
     from mlflow_ddpm.storage.run_target import preflight_store
 
     uri = _store_of(directory, args.tracking_uri)
-    with contextlib.suppress(StoreUnavailableError):
-        _within(_STORE_WAIT_SEC, lambda: preflight_store(tracking_uri=uri, experiment_name=args.experiment_name))
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T | None:
-    """Return what a call to the store returns, None if that takes longer; raise what it raises."""
-    from concurrent.futures import Future, wait
-
-    result: Future[_T] = Future()
-
-    def run_call() -> None:
-        try:
-            result.set_result(call())
-        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-            result.set_exception(error)
-
-    threading.Thread(target=run_call, daemon=True).start()
-    return result.result() if wait([result], seconds).done else None
+    with contextlib.suppress(StoreUnavailableError, TimeoutError):
+        in_time(_STORE_WAIT_SEC, lambda: preflight_store(tracking_uri=uri, experiment_name=args.experiment_name))
 
 
 def _offer(download: str) -> Archive | None:
@@ -162,11 +144,14 @@ def _print_start(tracker: MetricsTracker) -> None:
     """Print where the run is: its name, its directory, and its page in MLflow."""
     from mlflow_ddpm.cli.run_overview import Line, aligned, run_lines
     from mlflow_ddpm.core.formatting import display_path
+    from mlflow_ddpm.storage.mlflow_requests import in_time
 
     run_id = _wait_for_run(tracker)
     lines: list[Line] = [("run", "not created yet; it is created, and gets all rows, as soon as MLflow answers")]
     if run_id:
-        lines = _within(_STORE_WAIT_SEC, lambda: run_lines(run_id, tracker.tracking_uri)) or [("run", run_id)]
+        lines = [("run", run_id)]
+        with contextlib.suppress(TimeoutError):
+            lines = in_time(_STORE_WAIT_SEC, lambda: run_lines(run_id, tracker.tracking_uri))
     lines.insert(1, ("output", display_path(tracker.output_dir)))
     print(aligned(lines), flush=True)
 

@@ -161,12 +161,3 @@ def check_extra_names(names: Iterable[str]) -> None:
         raise UsageError(
             f"{clash[0]!r} cannot be both a metric and a folder of metrics; a file store holds only one. Rename either"
         )
-
-
-def _check_table() -> None:
-    bad = [m.name for m in (*METRICS, *PIPELINE_METRICS) if not _KEY.fullmatch(m.name)]
-    if bad:
-        raise UsageError(f"MLflow would refuse these metric names: {bad}")
-
-
-_check_table()

@@ -30,21 +30,21 @@ def describe_launcher() -> str | None:
 
     ``srun`` and ``mpirun`` number independent tasks, too. ``RANK`` is set where a group is about to be made.
     """
-    if _group() is not None:
+    if group() is not None:
         return None
     names = _launcher()
     return None if names is None or names == _LAUNCHERS[0] else f"{names[0]}={os.environ[names[0]]}"
 
 
 def _ask(method: str, *, index: int, default: int) -> int:
-    group = _group()
-    if group is not None:
-        return int(getattr(group, method)())
+    distributed = group()
+    if distributed is not None:
+        return int(getattr(distributed, method)())
     names = _launcher()
     return default if names is None else int(os.environ[names[index]])
 
 
-def _group() -> Any:
+def group() -> Any:
     """Return ``torch.distributed`` if it has an initialised group."""
     distributed = sys.modules.get("torch.distributed")
     has_group = distributed is not None and distributed.is_available() and distributed.is_initialized()

@@ -3,7 +3,9 @@
 What a server answers decides neither where files go nor how much disk and memory they take.
 """
 
+import contextlib
 import posixpath
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_requests import SLOWEST
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
@@ -118,6 +121,15 @@ class Artifacts:
                     file.write(chunk)
         if most is not None and left > 0:
             raise StoreUnavailableError(f"{artifact.path} ended {left} bytes before the {most} that the store lists")
+
+
+@contextlib.contextmanager
+def fetched_file(run: MlflowRun, name: str) -> Iterator[Path | None]:
+    """Give a temporary copy of one of a run's own files; None if the run has none of that name. Raises as Artifacts."""
+    artifacts = Artifacts(run)
+    with tempfile.TemporaryDirectory() as folder:
+        listed = [file for file in artifacts.find(ARTIFACT_FOLDER) if file.name == name]
+        yield next(iter(artifacts.fetch(listed, Path(folder))), None)
 
 
 def _chunks(response: Any) -> Iterator[bytes]:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
@@ -63,7 +64,7 @@ class DeliveryState:
             if not path.exists():
                 return None
             saved = dict(**json.loads(read_bounded(path)))
-            return cls(**{f.name: _checked(f.name, saved[f.name]) for f in fields(cls) if f.name in saved})
+            return cls(**{f.name: _checked(f.name, f.type, saved[f.name]) for f in fields(cls) if f.name in saved})
         except OSError as error:  # no right, no descriptor left: the file itself may be whole
             raise MirrorError(f"{path} cannot be read ({error.strerror or error}); make it readable") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -172,22 +173,9 @@ class StateFile:
             _log.debug("the delivery state was not saved: %s", error)
 
 
-_OPTIONAL: dict[str, type] = {
-    "run_id": str,
-    "parent_run_id": str,
-    "run_name": str,
-    "experiment_name": str,
-    "ended_at_ms": int,
-    "every_n_steps": int,
-}
-
-
-def _checked(name: str, value: Any) -> Any:
-    """Return the value if it is of its field's kind."""
-    kind = _OPTIONAL.get(name) or type(getattr(_EMPTY, name))
-    if type(value) is kind or (name in _OPTIONAL and value is None):
+def _checked(name: str, kind: Any, value: Any) -> Any:
+    """Return the value if it is of its field's kind: ``int``, ``str | None``, ``list[str]``, ..."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
+    if type(value) in kinds:
         return value
-    raise ValueError(f"{name} must be {kind.__name__}, got {value!r:.80}")
-
-
-_EMPTY = DeliveryState(run_key="")
+    raise ValueError(f"{name} must be {kinds[0].__name__}, got {value!r:.80}")

@@ -34,7 +34,7 @@ class DirectoryLock:
     """Makes this process the only writer of a directory, from :meth:`acquire` to :meth:`release`."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._key, self._pid = directory, _key_of(directory), os.getpid()
+        self._directory, self._key, self._pid = directory, os.path.realpath(directory), os.getpid()
         self._lock: BaseFileLock | None = None
         self._name = os.path.join(directory, LOCK_NAME)  # noqa: PTH118 - each row comes here: os.stat of a Path is slow
         self._status: os.stat_result | None = None  # of the file that is locked
@@ -169,7 +169,7 @@ def _status_of(lock: BaseFileLock) -> os.stat_result | None:
 def is_locked(directory: Path) -> bool:
     """Return whether a live process writes to the directory. A training that starts meanwhile is not disturbed."""
     holder = _read_holder(directory)
-    if _is_open_here(_key_of(directory)):
+    if _is_open_here(os.path.realpath(directory)):
         return True
     if holder and holder.is_live_here():
         return True
@@ -199,10 +199,6 @@ def check_writable(directory: Path) -> None:
         if error.errno not in _PASSING:
             message = f"{display_path(directory)} cannot be written ({error.strerror}); choose another output directory"
             raise UsageError(message) from error
-
-
-def _key_of(directory: Path) -> str:
-    return os.path.realpath(directory)
 
 
 def _is_open_here(key: str) -> bool:

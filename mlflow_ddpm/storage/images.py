@@ -35,9 +35,10 @@ class LoggedImage(NamedTuple):
 
     def fits_page(self) -> bool:
         """Return whether MLflow's page can show the picture in a description, where nothing makes it smaller."""
-        with contextlib.suppress(OSError), self.path.open("rb") as file:
-            head = file.read(24)  # of a PNG: signature, then the header's length and name, then the width
-            return head[12:16] == b"IHDR" and int.from_bytes(head[16:20], "big") <= PAGE_WIDTH
+        from PIL import Image
+
+        with contextlib.suppress(OSError), Image.open(self.path) as picture:  # reads the header alone
+            return picture.width <= PAGE_WIDTH
         return False
 
 

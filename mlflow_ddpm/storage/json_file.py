@@ -5,10 +5,11 @@ parses at any instant; during a run it may lag behind the CSV by seconds, since 
 every epoch would cost more with every epoch.
 """
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -146,23 +147,16 @@ class JsonWriter:
 
     def write_now(self, timeout: float) -> None:
         """Write the content of this moment on the caller's thread, which waits for another write to end at most."""
-        if self._writing.acquire(timeout=max(0.0, timeout)):
-            try:
+        with held(self._writing, timeout) as has_lock:
+            if has_lock:
                 self._wanted.clear()
                 self._write()
-            finally:
-                self._writing.release()
 
     def holds(self, revision: int) -> bool:
         """Return whether the file of that name is the one that we wrote, at this revision or a later one."""
-        has_lock = self._writing.acquire(timeout=1.0)  # a file that is just being replaced is neither old nor new
-        try:
+        with held(self._writing, 1.0), contextlib.suppress(OSError):  # a file being replaced is neither old nor new
             return self._revision >= revision and self._file.is_ours()
-        except OSError:
-            return False
-        finally:
-            if has_lock:
-                self._writing.release()
+        return False
 
     def _write(self) -> None:
         if not self._may_write():
@@ -194,6 +188,17 @@ class JsonWriter:
                     self._wanted.clear()
                     self._write()
             self._closed.wait(max(self._PAUSE_SEC, (time.perf_counter() - began) / self._SHARE))
+
+
+@contextlib.contextmanager
+def held(lock: threading.RLock, timeout: float) -> Iterator[bool]:
+    """Hold a lock, or do without one that an interrupted thread left; yield whether it is held."""
+    has_lock = lock.acquire(timeout=max(0.0, timeout))
+    try:
+        yield has_lock
+    finally:
+        if has_lock:
+            lock.release()
 
 
 def _holds_only(content: bytes, ours: bytes) -> bool:

@@ -4,7 +4,6 @@ One process at a time writes to a directory. A disk that is full, read-only or g
 rows stay in memory, and each later write brings the files up to all of them.
 """
 
-import contextlib
 import errno
 import itertools
 import logging
@@ -12,7 +11,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder
-from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
+from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, held, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
@@ -47,7 +46,7 @@ class Mirror:
         self._environment: Mapping[str, Any] = {}
         self._writing = threading.RLock()  # of the CSV; taken before the other one; by an interrupted thread again
         self._consistent = threading.RLock()  # held for microseconds: rows and the rest of the JSON change together
-        self._revision = 0  # of all that the JSON holds
+        self.revision = 0  # of all that the JSON holds: rises with whatever is new
         self._encoded: list[str] = []  # of the first rows; whoever writes the JSON adds the rest
         self._warned: int | None = None  # error number of the fault that the user knows of
         self._closed = False
@@ -97,11 +96,11 @@ class Mirror:
             superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
             if superseded:
                 self._keep_superseded(superseded)
-            with _held(self._consistent):
+            with held(self._consistent, _LEFT_SEC):
                 kept = len(self.rows) - len(superseded)
                 del self.rows[kept:], self._encoded[kept:]
                 self.rows.append(row)
-                self._revision += 1
+                self.revision += 1
             self._write_csv()
         self._json.request()
 
@@ -112,13 +111,13 @@ class Mirror:
             MirrorError: they are another run's.
         """
         with self._writing:
-            with _held(self._consistent):
+            with held(self._consistent, _LEFT_SEC):
                 merged = merge_rows(self.rows, rows, self._journal.path, self._run.get("every_n_steps"))
                 restored = len({row.logged_at_ms for row in merged} - {row.logged_at_ms for row in self.rows})
                 if not restored:
                     return
                 self.rows[:], self._encoded = merged, []
-                self._revision += 1
+                self.revision += 1
             path, epochs = display_path(self._journal.path), count_of(restored, "epoch")
             _log.warning("%s: restored from %s: %s", path, source, epochs)
             self._write_csv()
@@ -129,9 +128,9 @@ class Mirror:
 
     def update_run(self, known: Mapping[str, Any]) -> None:
         """Add to the JSON's run section, and have it written soon."""
-        with _held(self._consistent):
+        with held(self._consistent, _LEFT_SEC):
             self._run.update(known)
-            self._revision += 1
+            self.revision += 1
         if not self.is_foreign:
             self._json.request()
 
@@ -139,25 +138,20 @@ class Mirror:
         """Bring CSV and JSON up to this moment; return whether they hold everything."""
         if self.is_foreign:
             return False
-        with _held(self._writing) as has_lock:
+        with held(self._writing, _LEFT_SEC) as has_lock:
             if has_lock and not (self._lock.may_write and self._journal.is_current(self.rows)):
                 self._write_csv()  # which takes a lock anew that another program deleted
-        if not self._json.holds(self._revision):
+        if not self._json.holds(self.revision):
             self._json.write_now(timeout)
-        return self._journal.is_current(self.rows) and self._json.holds(self._revision)
-
-    @property
-    def revision(self) -> int:
-        """A number that rises whenever there is something new to write."""
-        return self._revision
+        return self._journal.is_current(self.rows) and self._json.holds(self.revision)
 
     def current_files(self, since: int | None = None) -> list[Path]:
         """Return those of CSV and JSON whose file of that name holds everything, or what there was at a revision."""
         current = []
-        with _held(self._writing):
+        with held(self._writing, _LEFT_SEC):
             if self.rows and self._journal.is_current(self.rows):
                 current.append(self.directory / CSV_NAME)
-        if self._json.holds(self._revision if since is None else since):
+        if self._json.holds(self.revision if since is None else since):
             current.append(self.directory / JSON_NAME)
         return current
 
@@ -165,11 +159,11 @@ class Mirror:
         """Write all files a last time and let the directory go; return whether the CSV, read back, has every row."""
         if self.is_foreign:
             return False
-        with _held(self._consistent):
+        with held(self._consistent, _LEFT_SEC):
             self._run["status"] = outcome.status
             if outcome.at_ms is not None:
                 self._run["end_time_ms"] = outcome.at_ms
-            self._revision += 1
+            self.revision += 1
             del self._encoded[len(self.rows) :]  # a signal may have come in the middle of a write
         self.flush()
         is_safe = self._is_safe()
@@ -266,9 +260,9 @@ class Mirror:
             _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
 
     def _render(self) -> tuple[int, bytes]:
-        with _held(self._consistent):
+        with held(self._consistent, _LEFT_SEC):
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
-            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self._revision
+            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self.revision
         return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)
 
     def _rescue(self) -> None:
@@ -285,14 +279,3 @@ class Mirror:
                 count_of(len(self.rows), "epoch"),
                 display_path(folder / CSV_NAME),
             )
-
-
-@contextlib.contextmanager
-def _held(lock: threading.RLock) -> Iterator[bool]:
-    """Hold a lock, or do without one that an interrupted thread left; yield whether it is held."""
-    has_lock = lock.acquire(timeout=_LEFT_SEC)
-    try:
-        yield has_lock
-    finally:
-        if has_lock:
-            lock.release()

@@ -9,13 +9,14 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.redaction import redact
 
+_T = TypeVar("_T")
 _ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
 _ANSWER_SEC = 45.0  # for an answer; longer if the user's settings are, or a file is sent
 SLOWEST = 2**12  # bytes of a file a second
@@ -119,23 +120,33 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
 
     if isinstance(how.get("data"), io.BufferedReader):
         how["data"] = _FileAsItWas(how["data"])
-    answer: Future[Any] = Future()
     store = store_called() or ""
 
-    def ask() -> None:
+    def ask() -> Any:
         with call_of_ours(store):
-            try:
-                answer.set_result(request(method, url, **how))
-            except Exception as error:  # noqa: BLE001 - raised to the caller
-                answer.set_exception(error)
+            return request(method, url, **how)
 
-    threading.Thread(target=ask, daemon=True).start()
     tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
     limit += super_len(how.get("data") or b"") / SLOWEST  # type: ignore[no-untyped-call]
-    if not wait([answer], limit).done:
-        raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s")
-    return answer.result()
+    try:
+        return in_time(limit, ask)
+    except TimeoutError as error:
+        raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s") from error
+
+
+def in_time(seconds: float, call: Callable[[], _T]) -> _T:
+    """Return what a call returns, made in a thread of its own, or raise what it raises, or TimeoutError."""
+    result: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:  # noqa: BLE001 - raised to the caller
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result.result(seconds)
 
 
 class _FileAsItWas:

@@ -12,6 +12,9 @@ from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 _SCALE_ABOVE, _SCALE = 1e280, 2.0**-128  # sums of as many as a run has stay within float64 below it, or scaled by it
 
 
+_Spread = tuple[float | None, float | None, float | None, float | None, float | None]
+
+
 class Statistics(NamedTuple):
     """What a row takes from its batches, over finite values; named as in the table of metrics."""
 
@@ -32,18 +35,12 @@ def nonfinite_batches(batches: EpochBatches) -> list[int]:
 
 def statistics(batches: EpochBatches) -> Statistics:
     """Return the statistics over finite values: NaN where none is finite, None where there is no value."""
-    loss = _spread(batches.losses)
-    norms = list(filter(math.isfinite, batches.grad_norms))
-    all_finite = loss.finite == len(batches.losses) and len(norms) == len(batches.grad_norms)
+    all_finite = all(map(math.isfinite, batches.losses)) and all(map(math.isfinite, batches.grad_norms))
     bad_losses = set() if all_finite else _nonfinite_losses(batches)
     bad_norms = set() if all_finite else _nonfinite_norms(batches)
     return Statistics(
-        loss_mean=loss.mean,
-        loss_std=loss.std,
-        loss_min=loss.least,
-        loss_max=loss.most,
-        loss_median=loss.median,
-        grad_norm=_mean(norms) if norms else _no_number(batches.grad_norms),
+        *_spread(batches.losses),
+        grad_norm=finite_mean(batches.grad_norms),
         nonfinite_batches=len(bad_losses | bad_norms),
         skipped_steps=len(bad_norms - bad_losses),
     )
@@ -61,15 +58,6 @@ def _nonfinite_norms(batches: EpochBatches) -> set[int]:
     return {batch for batch, norm in zip(normed, batches.grad_norms, strict=True) if not math.isfinite(norm)}
 
 
-class _Spread(NamedTuple):
-    finite: int  # how many values are
-    mean: float | None
-    std: float | None
-    least: float | None
-    most: float | None
-    median: float | None
-
-
 def finite_mean(values: Sequence[float]) -> float | None:
     """Return the mean of the finite values; NaN where none is finite, None where there is no value."""
     finite = list(filter(math.isfinite, values))
@@ -77,7 +65,7 @@ def finite_mean(values: Sequence[float]) -> float | None:
 
 
 def _spread(values: Sequence[float]) -> _Spread:
-    """Return mean, population standard deviation, extremes and median of the finite values.
+    """Return mean, population standard deviation, least, most and median of the finite values.
 
     Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute. One
     tuple is made, for the median; of a million batches it is the largest thing in memory.
@@ -85,14 +73,15 @@ def _spread(values: Sequence[float]) -> _Spread:
     ordered = tuple(sorted(filter(math.isfinite, values)))
     finite = len(ordered)
     if not finite:
-        return _Spread(0, *(_no_number(values),) * 5)
+        no_number = _no_number(values)
+        return no_number, no_number, no_number, no_number, no_number
     least, most = ordered[0] + 0.0, ordered[-1] + 0.0  # no -0.0: sqlite would drop its sign
     median = ordered[(finite - 1) // 2] * 0.5 + ordered[finite // 2] * 0.5
     scale = _SCALE if max(-least, most) > _SCALE_ABOVE else 1.0
     scaled = ordered if scale == 1.0 else tuple(value * scale for value in ordered)
     mean = math.fsum(scaled) / finite
     std = math.dist(scaled, (mean,) * finite) / math.sqrt(finite)
-    return _Spread(finite, mean / scale, std / scale, least, most, median)
+    return mean / scale, std / scale, least, most, median
 
 
 def _mean(values: Sequence[float]) -> float:

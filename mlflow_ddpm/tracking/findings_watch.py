@@ -7,13 +7,14 @@ they rest a hundred times as long after each look: a long run is looked at less 
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mlflow_ddpm.analysis.findings.rules import Finding, find_findings
 from mlflow_ddpm.analysis.run_description import FINDINGS_TAG, findings_text
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.tracking.lane import Activity, Lane
 from mlflow_ddpm.tracking.outage import OutageLog
 from mlflow_ddpm.tracking.upload_items import Tags
@@ -24,14 +25,6 @@ _SHARE, _REST_SEC_MAX, _QUIET_SEC_MAX = 0.01, 300.0, 1.0
 _CLOSE_SEC = 2.0  # for a last look, at most
 
 _log = logging.getLogger("mlflow_ddpm")
-
-
-class _HasRows(Protocol):
-    """The part of a mirror that is used here."""
-
-    @property
-    def rows(self) -> Sequence[EpochMetrics]:
-        """The rows so far, one an epoch."""
 
 
 class FindingsWatch:
@@ -50,7 +43,7 @@ class FindingsWatch:
 
     def __init__(
         self,
-        mirror: _HasRows,
+        mirror: Mirror,
         environment: Mapping[str, Any],
         every_n_steps: int | None,
         send: Callable[[Tags], None],

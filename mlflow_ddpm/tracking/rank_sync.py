@@ -5,7 +5,6 @@ time-out of 10 to 30 minutes, and only where every rank makes the same call.
 """
 
 import logging
-import sys
 from collections import Counter
 from datetime import timedelta
 from itertools import count
@@ -25,10 +24,8 @@ _trackers: Counter[str] = Counter()  # opened by this process, by name of their 
 
 def _group_store() -> Any:
     """Return the key-value store of ``torch.distributed``'s default group; None if there is no group."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return None
-    return distributed.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
+    group = ranks.group()
+    return group and group.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
 
 
 def wait_for_all_ranks() -> None:
@@ -83,11 +80,8 @@ class NextEpoch:
         Raises:
             UsageError: there is no process group to ask, or rank 0 has opened no such tracker within 45 seconds.
         """
-        if self._known is None:
-            self._known = self._ask()
-        return self._known
-
-    def _ask(self) -> int:
+        if self._known is not None:
+            return self._known
         store = _group_store()
         if store is None:
             raise UsageError(
@@ -103,7 +97,8 @@ class NextEpoch:
                 f"next_epoch is known on rank 0 alone, which opened no tracker on this directory within "
                 f"{_TIMEOUT.seconds} s; open the tracker on every rank"
             ) from error
-        return int(store.get(self._key))
+        self._known = int(store.get(self._key))
+        return self._known
 
 
 def warn_if_nothing_is_recorded(rank: int, world_size: int) -> None:

@@ -28,8 +28,8 @@ from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.storage.stored_rows import Point, points_of
 from mlflow_ddpm.tracking.outage import kind_of_cause
+from mlflow_ddpm.tracking.resume import rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
-from mlflow_ddpm.tracking.stored_copy import rows_of_stored_copy
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 

@@ -2,14 +2,18 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import MirrorError, StoreError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
+from mlflow_ddpm.storage.artifacts import fetched_file
+from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import images_on_disk
+from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import STEPS_TAG, MlflowRun
@@ -121,6 +125,21 @@ def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str, *
         times = {row.logged_at_ms for row in stored}
         missing = [row.logged_at_ms - 1 for row in mirror.rows if row.logged_at_ms not in times]
         state.delivered_through_ms = min([state.delivered_through_ms, *missing])
+
+
+def rows_of_stored_copy(run: MlflowRun, name: str) -> Sequence[EpochMetrics]:
+    """Return the rows of MLflow's copy of the CSV or JSON; none if it is not there, damaged or not ours.
+
+    A directory may have lost epochs, or be an older copy of another machine's: what MLflow's copy has is restored
+    before ours replaces it.
+    """
+    try:
+        with fetched_file(run, name) as path:
+            if path is None:
+                return ()
+            return read_document(path).rows if name == JSON_NAME else read_csv(path)
+    except MirrorError:
+        return ()
 
 
 def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:

@@ -162,7 +162,7 @@ class RunRecorder:
     @property
     def has_all_rows(self) -> bool:
         """Whether MLflow has every row."""
-        return self._sink.is_open and not self._sink.waiting_rows
+        return self._remote.is_open and not self._sink.waiting_rows
 
     def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
         """Keep a picture under ``samples/`` as PNG, then have it uploaded; one that the disk refuses, from memory.
@@ -207,7 +207,7 @@ class RunRecorder:
     def flush(self, timeout: float) -> bool:
         """Bring JSON and MLflow up to this moment; return whether MLflow has everything, within ``timeout`` seconds."""
         if self._is_forked() or self._is_closed:
-            return not self._is_forked() and self._sink.is_complete
+            return self._sink.is_complete
         deadline = time.monotonic() + timeout
         is_on_disk = self._mirror.flush(timeout)
         return self._sink.flush(max(0.0, deadline - time.monotonic())) and is_on_disk
@@ -215,7 +215,7 @@ class RunRecorder:
     def close(self, outcome: RunOutcome, timeout: float) -> bool:
         """Upload what waits, end the run, write the mirror a last time; return whether MLflow has everything."""
         if self._is_forked() or self._is_closed:
-            return not self._is_forked() and self._sink.is_complete
+            return self._sink.is_complete
         try:
             try:
                 return self._end(outcome, timeout)

@@ -17,19 +17,9 @@ _DENSE: set[Any] = set()  # layouts of tensors that are read as they are
 
 
 class ScalarTensor(Protocol):
-    """The part of a torch tensor used here; torch itself need not be imported."""
+    """What marks a torch tensor; torch itself need not be imported."""
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-
-    @property
-    def dtype(self) -> Any:
-        """Type of its elements."""
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether it has a graph."""
+    requires_grad: bool
 
 
 Scalar = float | ScalarTensor

@@ -78,7 +78,7 @@ def sync_directory(
         at_first = uploader.waiting_rows + uploader.waiting_files
         deadline = _wait(uploader, deadline, progress)
         if not is_known:  # an older copy of a directory that was continued elsewhere
-            outcome = uploader.earlier_outcome or outcome
+            outcome = uploader.remote.earlier_outcome or outcome
         done = uploader.close(outcome, max(0.0, min(_AWAY_SEC, deadline - time.monotonic())))
     finally:
         if uploader:
@@ -96,7 +96,7 @@ def sync_directory(
             f"{directory}: run {state.run_id} is in MLflow ({epochs}), without what it does not take: "
             f"{name}{more} ({cause})"
         )
-    if uploader.last_error is None and not uploader.is_open:
+    if uploader.last_error is None and not uploader.remote.is_open:
         raise StoreUnavailableError(f"MLflow at {redact(uri)} has not answered; everything is in {directory}")
     sent = at_first - uploader.waiting_rows - uploader.waiting_files
     raise uploader.last_error or StoreUnavailableError(
@@ -133,19 +133,20 @@ def _wait(uploader: Uploader, deadline: float, progress: Callable[[int, int], No
 
     Returns the deadline: earlier for a store that is away, later by the time that a new database's tables took.
     """
+    remote = uploader.remote
     at_first = waiting = uploader.waiting_rows + uploader.waiting_files
     answered = time.monotonic()
     while (now := time.monotonic()) < min(deadline, answered + _AWAY_SEC):
-        if is_first_use(uploader.tracking_uri):  # making a new database's tables is no outage; its lock has a time-out
+        if is_first_use(remote.tracking_uri):  # making a new database's tables is no outage; its lock has a time-out
             uploader.wait_open(_REPORT_SEC)
             deadline, answered = deadline + time.monotonic() - now, time.monotonic()
             continue
         if uploader.flush(min(_REPORT_SEC, deadline - now)) or isinstance(uploader.last_error, StoreRefusedError):
             break
         left = uploader.waiting_rows + uploader.waiting_files
-        if left == 0 and uploader.is_open:
+        if left == 0 and remote.is_open:
             break
-        if left < waiting or (uploader.is_open and uploader.last_error is None):
+        if left < waiting or (remote.is_open and uploader.last_error is None):
             answered = time.monotonic()
         if progress and left < waiting:
             progress(left, at_first)

@@ -47,7 +47,7 @@ class Uploader:
         advice: Advice | None,
         items: Iterable[UploadItem] = (),
     ) -> None:
-        self._remote, self._file, self._state = remote, state_file, state_file.state
+        self.remote, self._file, self._state = remote, state_file, state_file.state
         self._rows: deque[EpochMetrics | Tags] = deque()
         self._live: deque[LiveReading] = deque()
         self._files: deque[LoggedImage | Artifact] = deque()
@@ -63,7 +63,7 @@ class Uploader:
 
     def _explains_files(self, error: StoreError, failures: int) -> bool:
         """Return whether the rows' outage or a file that was set aside has shown why files wait, or it is too early."""
-        is_logged = kind_of_cause(error) in self._remote.logged_causes
+        is_logged = kind_of_cause(error) in self.remote.logged_causes
         return self._row_lane.is_failing or failures < 2 or is_logged  # noqa: PLR2004
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class Uploader:
         """Have it sent; return at once."""
         self.activity.written_at = time.monotonic()
         self._put(item).notify()
-        if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self._remote.tracking_uri):
+        if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self.remote.tracking_uri):
             self._outage.failed(StoreUnavailableError(f"MLflow has not answered for {_SILENT_SEC:g} s"))
 
     def write_live(self, take: Callable[[], LiveReading]) -> None:
@@ -97,21 +97,21 @@ class Uploader:
 
     def wait_open(self, timeout: float) -> bool:
         """Open the run now; return whether it was open within ``timeout`` seconds. The caller reports a missing run."""
-        if not self._remote.is_open:
+        if not self.remote.is_open:
             attempts, self._is_awaited = self._row_lane.attempts, True
             self._row_lane.hurry()
-            self._row_lane.wait_for(lambda: self._remote.is_open or self._row_lane.attempts > attempts, timeout)
+            self._row_lane.wait_for(lambda: self.remote.is_open or self._row_lane.attempts > attempts, timeout)
             self._is_awaited = False
-        return self._remote.is_open
+        return self.remote.is_open
 
     def flush(self, timeout: float) -> bool:
         """Return whether MLflow has everything that was written so far, within ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         self._file_lane.hurry()
-        self._row_lane.work_until(lambda: self._remote.is_open and not self._rows, timeout)
-        if self._remote.is_open:
+        self._row_lane.work_until(lambda: self.remote.is_open and not self._rows, timeout)
+        if self.remote.is_open:
             self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
-        return self._remote.is_open and not self._rows and not self._files and not self._state.set_aside
+        return self.remote.is_open and not self._rows and not self._files and not self._state.set_aside
 
     def close(self, outcome: RunOutcome, timeout: float) -> bool:
         """Send what waits, end the run, stop; return whether MLflow has everything.
@@ -126,7 +126,7 @@ class Uploader:
         self._file_lane.hurry()
         with long_lived_objects_left_alone():
             self._row_lane.work_until(lambda: self._state.ended, timeout)
-        if self._remote.is_open:
+        if self.remote.is_open:
             self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
         self.stop()
         return self.is_complete
@@ -136,21 +136,6 @@ class Uploader:
         self._file.close()
         self._row_lane.stop()
         self._file_lane.stop()
-
-    @property
-    def tracking_uri(self) -> str:
-        """The store, credentials included."""
-        return self._remote.tracking_uri
-
-    @property
-    def earlier_outcome(self) -> RunOutcome | None:
-        """How the run had ended in the store when it was opened; None if it had not, or is not open."""
-        return self._remote.earlier_outcome
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store has answered and the run is there."""
-        return self._remote.is_open
 
     @property
     def is_complete(self) -> bool:
@@ -182,23 +167,23 @@ class Uploader:
 
     def _send_rows(self) -> None:
         """Send rows and tags, then what may wait for them."""
-        if not self._remote.is_open:
+        if not self.remote.is_open:
             self._open()
         while self._rows and not self._row_lane.stopped:
             self._send_next_rows()
         while self._live and not (self._rows or self._row_lane.stopped):
-            self._remote.send_points(self._live.popleft().points())
+            self.remote.send_points(self._live.popleft().points())
         if self._row_lane.stopped or self._rows:
             return
         if not self._training_ended:
-            self._remote.refresh_description()
+            self.remote.refresh_description()
         elif not self._state.ended:
-            self._remote.finish()
+            self.remote.finish()
 
     def _open(self) -> None:
-        self._remote.open()
+        self.remote.open()
         if self._row_lane.stopped:  # the tracker was closed meanwhile
-            self._remote.end_if_orphaned()
+            self.remote.end_if_orphaned()
         self._row_lane.changed()
         self._file_lane.hurry()
 
@@ -206,7 +191,7 @@ class Uploader:
         """Send what stands first: a tag, or as many rows as fit into one request."""
         first = self._rows[0]
         if isinstance(first, Tags):
-            self._remote.send_tags(first.tags)
+            self.remote.send_tags(first.tags)
             self._rows.popleft()
             return
         most = max(1, METRICS_PER_BATCH // max(1, len(first.points())))
@@ -216,7 +201,7 @@ class Uploader:
             if isinstance(item, Tags):
                 break
             rows.append(item)
-        self._remote.send_rows(rows)
+        self.remote.send_rows(rows)
         for _ in rows:
             self._rows.popleft()
 
@@ -228,14 +213,14 @@ class Uploader:
         """Send files; one that the store does not take now makes way for the others and is tried again after them."""
         failures: list[StoreError] = []
         for _ in range(len(self._files)):
-            if self._file_lane.stopped or not self._remote.is_open or len(failures) == _FAILURES_MAX:
+            if self._file_lane.stopped or not self.remote.is_open or len(failures) == _FAILURES_MAX:
                 break
             item = self._files[0]
             try:
                 if isinstance(item, LoggedImage):
-                    self._remote.send_image(item)
+                    self.remote.send_image(item)
                 else:
-                    self._remote.send_file(item)
+                    self.remote.send_file(item)
             except StoreError as error:
                 failures.append(error)
                 self._files.rotate(-1)
