@@ -120,11 +120,7 @@ class FigureSet(NamedTuple):
         return f"{self.theme}-{self.font}" if self.font else self.theme
 
     def check(self) -> None:
-        """Refuse what is not offered.
-
-        Raises:
-            UsageError: no such theme, format, width or font.
-        """
+        """Raise UsageError for a theme, format, width or font that is not offered."""
         if not self.formats:
             raise UsageError(f"formats must be some of {', '.join(FORMATS)}, got none")
         for fmt in self.formats:

@@ -68,11 +68,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def named_source(args: argparse.Namespace, before: str = "") -> str:
-    """Return the run that the options of :func:`add_source` name; ``before`` is the argument that follows them.
-
-    Raises:
-        UsageError: they name none, or two.
-    """
+    """Return the run that :func:`add_source` names, one and no more; ``before`` is the argument that follows."""
     from mlflow_ddpm.storage.run_search import newest_run
 
     if args.last == (args.source is not None):
@@ -122,11 +118,7 @@ def figures_wanted(args: argparse.Namespace) -> FigureSet:
 
 
 def print_for_each(directories: Iterable[str], work: Callable[[Path], str]) -> None:
-    """Print the result for each directory, then a line for each one that failed.
-
-    Raises:
-        MlflowDdpmError: that of the last directory that failed, for `main` to print.
-    """
+    """Print the result for each directory, then a line for each that failed; raise the error of the last of them."""
     failed: list[MlflowDdpmError] = []
     for directory in map(Path, directories):
         try:

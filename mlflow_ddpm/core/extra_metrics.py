@@ -124,11 +124,7 @@ _RESERVED = frozenset(_BY_NAME) | {"logged_at_ms"}
 
 
 def check_new_extra_names(names: Iterable[str], known: Iterable[str] = ()) -> None:
-    """Check names that a loop gives to extras, with those ``known`` from its earlier rows: one file holds them all.
-
-    Raises:
-        UsageError: as :func:`check_extra_names`, or a new name in a folder that MLflow's page has for something else.
-    """
+    """Raise UsageError for names of extras that no loop may give; ``known`` has those of its earlier rows."""
     for name in names:
         folder = name.partition("/")[0] if isinstance(name, str) else ""
         if folder in _OWN_FOLDERS:

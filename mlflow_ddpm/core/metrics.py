@@ -188,11 +188,7 @@ def keep_last_written(rows: Iterable[EpochMetrics], every_n_steps: int | None = 
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
-    """Return a value of a training loop as an int.
-
-    Raises:
-        UsageError: it is not a whole number from ``least`` to 2**53 - 1.
-    """
+    """Return a value of a training loop as an int; raise UsageError unless it is one from ``least`` to 2**53 - 1."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except Exception:  # noqa: BLE001 - a tensor of floats, of several elements, on the meta device, ...

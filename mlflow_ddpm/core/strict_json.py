@@ -46,11 +46,7 @@ def number(value: float | None) -> float | str | None:
 
 
 def read_number(value: object) -> float | None:
-    """Return what :func:`number` wrote.
-
-    Raises:
-        ValueError: it is neither a number, nor null, nor one of the three names.
-    """
+    """Return what :func:`number` wrote; raise ValueError for anything else."""
     if isinstance(value, str) and value in _NAMES:
         return _NAMES[value]
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):

@@ -235,11 +235,7 @@ def _resume(trainer: Trainer, config: Config, directory: Path, device: torch.dev
 
 
 def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:
-    """Check that these settings continue the run of the checkpoint and start no other.
-
-    Raises:
-        ConfigError: a setting differs that may not.
-    """
+    """Raise ConfigError for settings that do not continue the run of the checkpoint."""
     for group, settings in config.as_dict().items():
         for name, value in settings.items():
             option, was = f"{group}.{name}", before.get(group, {}).get(name)

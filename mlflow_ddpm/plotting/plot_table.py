@@ -152,11 +152,7 @@ PLOTS: tuple[Plot, ...] = (
 
 
 def plot_named(name: str) -> Plot:
-    """Return the table's row of a name.
-
-    Raises:
-        UsageError: no such plot.
-    """
+    """Return the table's row of a name, or raise UsageError."""
     by_name = {plot.name: plot for plot in PLOTS}
     check_choice("plot", name, by_name)
     return by_name[name]

@@ -25,11 +25,7 @@ _STYLES = Path(__file__).parent / "styles"
 
 
 def check_choice(what: str, value: str, choices: Collection[str]) -> None:
-    """Refuse a value that is not offered.
-
-    Raises:
-        UsageError: naming what is offered.
-    """
+    """Raise UsageError for a value that is not offered."""
     if value not in choices:
         raise UsageError(f"{what} must be one of {', '.join(filter(None, choices))}, got {value!r}")
 

@@ -51,11 +51,7 @@ def read_runs(sources: Sequence[HistorySource], tracking_uri: str | None = None)
 
 
 def group_runs(runs: Sequence[ComparedRun], parameter: str) -> dict[str, list[ComparedRun]]:
-    """Return runs by the value of a hyperparameter, as ``lr = 0.1``, in the order in which the values come.
-
-    Raises:
-        UsageError: no run has this hyperparameter.
-    """
+    """Return runs by the value of a hyperparameter, as ``lr = 0.1``, in order; raise UsageError if no run has it."""
     if not any(parameter in run.config for run in runs):
         names = sorted({key for run in runs for key in run.config})
         raise UsageError(f"no run has the hyperparameter {parameter!r}; there are {', '.join(names) or 'none'}")

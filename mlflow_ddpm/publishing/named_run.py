@@ -66,12 +66,7 @@ def has_history(directory: Path) -> bool:
 
 
 def check_owner(directory: Path, run_id: str) -> None:
-    """Refuse a directory that holds another run's files.
-
-    Raises:
-        MirrorError: its files are damaged, so that nothing shows whose they are.
-        UsageError: it does.
-    """
+    """Raise UsageError for a directory that holds another run's files, MirrorError for damaged ones."""
     owner = _run_of(directory)
     if owner not in (None, run_id):
         raise UsageError(f"{display_path(directory)} holds run {owner}, not {run_id}; choose another output directory")

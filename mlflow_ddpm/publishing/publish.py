@@ -183,12 +183,7 @@ def _check_no_link(folder: Path) -> None:
 
 
 def check_nothing_is_lost(directory: Path, logged: Iterable[EpochMetrics]) -> None:
-    """Refuse to write the store's rows over a directory that has epochs which are not among them.
-
-    Raises:
-        MirrorError: the directory's own files cannot be read.
-        UsageError: it has such epochs, or gets them just now.
-    """
+    """Raise UsageError for a directory with epochs that the store's rows do not have, or which gets them just now."""
     if directory.is_dir() and is_locked(directory):
         raise UsageError(
             f"{display_path(directory)} is being written by a live process; choose another output directory"

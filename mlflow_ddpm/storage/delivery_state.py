@@ -115,11 +115,7 @@ class DeliveryState:
         self.final_tags = {name: text for name, text in why.items() if text}
 
     def save(self, directory: Path) -> None:
-        """Write it, all or nothing.
-
-        Raises:
-            OSError: the disk is full or read-only.
-        """
+        """Write it, all or nothing; raises OSError if the disk is full or read-only."""
         replace_file(directory / DELIVERY_STATE_NAME, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
 

@@ -95,11 +95,7 @@ class DirectoryLock:
         return self._lock is None or self.is_held
 
     def renew(self) -> None:
-        """Lock the directory of that name again, after another program moved or deleted the locked one.
-
-        Raises:
-            OSError: another process writes there now, or the directory cannot be made.
-        """
+        """Lock the directory of that name again, after a program moved or deleted the locked one, or raise OSError."""
         if self.is_held:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -117,11 +113,7 @@ class DirectoryLock:
         self._name_holder()
 
     def rename(self, target: Path) -> None:
-        """Give the directory another name while no other process can write to it, and let it go.
-
-        Raises:
-            OSError: the system refuses it.
-        """
+        """Give the directory another name while no other process can write to it, and let it go; or raise OSError."""
         (self._directory / HOLDER_NAME).unlink(missing_ok=True)
         if os.name == "nt" and self._lock is not None:  # Windows moves no directory that has an open file
             self._lock.release(force=True)
@@ -185,11 +177,7 @@ def is_locked(directory: Path) -> bool:
 
 
 def check_writable(directory: Path) -> None:
-    """Make the directory, and check that files can be made in it.
-
-    Raises:
-        UsageError: they cannot, and time alone will not change that, as it may for a full disk.
-    """
+    """Make the directory; raise UsageError where no file can be made, unless it is a fault that passes: a full disk."""
     probe = directory / f".{os.getpid()}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)

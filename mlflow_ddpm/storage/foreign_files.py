@@ -56,22 +56,14 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def check_amount(content: bytes, name: str) -> None:
-    """Refuse CSV or JSON text of more cells than memory is given for, before it is parsed.
-
-    Raises:
-        MirrorError: it has too many.
-    """
+    """Raise MirrorError for CSV or JSON text of more cells than memory is given for, before it is parsed."""
     cells = content.count(b",") + content.count(b"\n") + content.count(b"[") + content.count(b"{")
     if cells > _MAX_CELLS:
         raise MirrorError(f"{name} has {cells:,} cells; at most {_MAX_CELLS:,} are read")
 
 
 def check_depth(value: object, name: str) -> None:
-    """Refuse JSON that is nested too deeply.
-
-    Raises:
-        MirrorError: it is.
-    """
+    """Raise MirrorError for JSON that is nested too deeply."""
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [
@@ -87,11 +79,7 @@ def check_depth(value: object, name: str) -> None:
 
 
 def check_sendable(path: Path) -> None:
-    """Check that a path is a plain file: MLflow would wait for ever in a pipe, and send a whole folder.
-
-    Raises:
-        ItemRefusedError: it is another kind of file, or cannot be read, whatever the store.
-    """
+    """Raise ItemRefusedError for no plain file: MLflow would wait for ever in a pipe, and send a whole folder."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

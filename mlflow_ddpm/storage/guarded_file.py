@@ -44,11 +44,7 @@ class GuardedFile:
         self.state: FileState | None = None  # None: not written yet, or written in part
 
     def is_ours(self) -> bool:
-        """Return whether the file of that name is the one that we left, unchanged.
-
-        Raises:
-            OSError: the directory cannot be searched.
-        """
+        """Return whether the file of that name is the one that we left, unchanged; may raise OSError."""
         return self.state is not None and self.current_state() == self.state
 
     def adopt(self) -> None:

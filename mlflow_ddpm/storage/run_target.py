@@ -34,11 +34,7 @@ class RunTarget(NamedTuple):
     is_own: bool = False  # the directory wrote to this run before: it is the tracker's, whatever the run's tag
 
     def with_names(self, clean: Callable[[str], str]) -> Self:
-        """Return the target with the names that it asks for made clean.
-
-        Raises:
-            UsageError: a name, or the run's id, is not a string.
-        """
+        """Return the target with its names made clean; raise UsageError where a name, or the id, is no string."""
         for field, value in zip(("run_id", "run_name", "experiment_name"), self[1:4], strict=True):
             if not isinstance(value, str | None):
                 raise UsageError(f"{field} must be a string, got {value!r}")
@@ -265,11 +261,7 @@ def preflight_store(*, tracking_uri: str | None = None, experiment_name: str | N
 
 
 def _is_database(path: Path) -> bool:
-    """Return whether a sqlite file is there; one that is not, or is empty, must be possible to make.
-
-    Raises:
-        StoreRefusedError: it can be neither made nor written.
-    """
+    """Return whether a sqlite file has content; raise StoreRefusedError if it can be neither made nor written."""
     if path.parent.exists() and not path.parent.is_dir():
         raise StoreRefusedError(f"{path.parent} is a file, no directory; name another store with --tracking-uri")
     for needed in (path.parent, *([path] if path.exists() else [])):

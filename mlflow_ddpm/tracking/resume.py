@@ -25,11 +25,7 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 def move_finished(mirror: Mirror, target: RunTarget) -> bool:
-    """Give a directory that holds a finished run another name, unless that run is asked for; return whether it has one.
-
-    Raises:
-        UsageError: it cannot be moved.
-    """
+    """Move the directory of a finished run that is not asked for aside, or raise UsageError; return whether it was."""
     directory = mirror.directory
     state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None or state.status != "FINISHED" or _asks_for(target, state):
@@ -92,11 +88,7 @@ def axis_tags(every_n_steps: int | None) -> dict[str, str]:
 
 
 def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) -> None:
-    """Note whether rows are epochs or windows of steps, of which a run has one kind.
-
-    Raises:
-        UsageError: the directory's rows are of the other kind.
-    """
+    """Note whether rows are epochs or windows of steps; raise UsageError if there are rows of the other kind."""
     was_by_steps, is_by_steps = state.every_n_steps is not None, every_n_steps is not None
     if mirror.rows and was_by_steps != is_by_steps:
         remedy = "pass every_n_steps" if was_by_steps else "leave every_n_steps out"

@@ -86,11 +86,7 @@ class RowMeasurement:
         self.open("start_epoch")
 
     def open(self, method: str) -> None:
-        """Begin an epoch or window, if this rank measures anything.
-
-        Raises:
-            UsageError: the run was closed.
-        """
+        """Begin an epoch or window, if this rank measures anything; raise UsageError if the run was closed."""
         self.recorder.require_open(method)
         if self.has_measures:
             self._begin()
@@ -103,11 +99,7 @@ class RowMeasurement:
             self.live.open()
 
     def checked_extras(self, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return extras, having checked their names, each once.
-
-        Raises:
-            UsageError: MLflow would refuse a name, or it is taken, or it does not go together with an earlier one.
-        """
+        """Return extras, having checked their names, each once; raises as :func:`check_new_extra_names`."""
         if self._extras is None:
             self._extras = {name for row in self.recorder.rows for name in row.extra}
         if not self._extras.issuperset(extra):
@@ -130,11 +122,7 @@ class RowMeasurement:
             raise UsageError(f"{method} needs an open epoch; {way}")
 
     def add_step(self, step: int | None, values: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-        """Note a step of a window: loss, lr, grad_norm and batch_size; without a number, a batch of the next step.
-
-        Raises:
-            UsageError: as :meth:`mlflow_ddpm.MetricsTracker.log_step`.
-        """
+        """Note a step of a window; without a number, a batch of the next. Raises as ``MetricsTracker.log_step``."""
         windows = self.windows
         if windows is None:
             raise UsageError("log_step is for loops that count steps; open MetricsTracker(..., every_n_steps=N)")

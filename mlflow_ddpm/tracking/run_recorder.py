@@ -183,11 +183,7 @@ class RunRecorder:
         return image_file.path
 
     def write_artifact(self, path: Path) -> None:
-        """Have a file logged among the run's artifacts.
-
-        Raises:
-            UsageError: the tracker was closed.
-        """
+        """Have a file logged among the run's artifacts; raise UsageError if the tracker was closed."""
         self.require_open("log_artifact")
         if not self._is_forked():
             path = Path(os.path.abspath(path))  # noqa: PTH100 - a ".." would be a folder of that name in MLflow

@@ -109,11 +109,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def extra_values(extra: Mapping[str, Scalar | None]) -> dict[str, float]:
-    """Return extra metrics as floats, less those that are None.
-
-    Raises:
-        UsageError: a value is no single number.
-    """
+    """Return extra metrics as floats, less those that are None; raises as :func:`scalar`."""
     # no -0.0: sqlite would drop its sign
     return {name: float(value) + 0.0 for name, value in measured_extras(extra).items()}
 

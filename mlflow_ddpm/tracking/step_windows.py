@@ -24,21 +24,13 @@ class StepWindows:
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
-        """Return windows of this many steps; None where the loop counts epochs.
-
-        Raises:
-            UsageError: ``every_n_steps`` is not a whole number above 0.
-        """
+        """Return windows of a length, a whole number above 0, or raise UsageError; None: the loop counts epochs."""
         if every_n_steps is None:
             return None
         return cls(whole_number("every_n_steps", every_n_steps, 1))
 
     def check(self, step: Any) -> int:
-        """Return the steps done after a step.
-
-        Raises:
-            UsageError: it is not a whole number, or does not rise.
-        """
+        """Return the steps done after a step; raise UsageError if it is not a whole number, or does not rise."""
         done = whole_number("step", step) + 1
         if done <= self.steps_done:
             raise UsageError(

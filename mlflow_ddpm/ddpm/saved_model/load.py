@@ -75,11 +75,7 @@ def _fetch_of_run(store: MlflowRun, into: Path) -> Path:
 
 
 def find_model(artifacts: Artifacts, name: str) -> list[Artifact]:
-    """Return the model's two files among the artifacts of a run or logged model of this name.
-
-    Raises:
-        ModelError: they are not there.
-    """
+    """Return the model's two files among the artifacts of a run or logged model, or raise ModelError."""
     files = [file for file in artifacts.find(MODEL_FOLDER) if file.name in (WEIGHTS_NAME, DESCRIPTION_NAME)]
     if len(files) < 2:  # noqa: PLR2004 - weights and description
         raise ModelError(

@@ -92,11 +92,7 @@ def _describe(model: UNet, config: Config, class_names: Sequence[str], sha256: s
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return a ``config.json`` of this format, its types and ranges checked.
-
-    Raises:
-        ModelError: it is missing, damaged, no model's, or of a later format.
-    """
+    """Return a ``config.json``; raise ModelError if it is missing, damaged, out of range or of a later format."""
     try:
         description = json.loads(_read(path, most=_DESCRIPTION_MAX))
     except (ValueError, RecursionError) as error:
@@ -118,11 +114,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
-    """Return the settings that samples are drawn with; ``changed`` replaces some of ``sample``.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
+    """Return the settings to draw with; ``changed`` replaces some of ``sample``; or raise ConfigError."""
     diffusion = DiffusionConfig(**{key: description["diffusion"][key] for key in ("timesteps", "prediction")})
     sample = SampleConfig(**{**description["sample"], **changed})
     if sample.steps > diffusion.timesteps:

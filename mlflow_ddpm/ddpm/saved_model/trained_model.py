@@ -26,11 +26,7 @@ class TrainedModel:
     """
 
     def __init__(self, unet: UNet, description: Mapping[str, Any]) -> None:
-        """Take a built U-Net and the description it came with.
-
-        Raises:
-            ConfigError: the description has a process or a sampler that this version does not know.
-        """
+        """Take a built U-Net and the description it came with; raises as :func:`sampling_settings`."""
         self.unet, self.description = unet, description
         self.class_names: tuple[str, ...] = tuple(description["class_names"])
         self._config = sampling_settings(description)
