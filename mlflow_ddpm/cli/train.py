@@ -46,6 +46,7 @@ def _run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.core import ranks
     from mlflow_ddpm.ddpm.output_dir import choose_output_dir, is_same_finished_run, mark_published, plan_output_dir
     from mlflow_ddpm.storage.directory_lock import check_writable
+    from mlflow_ddpm.tracking.sync import sync_directory
 
     asked = from_options({o.dest: getattr(args, o.dest) for o in options()})
     config = asked.resolve()
@@ -61,8 +62,9 @@ def _run(args: argparse.Namespace) -> None:
         check_writable(directory)
     _fetch(config, _offer(args.download), loud=first)
     if not args.resume and is_same_finished_run(directory, config):
-        if first:
-            _sync(directory, args.tracking_uri)
+        if first:  # what a training that was killed while it ended had not delivered
+            with contextlib.suppress(StoreUnavailableError):
+                sync_directory(directory, tracking_uri=args.tracking_uri)
     else:
         _train(args, config, directory, run_params(asked, output_dir=args.output_dir), first=first)
     if first:
@@ -168,14 +170,6 @@ def _wait_for_run(tracker: MetricsTracker) -> str | None:
             break
         time.sleep(0.1)
     return run_id
-
-
-def _sync(directory: Path, tracking_uri: str | None) -> None:
-    """Deliver what a training that was killed while it ended had not; a store that is away is no reason to stop."""
-    from mlflow_ddpm.tracking.sync import sync_directory
-
-    with contextlib.suppress(StoreUnavailableError):
-        sync_directory(directory, tracking_uri=tracking_uri)
 
 
 def _store_of(directory: Path, tracking_uri: str | None) -> str | None:

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -105,6 +105,11 @@ class DeliveryState:
         """Forget the run in MLflow, so that the next upload creates one and sends everything."""
         self.run_id, self.owned, self.ended = None, True, False
         self.delivered_through_ms, self.pictures, self.set_aside = 0, {}, {}
+
+    def settle(self, names: Container[str]) -> None:
+        """Note that the store has these items: they neither wait nor are they set aside."""
+        self.artifacts = [name for name in self.artifacts if name not in names]
+        self.set_aside = {name: why for name, why in self.set_aside.items() if name not in names}
 
     def set_outcome(self, outcome: RunOutcome | None) -> None:
         """Note how the training ended; None: it is running."""

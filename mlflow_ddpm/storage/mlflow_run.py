@@ -6,9 +6,9 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 
 import contextlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,8 +195,11 @@ class MlflowRun:
 
     def finish(self, status: str, ended_at_ms: int | None) -> None:
         """End the run with FINISHED, FAILED or KILLED; by default at this moment."""
-        with translate_mlflow_errors(self.tracking_uri), _no_printed_address():
-            self._client.set_terminated(self.run_id, status, end_time=ended_at_ms)
+        from mlflow.entities import RunStatus
+
+        at_ms = ended_at_ms or time.time_ns() // 1_000_000
+        with translate_mlflow_errors(self.tracking_uri):  # set_terminated prints the URI, password included
+            self._store.update_run_info(self.run_id, RunStatus.from_string(status), at_ms, None)
 
     def read_rows(self) -> list[EpochMetrics]:
         """Return every row that was ever logged, superseded ones included: see :mod:`storage.stored_rows`."""
@@ -204,26 +207,16 @@ class MlflowRun:
             return read_stored_rows(self._client.get_run(self.run_id).data.metrics, self._history)
 
     def _history(self, key: str) -> list[Any]:
-        pages = self._client._tracking_client.store.get_metric_history  # noqa: SLF001 - the public one has no bound
-        return read_pages(partial(pages, self.run_id, key, _PAGE), key)
+        return read_pages(partial(self._store.get_metric_history, self.run_id, key, _PAGE), key)
+
+    @property
+    def _store(self) -> Any:
+        return self._client._tracking_client.store  # noqa: SLF001 - the public methods read without bound, and print
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return tags as every store takes them: their lengths and characters."""
     return {_key(key): clean_text(str(value))[:_TAG_MAX] for key, value in tags.items()}
-
-
-@contextlib.contextmanager
-def _no_printed_address() -> Iterator[None]:
-    """Keep MLflow from printing "View run ... at URI", password in the URI included."""
-    name = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
-    is_set = name in os.environ
-    os.environ.setdefault(name, "true")
-    try:
-        yield
-    finally:
-        if not is_set:
-            os.environ.pop(name, None)
 
 
 def _forget_artifact_address(run_id: str) -> None:

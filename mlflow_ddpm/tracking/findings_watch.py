@@ -54,20 +54,18 @@ class FindingsWatch:
         self.callbacks: list[Callable[[Finding], object]] = []
         self._old = {(row.epoch, row.logged_at_ms) for row in mirror.rows}  # from before a resume
         self._known: set[str] | None = None  # rules whose findings are no news
-        self._seen_ms = mirror.rows[-1].logged_at_ms if mirror.rows else 0
+        self._seen_ms = self._newest_ms()
         timing = {"share": _SHARE, "rest_sec_max": _REST_SEC_MAX, "quiet_sec_max": _QUIET_SEC_MAX}
         self._lane = Lane("findings", self._look, OutageLog("findings", advice=None), activity, **timing)
 
     def notify(self) -> None:
         """Have the rules look at a new row; return at once."""
-        if not self._lane.is_started:
-            self._lane.start()
+        self._lane.start()
         self._lane.notify()
 
     def close(self, timeout: float) -> None:
         """Look a last time, and stop. Returns within ``timeout`` seconds, and within two."""
-        if self._lane.is_started:
-            self._lane.work_until(lambda: self._seen_ms >= self._newest_ms(), min(timeout, _CLOSE_SEC))
+        self._lane.work_until(lambda: self._seen_ms >= self._newest_ms(), min(timeout, _CLOSE_SEC))
         self.stop()
 
     def stop(self) -> None:

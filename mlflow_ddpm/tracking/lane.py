@@ -53,7 +53,7 @@ class Lane:
     ) -> None:
         self._work, self._outage, self._activity = work, outage, activity
         self._share, self._rest_sec_max, self._quiet_sec_max = share, rest_sec_max, quiet_sec_max
-        self.last_error: StoreError | None = None
+        self.last_error: StoreError | None = None  # of the last attempt
         self.attempts = self._failures = 0
         self.stopped = False
         self._busy_since = math.inf  # when the attempt began that is under way
@@ -63,9 +63,10 @@ class Lane:
         self._thread = threading.Thread(target=self._run, name=f"mlflow_ddpm-upload-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first attempt follows as soon as the training thread is quiet."""
-        self._wake.put(None)
-        self._thread.start()
+        """Begin, once; the first attempt follows as soon as the training thread is quiet."""
+        if self._thread.ident is None:
+            self._wake.put(None)
+            self._thread.start()
 
     def notify(self) -> None:
         """Have it work soon; return at once. While the store is away, the lane keeps its own time."""
@@ -83,19 +84,9 @@ class Lane:
         self.hurry()
 
     @property
-    def is_started(self) -> bool:
-        """Whether :meth:`start` was called."""
-        return self._thread.ident is not None
-
-    @property
     def busy_sec(self) -> float:
         """Seconds since the attempt under way began; below 0 between attempts."""
         return time.monotonic() - self._busy_since
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._failures > 0
 
     @property
     def is_refused(self) -> bool:

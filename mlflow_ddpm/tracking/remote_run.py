@@ -24,11 +24,11 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, MlflowRun, clean_tags
+from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
 from mlflow_ddpm.storage.stored_rows import Point, points_of
 from mlflow_ddpm.tracking.outage import kind_of_cause
-from mlflow_ddpm.tracking.resume import rows_of_stored_copy
+from mlflow_ddpm.tracking.resume import resumed_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
@@ -116,8 +116,7 @@ class RemoteRun:
         with self._file.change() as state:
             state.delivered_through_ms = max(state.delivered_through_ms, rows[-1].logged_at_ms)
             if state.set_aside:
-                taken = {metric_name(point) for point in points} - refused
-                state.set_aside = {key: why for key, why in state.set_aside.items() if key not in taken}
+                state.settle({metric_name(point) for point in points} - refused)
 
     def send_points(self, points: Sequence[Point]) -> None:
         """Send points that belong to no row; the store may refuse them."""
@@ -130,7 +129,7 @@ class RemoteRun:
 
     def send_image(self, image: LoggedImage) -> None:
         """Send a picture to the image view, and as a file."""
-        run, name = self._opened(), f"{image.path.parent.name}/{image.path.name}"
+        run, name = self._opened(), self.name_of(image.path)
         if image.content is None and not os.path.exists(image.path):  # noqa: PTH110 - it never raises
             self._note_image(image)  # deleted since: nothing is left to send
             return
@@ -159,8 +158,7 @@ class RemoteRun:
         else:
             self._sent_files.append(name)
             with self._file.change() as state:
-                state.artifacts = [other for other in state.artifacts if other != name]
-                state.set_aside = {key: why for key, why in state.set_aside.items() if key != name}
+                state.settle([name])
 
     def finish(self) -> None:
         """Send what comes after the last row, and end the run if the tracker created it."""
@@ -205,12 +203,9 @@ class RemoteRun:
 
     def _describe(self, run: MlflowRun) -> None:
         environment = {f"env.{name}": str(value) for name, value in self._metadata.environment.items()}
-        resumed = (
-            {RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))} if self._state.resumed_at_epochs else {}
-        )
         with self._file.change() as state:
             state.set_aside = {k: why for k, why in state.set_aside.items() if not k.startswith(("tag ", "param "))}
-        self._send_tags(run, {**environment, **self._metadata.tags, **resumed})
+        self._send_tags(run, {**environment, **self._metadata.tags, **resumed_tags(self._state)})
         params = list(self._metadata.params.items())
         self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
         inputs = [self._metadata.dataset] if self._metadata.dataset else []
@@ -251,8 +246,8 @@ class RemoteRun:
     def _set_aside(self, name: str, error: Exception) -> None:
         cause = " ".join(str(error).split()) or type(error).__name__
         with self._file.change() as state:
+            state.settle([name])
             state.set_aside = {**state.set_aside, name: cause}
-            state.artifacts = [other for other in state.artifacts if other != name]
         kind = kind_of_cause(error, name)  # of 2,000 pictures, one warning
         level = logging.DEBUG if kind in self.logged_causes else logging.WARNING
         self.logged_causes.add(kind)
@@ -266,11 +261,10 @@ class RemoteRun:
             )
 
     def _note_image(self, image: LoggedImage) -> None:
-        name = f"{image.path.parent.name}/{image.path.name}"
         with self._file.change() as state:
             if image.content is None:
                 state.pictures = {**state.pictures, image.path.name: image.timestamp_ms}
-            state.set_aside = {key: why for key, why in state.set_aside.items() if key != name}
+            state.settle([self.name_of(image.path)])
 
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
@@ -279,7 +273,7 @@ class RemoteRun:
             history = RunHistory.create(rows, run=self._state.as_run(), environment=about)
             write_run_description(run, history, artifacts=list(self._sent_files))
             with self._file.change() as state:
-                state.set_aside = {key: why for key, why in state.set_aside.items() if key != _DESCRIPTION}
+                state.settle([_DESCRIPTION])
         except StoreUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - a server with limits of its own, or a rule that breaks on a history

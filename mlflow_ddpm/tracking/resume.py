@@ -16,7 +16,7 @@ from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import read_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import STEPS_TAG, MlflowRun
+from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, STEPS_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem, folder_of
@@ -85,6 +85,11 @@ def begin_or_resume(
 def axis_tags(every_n_steps: int | None) -> dict[str, str]:
     """Return the tags by which a run's axis comes back from the store."""
     return {STEPS_TAG: str(every_n_steps)} if every_n_steps else {}
+
+
+def resumed_tags(state: DeliveryState) -> dict[str, str]:
+    """Return the tag by which the epochs of its resumes come back from the store."""
+    return {RESUMED_TAG: ", ".join(map(str, state.resumed_at_epochs))} if state.resumed_at_epochs else {}
 
 
 def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) -> None:

@@ -18,7 +18,7 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, RESUMED_TAG
+from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.findings_watch import FindingsWatch
 from mlflow_ddpm.tracking.live_points import LiveReading
@@ -29,6 +29,7 @@ from mlflow_ddpm.tracking.resume import (
     begin_or_resume,
     final_files,
     move_finished,
+    resumed_tags,
     set_axis,
     undelivered,
 )
@@ -291,4 +292,4 @@ class RunRecorder:
         with self._file.change() as state:
             state.resumed_at_epochs = [e for e in state.resumed_at_epochs if e < epoch] + [epoch]
         self._mirror.update_run(self._state.as_run())
-        self._sink.write(Tags({RESUMED_TAG: ", ".join(map(str, self._state.resumed_at_epochs))}))
+        self._sink.write(Tags(resumed_tags(self._state)))

@@ -64,7 +64,7 @@ class Uploader:
     def _explains_files(self, error: StoreError, failures: int) -> bool:
         """Return whether the rows' outage or a file that was set aside has shown why files wait, or it is too early."""
         is_logged = kind_of_cause(error) in self.remote.logged_causes
-        return self._row_lane.is_failing or failures < 2 or is_logged  # noqa: PLR2004
+        return bool(self._row_lane.last_error) or failures < 2 or is_logged  # noqa: PLR2004
 
     def start(self) -> None:
         """Begin; the run is opened at once, or as soon as the training thread is quiet."""
