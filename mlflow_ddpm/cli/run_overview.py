@@ -1,7 +1,6 @@
 """The last lines of a command that made a run's files: the result, where everything is, how to look at it."""
 
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.extra_metrics import extra_value
 from mlflow_ddpm.core.formatting import count_of, display_path, format_duration, printable
-from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
+from mlflow_ddpm.core.links import run_link, server_command
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.publishing.publish import Published
 from mlflow_ddpm.storage.layout import DASHBOARD_NAME, MODEL_FOLDER, REPORT_NAME, model_files
@@ -75,8 +74,8 @@ def run_lines(run_id: str, tracking_uri: str | None) -> list[Line]:
         return [("run", run_id)]
     lines: list[Line] = [("run", f"{redact(info['run_name'])} ({run_id})")]
     link = run_link(store.tracking_uri, info["experiment_id"], run_id)
-    if link.startswith(LOCAL_SERVER) and not store.tracking_uri.startswith(LOCAL_SERVER):
-        lines.append(("server", f"mlflow ui --backend-store-uri {shlex.quote(_short(store.tracking_uri))}"))
+    if command := server_command(store.tracking_uri, _short(store.tracking_uri)):
+        lines.append(("server", command))
     return [*lines, ("", link)]
 
 

@@ -1,5 +1,6 @@
 """Links to a run's page in MLflow. Alone in its file so that every printed, logged or documented link is the same."""
 
+import shlex
 from urllib.parse import quote
 
 from mlflow_ddpm.core.redaction import redact
@@ -17,6 +18,12 @@ def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """
     server = redact(tracking_uri).rstrip("/") if tracking_uri.startswith(("http://", "https://")) else LOCAL_SERVER
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_WORKFLOW}"
+
+
+def server_command(tracking_uri: str, shown: str) -> str | None:
+    """Return the command that serves a store which has no server of its own; ``shown`` is its URI as people type it."""
+    is_served = tracking_uri.startswith(("http://", "https://"))
+    return None if is_served else f"mlflow ui --backend-store-uri {shlex.quote(shown)}"
 
 
 def artifact_link(experiment_id: str, run_id: str, path: str) -> str:

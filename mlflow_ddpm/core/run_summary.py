@@ -1,66 +1,52 @@
-"""Key results of a run in a few numbers, updated row by row.
-
-The same fold serves the JSON mirror (one row at a time, during the run) and the report (all rows at once), so
-the two cannot disagree. Rows must come in order of epoch; after a resume, fold the kept rows afresh.
-"""
+"""Key results of a run in a few numbers, the same in the JSON, the report and MLflow."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import EpochMetrics
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(NamedTuple):
     """A run's key results. ``None`` where nothing finite was measured; losses are epoch means."""
 
-    epochs: int = 0
-    first_epoch: int | None = None
-    last_epoch: int | None = None
-    best_epoch: int | None = None  # the earliest epoch with the lowest finite loss_mean
-    best_loss: float | None = None
-    final_loss: float | None = None  # the last epoch's; may be NaN
-    training_time_sec: float | None = None  # the sum of the epochs' times
-    total_time_sec: float | None = None  # from the run's start to its end, or to its last row while it runs
-    gpu_peak_mb: float | None = None
-    nonfinite_batches: int = 0
-
-    def add(self, row: EpochMetrics) -> None:
-        """Fold in the next epoch's row."""
-        self.epochs += 1
-        self.first_epoch = row.epoch if self.first_epoch is None else self.first_epoch
-        self.last_epoch = row.epoch
-        self.final_loss = row.loss_mean
-        self.training_time_sec = row.cumulative_time_sec
-        self.nonfinite_batches += row.nonfinite_batches or 0
-        if row.gpu_peak_mb is not None:
-            self.gpu_peak_mb = max(row.gpu_peak_mb, self.gpu_peak_mb or 0.0)
-        loss = row.loss_mean
-        if loss is not None and math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
-            self.best_epoch, self.best_loss = row.epoch, loss
-
-    def as_dict(self) -> dict[str, int | float | None]:
-        """Return the fields in order."""
-        return asdict(self)
+    epochs: int
+    first_epoch: int | None
+    last_epoch: int | None
+    best_epoch: int | None  # the earliest epoch with the lowest finite loss_mean
+    best_loss: float | None
+    final_loss: float | None  # the last epoch's; may be NaN
+    training_time_sec: float | None  # the sum of the epochs' times
+    total_time_sec: float | None  # from the run's start to its end, or to its last row while it runs
+    gpu_peak_mb: float | None
+    nonfinite_batches: int
 
 
 def summarise(rows: Iterable[EpochMetrics], run: Mapping[str, Any] | None = None) -> Summary:
-    """Fold all rows of a run; ``run`` has its ``start_time_ms`` and, once it has ended, its ``end_time_ms``."""
-    summary, last_ms = Summary(), 0
-    for row in rows:
-        summary.add(row)
-        last_ms = max(last_ms, row.logged_at_ms)
-    run = run or {}
-    start, end = _time(run.get("start_time_ms")), _time(run.get("end_time_ms")) or last_ms
-    if start is not None and end >= start:
-        summary.total_time_sec = (end - start) / 1000
-    return summary
+    """Sum up the rows, by epoch; ``run`` has its ``start_time_ms`` and, once it has ended, its ``end_time_ms``."""
+    rows = list(rows)
+    losses = [(row.loss_mean, row.epoch) for row in rows if row.loss_mean is not None and math.isfinite(row.loss_mean)]
+    best_loss, best_epoch = min(losses, default=(None, None))
+    return Summary(
+        epochs=len(rows),
+        first_epoch=rows[0].epoch if rows else None,
+        last_epoch=rows[-1].epoch if rows else None,
+        best_epoch=best_epoch,
+        best_loss=best_loss,
+        final_loss=rows[-1].loss_mean if rows else None,
+        training_time_sec=rows[-1].cumulative_time_sec if rows else None,
+        total_time_sec=_total_time(rows, run or {}),
+        gpu_peak_mb=max((row.gpu_peak_mb for row in rows if row.gpu_peak_mb is not None), default=None),
+        nonfinite_batches=sum(row.nonfinite_batches or 0 for row in rows),
+    )
 
 
-def _time(value: object) -> float | None:
-    """Return a Unix time, None if it is not one: what is known of a run may come from a user or a damaged file."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return value
-    return None
+def _total_time(rows: Sequence[EpochMetrics], run: Mapping[str, Any]) -> float | None:
+    """Return seconds; None where there is no time: what is known of a run may come from a user or a damaged file."""
+    last_row_ms = max((row.logged_at_ms for row in rows), default=0)
+    start, end = (time if _is_time(time := run.get(name)) else 0 for name in ("start_time_ms", "end_time_ms"))
+    return ((end or last_row_ms) - start) / 1000 if 0 < start <= (end or last_row_ms) else None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

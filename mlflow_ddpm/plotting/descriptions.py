@@ -12,7 +12,6 @@ from statistics import median
 from mlflow_ddpm.analysis.run_history import Points, RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 from mlflow_ddpm.core.formatting import format_duration, format_number
-from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.plotting.series import GAP, memory_unit, rate_name, series
 
 Sentence = Callable[[RunHistory], str]
@@ -167,7 +166,7 @@ def describe_changes(points: Points, history: RunHistory) -> str:
 @_about("loss_mean")
 def describe_best_epoch(points: Points, history: RunHistory) -> str:
     """Return how long the run is and what its lowest loss is."""
-    summary = summarise(history.rows)
+    summary = history.summary
     if history.axis_label == "Epoch":
         length = "1 epoch" if summary.epochs == 1 else f"{summary.epochs:,} epochs"
     else:

@@ -161,11 +161,7 @@ def _placed(fact: str, titles: Sequence[str], side: int) -> str:
 
 
 def width_of(theme: str, width: str | None) -> str:
-    """Return the width that a theme's figure has, asked for or not.
-
-    Raises:
-        UsageError: no such theme or width, or a column's width for the theme of screens.
-    """
+    """Return the width that a theme's figure has, asked for or not; raise UsageError for one that it cannot have."""
     check_choice("theme", theme, THEMES)
     if theme == "paper":
         check_choice("width", width or WIDTHS[0], WIDTHS)

@@ -35,11 +35,7 @@ class OutputFile:
 
 
 def find_plot_files(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path] | None) -> dict[str, Path]:
-    """Return the plots to embed, in the order of ``names``: those given, or those that lie in ``save_dir``.
-
-    Raises:
-        UsageError: ``plot_paths`` names an unknown plot or a file that is not there.
-    """
+    """Return the plots to embed: those given, or raise UsageError for no plot or no file; else those in ``save_dir``."""
     names = list(names)
     if plot_paths is None:
         drawn = {name: save_dir / f"{name}.png" for name in names}

@@ -43,11 +43,7 @@ class LoggedImage(NamedTuple):
 
 
 def image_path(directory: Path, name: str, epoch: int) -> Path:
-    """Return where a picture of an output directory is kept.
-
-    Raises:
-        UsageError: the name is no plain file name, or the epoch no whole number >= 0.
-    """
+    """Return where a picture is kept; raise UsageError for no plain file name or no whole number >= 0."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"a picture's name must be letters, digits, _ and - alone, got {name!r}")
     return directory / SAMPLES_FOLDER / sample_name(name, whole_number("a picture's epoch", epoch))
@@ -67,11 +63,7 @@ def image_from_path(path: Path) -> LoggedImage:
 
 
 def save_image(directory: Path, name: str, image: NDArray[np.uint8], epoch: int) -> LoggedImage:
-    """Keep a picture as PNG under ``samples/``; one that the disk refuses is returned with its content.
-
-    Raises:
-        UsageError: the name is no plain file name, or the image is not (H, W), (H, W, 3) or (H, W, 4) of uint8.
-    """
+    """Keep a picture as PNG, or return it with its content; raises as :func:`image_path` and :func:`encode_png`."""
     path, content = image_path(directory, name, epoch), encode_png(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def render_document(
         "run": run,
         "config": config,
         "environment": environment,
-        "summary": summary.as_dict(),
+        "summary": summary._asdict(),
     }
     text = dumps(head, indent=2).removesuffix("\n}")
     epochs = ",\n".join(f"    {row}" for row in encoded_rows)

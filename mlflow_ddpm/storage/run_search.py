@@ -51,12 +51,7 @@ def find_run(source: str | Path, tracking_uri: str | None = None) -> MlflowRun:
 
 
 def newest_run(tracking_uri: str | None = None) -> MlflowRun:
-    """Return the newest run that has epochs of this package.
-
-    Raises:
-        HistoryError: the store has none.
-        StoreError: the store is away or refuses.
-    """
+    """Return the newest run that has epochs of this package, or raise HistoryError."""
     uri = _store_uri(tracking_uri)
     runs = _search(uri, "metrics.epoch_time_sec >= 0", at_most=1)
     if not runs:
@@ -65,12 +60,7 @@ def newest_run(tracking_uri: str | None = None) -> MlflowRun:
 
 
 def child_runs(parent: MlflowRun, *, at_most: int) -> list[MlflowRun]:
-    """Return the runs below a parent, oldest first: those whose ``mlflow.parentRunId`` names it.
-
-    Raises:
-        UsageError: there are more than ``at_most``.
-        StoreError: the store is away or refuses.
-    """
+    """Return the runs below a parent, oldest first; raise UsageError for more than ``at_most``."""
     runs = _search(parent.tracking_uri, f"tags.`mlflow.parentRunId` = '{parent.run_id}'", at_most=at_most + 1)
     if len(runs) > at_most:
         raise UsageError(f"run {parent.run_id} has more than {at_most} child runs; name those to compare")

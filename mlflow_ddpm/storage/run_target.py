@@ -44,7 +44,7 @@ class RunTarget(NamedTuple):
         )
 
 
-def resolve_run_target(target: RunTarget | None = None, *, tracking_uri: str | Path | None = None) -> RunTarget:
+def resolve_run_target(target: RunTarget | None = None) -> RunTarget:
     """Fill in what was not asked for, from MLflow's own settings; must run on the caller's thread, makes no request.
 
     Order: what the target names; the active run; ``MLFLOW_RUN_ID``; a new run. An active run and ``MLFLOW_RUN_ID``
@@ -53,7 +53,7 @@ def resolve_run_target(target: RunTarget | None = None, *, tracking_uri: str | P
     import mlflow
 
     configured = configured_store()
-    uri = absolute_uri(tracking_uri or (target.tracking_uri if target else "") or configured)
+    uri = absolute_uri((target and target.tracking_uri) or configured)
     target = (target or RunTarget(uri))._replace(tracking_uri=uri)
     if target.run_id or not _is_same_store(uri, configured):
         return target

@@ -1,13 +1,12 @@
 """What MLflow has of the run in an output directory, and what waits: read from the disk alone."""
 
 import contextlib
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
 from mlflow_ddpm.core.formatting import count_of, display_path, printable
-from mlflow_ddpm.core.links import LOCAL_SERVER, run_link
+from mlflow_ddpm.core.links import run_link, server_command
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.images import images_on_disk
@@ -77,10 +76,10 @@ def _page(directory: Path, state: DeliveryState) -> list[tuple[str, str]]:
         experiment_id = read_document(directory / JSON_NAME, with_rows=False).run.get("experiment_id")
     if not (state.run_id and isinstance(experiment_id, str)):
         return []
-    link = run_link(state.tracking_uri, experiment_id, state.run_id)
     uri = state.tracking_uri
-    is_served = uri.startswith(LOCAL_SERVER) or not link.startswith(LOCAL_SERVER)
-    return [*([] if is_served else [("server", f"mlflow ui --backend-store-uri {shlex.quote(uri)}")]), ("page", link)]
+    command = server_command(uri, uri)
+    link = ("page", run_link(uri, experiment_id, state.run_id))
+    return [("server", command), link] if command else [link]
 
 
 def _set_aside(state: DeliveryState) -> list[tuple[str, str]]:

@@ -72,11 +72,7 @@ class EmaProbe:
         self._has_warned = False
 
     def watch(self, model: torch.nn.Module, ema_model: Any) -> None:
-        """Take this pair from now on wherever no other is named.
-
-        Raises:
-            UsageError: they do not fit.
-        """
+        """Take this pair from now on wherever no other is named; raise UsageError if they do not fit."""
         if isinstance(ema_model, Iterator):  # such as parameters(), which would be empty the next time
             ema_model = list(ema_model)
         try:

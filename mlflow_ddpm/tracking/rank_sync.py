@@ -29,11 +29,7 @@ def _group_store() -> Any:
 
 
 def wait_for_all_ranks() -> None:
-    """Return once every rank of the default group has called this as often as this rank has.
-
-    Raises:
-        UsageError: a rank did not within 45 seconds; the message names it.
-    """
+    """Return once every rank has called this as often as this one; raise UsageError, naming who did not in 45 s."""
     import torch.distributed as dist
 
     store, rank, this_round = _group_store(), dist.get_rank(), next(_rounds)
@@ -75,11 +71,7 @@ class NextEpoch:
         self._known = epoch + 1
 
     def fetch(self) -> int:
-        """Return, on another rank, the number that rank 0 has.
-
-        Raises:
-            UsageError: there is no process group to ask, or rank 0 has opened no such tracker within 45 seconds.
-        """
+        """Return, on another rank, the number that rank 0 has; raise UsageError if it cannot be asked in 45 seconds."""
         if self._known is not None:
             return self._known
         store = _group_store()

@@ -166,12 +166,7 @@ class RunRecorder:
         return self._remote.is_open and not self._sink.waiting_rows
 
     def write_image(self, name: str, image: NDArray[np.uint8], epoch: int) -> Path | None:
-        """Keep a picture under ``samples/`` as PNG, then have it uploaded; one that the disk refuses, from memory.
-
-        Raises:
-            UsageError: the name is no plain file name, or the image is not (H, W), (H, W, 3) or (H, W, 4) of uint8;
-                or the tracker was closed.
-        """
+        """Keep a picture as PNG, then have it uploaded, from memory if the disk refuses it. Raises as ``log_image``."""
         self.require_open("log_image")
         if self._is_forked():
             return None

@@ -57,7 +57,7 @@ class Uploader:
         self._outage = OutageLog("rows", advice, lambda error, _: self._is_awaited and type(error) is RunMissingError)
         self._row_lane = Lane("rows", self._work_on_rows, self._outage, self.activity)
         files = OutageLog("files", advice, is_covered=self._explains_files)
-        self._file_lane = Lane("files", self._work_on_files, files, self.activity)
+        self._file_lane = Lane("files", self._send_files, files, self.activity)
         for item in items:
             self._put(item)
 
@@ -205,26 +205,23 @@ class Uploader:
         for _ in rows:
             self._rows.popleft()
 
-    def _work_on_files(self) -> None:
-        with self._file.gathered():
-            self._send_files()
-
     def _send_files(self) -> None:
         """Send files; one that the store does not take now makes way for the others and is tried again after them."""
         failures: list[StoreError] = []
-        for _ in range(len(self._files)):
-            if self._file_lane.stopped or not self.remote.is_open or len(failures) == _FAILURES_MAX:
-                break
-            item = self._files[0]
-            try:
-                if isinstance(item, LoggedImage):
-                    self.remote.send_image(item)
+        with self._file.gathered():
+            for _ in range(len(self._files)):
+                if self._file_lane.stopped or not self.remote.is_open or len(failures) == _FAILURES_MAX:
+                    break
+                item = self._files[0]
+                try:
+                    if isinstance(item, LoggedImage):
+                        self.remote.send_image(item)
+                    else:
+                        self.remote.send_file(item)
+                except StoreError as error:
+                    failures.append(error)
+                    self._files.rotate(-1)
                 else:
-                    self.remote.send_file(item)
-            except StoreError as error:
-                failures.append(error)
-                self._files.rotate(-1)
-            else:
-                self._files.popleft()
+                    self._files.popleft()
         if failures:
             raise next((error for error in failures if isinstance(error, StoreRefusedError)), failures[0])

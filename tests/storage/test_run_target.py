@@ -173,7 +173,7 @@ def test_settings_that_name_no_store_matter_only_where_they_are_used(
     """A store that is named is used, by a training and by a sync."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", configured)
     mlflow.set_tracking_uri(configured)
-    assert resolve_run_target(tracking_uri=sqlite_uri).tracking_uri == sqlite_uri
+    assert resolve_run_target(RunTarget(sqlite_uri)).tracking_uri == sqlite_uri
     play("out", tracking_uri=sqlite_uri)
     assert "was complete in MLflow (6 epochs)" in sync_directory(Path("out"))
     with pytest.raises(UsageError, match="is no tracking URI"):

@@ -36,11 +36,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def resolve(self) -> Self:
-        """Return the settings with every ``None`` replaced by the preset's value, and checked against each other.
-
-        Raises:
-            ConfigError: two settings do not fit together.
-        """
+        """Return the settings with every ``None`` replaced by the preset's value; ConfigError: two do not fit."""
         groups = {}
         for group, values in preset_values(self.train.preset, self.data.name).items():
             chosen = getattr(self, group)

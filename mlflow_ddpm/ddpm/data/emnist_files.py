@@ -45,11 +45,7 @@ _PORTION = 2**20  # bytes read at a time: gzip makes each portion twice
 
 @contextlib.contextmanager
 def open_unzipped(path: OfficialFile) -> Iterator[IO[bytes]]:
-    """Open a file for reading, unzipped.
-
-    Raises:
-        DataError: then, or while it is read: it is gone, cut short or damaged.
-    """
+    """Open a file for reading, unzipped; raise DataError if it is gone, cut short or damaged, also while it is read."""
     try:
         with path.open("rb") as file:
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=file) if path.name.endswith(".gz") else file)

@@ -69,11 +69,7 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
 
 
 def load_newest(directory: Path, *, map_location: torch.device | str = "cpu") -> Checkpoint | None:
-    """Return the newest checkpoint that can be read, or None without one.
-
-    Raises:
-        MirrorError: there are checkpoints, and none can be read.
-    """
+    """Return the newest checkpoint that can be read, None without one; raise MirrorError if none can be read."""
     paths = checkpoint_paths(directory)
     for path in reversed(paths):
         try:

@@ -109,11 +109,7 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` means for this process.
-
-    Raises:
-        ConfigError: ``cuda`` was asked for, and torch finds no such device.
-    """
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means here; raise ConfigError where there is no CUDA."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
