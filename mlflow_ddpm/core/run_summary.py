@@ -42,11 +42,11 @@ def summarise(rows: Iterable[EpochMetrics], run: Mapping[str, Any] | None = None
 
 
 def _total_time(rows: Sequence[EpochMetrics], run: Mapping[str, Any]) -> float | None:
-    """Return seconds; None where there is no time: what is known of a run may come from a user or a damaged file."""
     last_row_ms = max((row.logged_at_ms for row in rows), default=0)
-    start, end = (time if _is_time(time := run.get(name)) else 0 for name in ("start_time_ms", "end_time_ms"))
-    return ((end or last_row_ms) - start) / 1000 if 0 < start <= (end or last_row_ms) else None
+    start, end = _time(run.get("start_time_ms")), _time(run.get("end_time_ms")) or last_row_ms
+    return (end - start) / 1000 if 0 < start <= end else None
 
 
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+def _time(value: object) -> float:
+    """Return a Unix time, 0 if it is not one: what is known of a run may come from a user or a damaged file."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf else 0
