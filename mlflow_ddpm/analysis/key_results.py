@@ -75,17 +75,13 @@ def _last_value(history: RunHistory, name: str) -> KeyResult:
 
 def key_results_table(history: RunHistory) -> Table:
     """Return one line per key result, with its unit and the epochs it comes from."""
+    ends = (history.rows[0].epoch, history.rows[-1].epoch) if history.rows else ()
     epochs = {
-        "epochs": _first_to_last(history),
+        "epochs": " to ".join(map(str, dict.fromkeys(ends))),
         "nonfinite_batches": history.format_epochs(row.epoch for row in history.rows if row.nonfinite_batches),
     }
     lines = [(result.label, result.text, epochs.get(result.name, _epoch(result))) for result in table_results(history)]
     return Table(("Result", "Value", history.worded("Epoch")), [*lines, *_extra_lines(history)], "llr")
-
-
-def _first_to_last(history: RunHistory) -> str:
-    ends = (history.rows[0].epoch, history.rows[-1].epoch) if history.rows else ()
-    return " to ".join(map(str, dict.fromkeys(ends)))
 
 
 def _extra_lines(history: RunHistory) -> Iterator[Line]:

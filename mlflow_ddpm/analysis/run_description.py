@@ -57,13 +57,10 @@ class RunPage(NamedTuple):
 
     def picture(self) -> str | None:
         """Return the picture that stands first: the preview, which is made to fit, else the newest sample."""
-        samples = [(int(parts["epoch"]), name) for name in self.artifacts if (parts := _sample(name))]
+        parsed = [(SAMPLE_PATTERN.fullmatch(name.rpartition("/")[2]), name) for name in self.artifacts]
+        samples = [(int(parts["epoch"]), name) for parts, name in parsed if parts]
         name = PREVIEW_NAME if PREVIEW_NAME in self.artifacts else max(samples, default=(0, None))[1]
         return None if name is None else artifact_source(self.run_id, f"{ARTIFACT_FOLDER}/{name}")
-
-
-def _sample(name: str) -> re.Match[str] | None:
-    return SAMPLE_PATTERN.fullmatch(name.rpartition("/")[2])
 
 
 def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: Collection[str] = ()) -> None:
@@ -123,14 +120,11 @@ def _join(own: str, comparison: str) -> str:
 
 def summary_metrics(history: RunHistory) -> dict[str, float]:
     """Return the key results that were measured, by metric name."""
-    summary = history.summary
     results = {result.name: result.value for result in table_results(history)}
-    results["best_epoch"] = summary.best_epoch
-    return {f"{SUMMARY_PREFIX}{name}": _finite(value) for name, value in results.items() if value is not None}
-
-
-def _finite(value: float) -> float:
-    return float(value) if math.isfinite(value) else math.nan  # as in the rows: SQL stores have no infinity
+    results["best_epoch"] = history.summary.best_epoch
+    measured = {name: float(value) for name, value in results.items() if value is not None}
+    # NaN as in the rows: SQL stores have no infinity.
+    return {SUMMARY_PREFIX + name: value if math.isfinite(value) else math.nan for name, value in measured.items()}
 
 
 def _differs(value: float, state: MlflowPage, key: str) -> bool:

@@ -2,8 +2,6 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.cli.parser import folder
@@ -32,16 +30,7 @@ def run(args: argparse.Namespace) -> None:
         f"{count_of(len(fetched.files), 'file')} ({size / 2**20:.1f} MiB) of run {fetched.run_id} are in "
         f"{display_path(fetched.directory)}"
     )
-    for place, paths in _by_folder(fetched.files):
-        print(f"  {display_path(place)}: {_kinds(paths)}")
-
-
-def _by_folder(files: Sequence[Path]) -> list[tuple[Path, list[Path]]]:
-    folders = sorted({path.parent for path in files})
-    return [(folder, [path for path in files if path.parent == folder]) for folder in folders]
-
-
-def _kinds(paths: Sequence[Path]) -> str:
-    """Return how many files of each kind there are, as in ``2 csv, 11 png``."""
-    counts = Counter(path.suffix.removeprefix(".") for path in paths)
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    for place in sorted({path.parent for path in fetched.files}):
+        counts = Counter(path.suffix.removeprefix(".") for path in fetched.files if path.parent == place)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        print(f"  {display_path(place)}: {kinds}")

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command, print_for_each
@@ -33,14 +32,9 @@ def run(args: argparse.Namespace) -> None:
     from mlflow_ddpm.tracking.sync import sync_directory
 
     def sync(directory: Path) -> str:
-        progress = _progress_of(directory)
-        return sync_directory(directory, tracking_uri=args.tracking_uri, timeout=args.timeout, progress=progress)
+        def show(waiting: int, at_first: int) -> None:
+            print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
+
+        return sync_directory(directory, tracking_uri=args.tracking_uri, timeout=args.timeout, progress=show)
 
     print_for_each(args.directories, sync)
-
-
-def _progress_of(directory: Path) -> Callable[[int, int], None]:
-    def show(waiting: int, at_first: int) -> None:
-        print(f"{directory}: {at_first - waiting} of {at_first} rows and pictures sent", file=sys.stderr)
-
-    return show

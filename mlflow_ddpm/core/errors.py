@@ -19,6 +19,8 @@
 Messages say what was expected, what came, and what to do. The command line prints them as one line.
 """
 
+from collections.abc import Iterator
+
 
 class MlflowDdpmError(Exception):
     """Base of all errors of this package."""
@@ -70,3 +72,12 @@ class StoreRefusedError(StoreError):
 
 class RunMissingError(StoreRefusedError):
     """The store has no run of that id."""
+
+
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and what caused it, the first cause last."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

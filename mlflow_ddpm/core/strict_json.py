@@ -98,8 +98,9 @@ class _Plain:
         if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
             return self._list(value, len(value), inside)
         if hasattr(value, "shape") and hasattr(value, "tolist"):  # NumPy's and torch's arrays and scalars
-            is_small = math.prod(value.shape) <= _ARRAY_MAX
-            return self.plain(value.tolist(), inside) if is_small else f"<{_type_name(value)} {tuple(value.shape)}>"
+            if math.prod(value.shape) <= _ARRAY_MAX:
+                return self.plain(value.tolist(), inside)
+            return f"<{type(value).__module__}.{type(value).__qualname__} {tuple(value.shape)}>"
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
             return f"{value.__module__}.{value.__qualname__}"
         return _text(str(value))
@@ -173,10 +174,6 @@ def _text(text: str) -> str:
     if len(text) > _TEXT_MAX + 50:  # what was cut once is not cut again
         text = f"{text[:_TEXT_MAX]}... ({len(text) - _TEXT_MAX} more characters)"
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def as_config(config: object) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     best = _best_note(ax, traces) if quantity.has_best else None
     unseen = mark_not_positive(ax, [curve.trace for curve in every], "loss") if quantity.is_log else None
     nonfinite = mark_nonfinite(ax, [curve.trace for curve in every])
-    resumed = mark_resumes(ax, [(curve.trace, _resumes(curve.run)) for curve in drawn])
+    single = [curve for curve in drawn if len(curve.run.histories) == 1]
+    resumed = mark_resumes(ax, [(curve.trace, curve.run.histories[0].resumed_at_epochs) for curve in single])
     offscale = mark_offscale(ax, traces)
     if is_named:
         add_end_labels(ax, last, [end_label(trace.name, trace) for trace in traces])
@@ -90,10 +91,6 @@ def _curve(quantity: Quantity, run: RunLine, factor: float) -> _Curve:
 def _positive(curve: _Curve) -> _Curve:
     trace = curve.trace._replace(series=positive(curve.trace.series))
     return curve._replace(trace=trace, low=positive(curve.low), high=positive(curve.high))
-
-
-def _resumes(run: RunLine) -> tuple[int, ...]:
-    return run.histories[0].resumed_at_epochs if len(run.histories) == 1 else ()
 
 
 def _show_reason(ax: Axes, quantity: Quantity, runs: Sequence[RunLine]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import mimetypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ def markdown_template(name: str) -> jinja2.Template:
     filters: dict[str, Any] = {
         "yaml_header": yaml_header,
         "table": table,
-        "listed": _listed,
+        "listed": lambda values: Markdown(", ".join(map(escape, values))),
         "json_block": json_block,
         "fence": fence,
         "code": code,
@@ -61,10 +61,6 @@ def markdown_template(name: str) -> jinja2.Template:
 
 def _as_markdown(value: object) -> Markdown:
     return escape(value if isinstance(value, str) else str(value))
-
-
-def _listed(values: Iterable[str]) -> Markdown:
-    return Markdown(", ".join(escape(value) for value in values))
 
 
 def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) -> str:

@@ -44,15 +44,12 @@ def read_bounded(path: Path) -> bytes:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise MirrorError(f"{path} is no plain file; move it away")
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    without_waiting = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting)) as file:
         content = file.read(_MAX_BYTES + 1)  # it may grow meanwhile
     if len(content) > _MAX_BYTES:
         raise MirrorError(f"{path} has more than {_MAX_BYTES >> 20} MiB; expected a file of training metrics")
     return content
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its other end
 
 
 def check_amount(content: bytes, name: str) -> None:

@@ -26,10 +26,11 @@ from mlflow_ddpm.core.errors import (
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
+    error_chain,
 )
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
-from mlflow_ddpm.storage.mlflow_faults import classify_fault, error_chain
+from mlflow_ddpm.storage.mlflow_faults import classify_fault
 from mlflow_ddpm.storage.mlflow_requests import bound_answers, bound_mlflow_waits, call_of_ours, store_called
 
 _log = logging.getLogger("mlflow_ddpm")

@@ -8,10 +8,9 @@ of the chain, the HTTP status, MLflow's error code, and the text of a database.
 import os
 import re
 import socket
-from collections.abc import Iterator
 from json import JSONDecodeError
 
-from mlflow_ddpm.core.errors import RunMissingError
+from mlflow_ddpm.core.errors import RunMissingError, error_chain
 from mlflow_ddpm.storage.fault_rules import (
     DATABASE_TEXTS,
     EDIT_RIGHT,
@@ -52,16 +51,6 @@ def classify_fault(error: BaseException) -> Fault:
     )
 
 
-def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what caused it, the first cause last."""
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
 def _family(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
@@ -94,7 +83,8 @@ def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
         return Fault(PERMANENT, "the server is older than MLflow 3.0, and keeps no logged models")
     if status == 404 and "/mlflow-artifacts/" in text:  # noqa: PLR2004 - the server is there, its artifact store is not
         remedy = "check the bucket or folder of the server's --artifacts-destination"
-        kind = OF_ITEM if "PUT" in _methods(chain) else PERMANENT
+        requests = [getattr(getattr(link, "response", None), "request", None) for link in chain]
+        kind = OF_ITEM if any(getattr(request, "method", "") == "PUT" for request in requests) else PERMANENT
         is_missing = "Failed to list artifacts" in text
         return Fault(
             kind, MISSING_ARTIFACT_STORE if is_missing else "the server's artifact store refused (404)", remedy
@@ -117,11 +107,6 @@ def _http_status(chain: list[BaseException], text: str) -> int | None:
             return status
     found = re.search(r"failed with error code (\d{3}) != |too many (\d{3}) error responses", text)
     return int(found[1] or found[2]) if found else None
-
-
-def _methods(chain: list[BaseException]) -> set[str]:
-    requests = [getattr(getattr(link, "response", None), "request", None) for link in chain]
-    return {str(getattr(request, "method", "")) for request in requests}
 
 
 def _server_message(text: str) -> str:

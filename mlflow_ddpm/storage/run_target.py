@@ -188,18 +188,14 @@ def _create_run(
     """Create a run, or take one of the same key that an earlier try made and whose response was lost."""
     name = target.run_name and clean_text(target.run_name)[:_NAME_MAX]
     key = {RUN_KEY: target.run_key} if target.run_key else {}  # first: file stores write tags one by one, until a kill
-    run = _find_by_key(mlflow, experiment_id, target.run_key) or mlflow.create_run(
-        experiment_id, start_time=started_at_ms, tags={**key, **tags}, run_name=name
-    )
+    same = f"tags.`{RUN_KEY}` = '{target.run_key}'"
+    found = mlflow.search_runs([experiment_id], same, max_results=1) if key else []
+    tags = {**key, **tags}
+    run = found[0] if found else mlflow.create_run(experiment_id, start_time=started_at_ms, tags=tags, run_name=name)
     if not run.info.run_id:
         where = redact(target.tracking_uri)
         raise StoreUnavailableError(f"{where} did not respond like an MLflow server; check the tracking URI")
     return MlflowRun(target.tracking_uri, run.info.run_id)
-
-
-def _find_by_key(mlflow: Any, experiment_id: str, run_key: str) -> Any:
-    found = mlflow.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'", max_results=1) if run_key else []
-    return found[0] if found else None
 
 
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -39,7 +39,11 @@ def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
     is_chosen = state.run_id is None and mlflow.is_tracking_uri_set()
     if not known or is_chosen or redact(configured) == known:
         return absolute_uri(configured)
-    _check_trusted(known, configured)
+    if server_of(known) != server_of(configured) and _sends_credentials(known):
+        raise UsageError(
+            f"only the output directory names the store {known}; credentials go to no store but one that you name: "
+            f"pass --tracking-uri {_printable(known)} (tracking_uri=...), or set MLFLOW_TRACKING_URI"
+        )
     return without_credentials(known) if HIDDEN in known else known
 
 
@@ -59,14 +63,6 @@ def remake_command(directory: Path, tracking_uri: str) -> str:
 
 def _printable(uri: str) -> str:
     return "URI" if HIDDEN in uri else uri
-
-
-def _check_trusted(uri: str, configured: str) -> None:
-    if server_of(uri) != server_of(configured) and _sends_credentials(uri):
-        raise UsageError(
-            f"only the output directory names the store {uri}; credentials go to no store but one that you name: pass "
-            f"--tracking-uri {_printable(uri)} (tracking_uri=...), or set MLFLOW_TRACKING_URI"
-        )
 
 
 def _sends_credentials(uri: str) -> bool:

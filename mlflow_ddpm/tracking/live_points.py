@@ -103,14 +103,11 @@ class LiveReading:
         new = NewValues(*value) if isinstance(value, tuple) else NewValues((), (value,), 1)
         numbers: array[float] = array("d")
         for device, values in _by_device(new).items():
-            numbers.extend(self._read(device, values))
+            if device is None or device.type == "cpu":  # None: numbers of the host
+                numbers.extend(_numbers(values.parts()))
+            elif device in self._events:
+                numbers.extend(_copy(device, self._events[device], values))
         return finite_mean(numbers)
-
-    def _read(self, device: Any, new: NewValues) -> Iterable[float]:
-        """Return the values on one device; None is the host's memory of numbers."""
-        if device is None or device.type == "cpu":
-            return _numbers(new.parts())
-        return _copy(device, self._events[device], new) if device in self._events else ()
 
 
 def _by_device(new: NewValues) -> dict[Any, NewValues]:

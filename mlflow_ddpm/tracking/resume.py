@@ -28,7 +28,9 @@ def move_finished(mirror: Mirror, target: RunTarget) -> bool:
     """Move the directory of a finished run that is not asked for aside, or raise UsageError; return whether it was."""
     directory = mirror.directory
     state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
-    if state is None or state.status != "FINISHED" or _asks_for(target, state):
+    if state is None or state.status != "FINISHED":
+        return False
+    if state.run_id and resolve_run_target(target).run_id == state.run_id:  # a second history in it would be mixed up
         return False
     aside = display_path(mirror.move_aside())
     is_whole = state.ended and all(row.logged_at_ms <= state.delivered_through_ms for row in mirror.rows)
@@ -42,11 +44,6 @@ def move_finished(mirror: Mirror, target: RunTarget) -> bool:
         "" if is_whole else f", from where `mlflow-ddpm sync {aside}` sends what MLflow does not have yet",
     )
     return True
-
-
-def _asks_for(target: RunTarget, state: DeliveryState) -> bool:
-    """Return whether the very run that the directory holds is asked for; a second history in it would be mixed up."""
-    return state.run_id is not None and resolve_run_target(target).run_id == state.run_id
 
 
 def begin_or_resume(

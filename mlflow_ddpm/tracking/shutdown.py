@@ -13,11 +13,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from mlflow_ddpm.core.errors import PeerLostError
+from mlflow_ddpm.core.errors import PeerLostError, error_chain
 from mlflow_ddpm.core.run_outcome import RunOutcome
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -109,7 +109,7 @@ class ShutdownHandler:
 
     def _ending_signal(self, error: BaseException | None) -> int | None:
         """Return the signal that ended a training which left with ``error``."""
-        raised = [signum for link in _chain(error) for signum, own in self._raised.items() if link is own]
+        raised = [signum for link in error_chain(error) for signum, own in self._raised.items() if link is own]
         if raised:
             return raised[0]
         if error is None or isinstance(error, SystemExit):
@@ -129,14 +129,6 @@ class ShutdownHandler:
         if error is self._earlier_error or hasattr(sys, "ps1"):
             error = next((raised for raised in self._raised.values() if isinstance(raised, SystemExit)), None)
         self._at_exit(self.outcome_of(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 class _SignalHandler:

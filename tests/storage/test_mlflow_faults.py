@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 from urllib3.exceptions import DecodeError, ProtocolError
 
-from mlflow_ddpm.core.errors import RunMissingError
+from mlflow_ddpm.core.errors import RunMissingError, error_chain
 from mlflow_ddpm.storage.fault_rules import OF_ITEM, PASSING, PERMANENT
-from mlflow_ddpm.storage.mlflow_faults import classify_fault, error_chain
+from mlflow_ddpm.storage.mlflow_faults import classify_fault
 
 CASES: list[tuple[Exception, type[Exception]]] = [
     (TimeoutError("timed out"), PASSING),

@@ -11,9 +11,8 @@ from pathlib import Path
 import requests
 from filelock import FileLock
 
-from mlflow_ddpm.core.errors import DataError, UsageError
+from mlflow_ddpm.core.errors import DataError, UsageError, error_chain
 from mlflow_ddpm.ddpm.data.emnist_files import ARCHIVE_NAME, EMNIST, Archive
-from mlflow_ddpm.storage.mlflow_faults import error_chain
 
 _PAUSES_SEC = (0, 1, 1, 2, 2, 5, 5, 10, 10, 20)  # before each try
 _PARTIAL, _PASSING = 206, (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses; these may be others in a moment

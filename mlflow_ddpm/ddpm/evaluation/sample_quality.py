@@ -72,7 +72,8 @@ class SampleEvaluator:
     @cached_property
     def _real_baseline(self) -> tuple[float | None, float]:
         """The distance of the halves, and the classifier's accuracy on held-out images."""
-        held_out = _choose(self._dataset.test, _HELD_OUT_MAX)
+        test = self._dataset.test
+        held_out = _pick(test, _shuffled(len(test.labels))[:_HELD_OUT_MAX])  # always the same ones
         accuracy = self._classifier.accuracy(self._classifier.features(held_out.images), held_out.labels)
         return self._distance(self._classifier.features(self._splits.other.images)), accuracy
 
@@ -99,7 +100,7 @@ class SampleEvaluator:
 def _split(real: LabelledImages, per_class: int) -> _Splits:
     """Split the images of each class, shuffled, into two halves and up to a thousand to fit on."""
     labels = real.labels.cpu()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    order = _shuffled(len(labels))
     order = order[labels[order].argsort(stable=True)]  # (N,) class by class, shuffled within each
     counts, label = labels.bincount(), labels[order]  # (K,), (N,)
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[label]  # (N,) from 0 within the class
@@ -111,10 +112,8 @@ def _split(real: LabelledImages, per_class: int) -> _Splits:
     )
 
 
-def _choose(real: LabelledImages, count_max: int) -> LabelledImages:
-    """Return at most ``count_max`` images, always the same ones."""
-    order = torch.randperm(len(real.labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    return _pick(real, order[:count_max])
+def _shuffled(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
 
 
 def _pick(real: LabelledImages, chosen: Tensor) -> LabelledImages:
