@@ -66,12 +66,7 @@ class RunPage(NamedTuple):
 def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: Collection[str] = ()) -> None:
     """Set the key results of a run that has rows as metrics, its findings as a tag, and its description.
 
-    Args:
-        store: the run.
-        history: its rows.
-        artifacts: which of our files are among its artifacts, as names relative to the artifact folder.
-
-    Raises as every method of :class:`mlflow_ddpm.storage.mlflow_run.MlflowRun` does.
+    ``artifacts`` are those of our files that are among its artifacts, as names relative to the artifact folder.
     """
     if not history.rows:
         return
@@ -85,10 +80,7 @@ def write_run_description(store: MlflowRun, history: RunHistory, *, artifacts: C
 
 
 def write_comparison(store: MlflowRun, comparison: str) -> None:
-    """Put the comparison of the runs below this one into its description, after what the run itself has there.
-
-    Raises as :func:`write_run_description`.
-    """
+    """Put the comparison of the runs below this one into its description, after what the run itself has there."""
     _set_tags(store, store.read_page().tags, {}, comparison=comparison)
 
 

@@ -79,14 +79,9 @@ def run(args: argparse.Namespace) -> None:
 def print_history(
     history: pd.DataFrame, columns: Sequence[str], width: int | None, *, all_columns: bool, counted: str = "epoch"
 ) -> None:
-    """Print the columns right-aligned, one line per epoch.
+    """Print the columns right-aligned, one line a row; the first one counts the rows, in ``counted``: epoch or step.
 
-    Args:
-        history: one row per epoch.
-        columns: which columns, in order; the first one counts the rows.
-        width: of the terminal in characters; None: no limit.
-        all_columns: print those without room as further tables below, instead of naming them.
-        counted: what the column ``epoch`` counts: "epoch" or "step".
+    Those without room in the terminal's ``width`` are named below, or follow as further tables.
     """
     import pandas as pd
 

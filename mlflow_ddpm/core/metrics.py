@@ -33,8 +33,8 @@ class Metric(NamedTuple):
     integral: bool = False
 
 
-def _metric(label: str, unit: str, category: str, meaning: str, *, integral: bool = False, default: Any = None) -> Any:
-    about = {"label": label, "unit": unit, "category": category, "meaning": meaning, "integral": integral}
+def _metric(label: str, unit: str, category: str, meaning: str, default: Any = None) -> Any:
+    about = {"label": label, "unit": unit, "category": category, "meaning": meaning}
     return field(default=default, metadata=about)
 
 
@@ -47,8 +47,7 @@ class EpochMetrics:
         "",
         "Epoch",
         "The number given to `start_epoch`, or with `every_n_steps` the steps done; the MLflow step.",
-        integral=True,
-        default=MISSING,
+        MISSING,
     )
     loss_mean: float | None = _metric("Loss (mean)", "", "Loss", "Mean over the epoch's finite batch losses.")
     loss_std: float | None = _metric(
@@ -95,22 +94,19 @@ class EpochMetrics:
         "batches",
         "Loss",
         "Batches whose loss or gradient norm was NaN or infinite; the statistics leave those values out.",
-        integral=True,
     )
     skipped_steps: int | None = _metric(
         "Skipped steps",
         "steps",
         "Loss",
         "Those of `nonfinite_batches` whose loss was finite: GradScaler skips such steps, by design.",
-        integral=True,
     )
-    batches: int | None = _metric("Batches", "batches", "Epoch", "Batches logged into this row.", integral=True)
+    batches: int | None = _metric("Batches", "batches", "Epoch", "Batches logged into this row.")
     partial: int | None = _metric(
         "Partial",
         "",
         "Epoch",
         "1 if the row covers a part of its epoch or window only, as after a resume inside it; else 0.",
-        integral=True,
     )
     # What follows are not metrics of the table: the caller's own scalars, and when the row was written.
     extra: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
@@ -151,7 +147,9 @@ class EpochMetrics:
         return {k: float(v) for k, v in self.values().items() if v is not None and k != "epoch"}
 
 
-METRICS: tuple[Metric, ...] = tuple(Metric(name=f.name, **f.metadata) for f in fields(EpochMetrics) if f.metadata)
+METRICS: tuple[Metric, ...] = tuple(
+    Metric(name=f.name, integral=f.type in (int, int | None), **f.metadata) for f in fields(EpochMetrics) if f.metadata
+)
 TABLE_COLUMNS = tuple(m.name for m in METRICS)
 INTEGRAL_COLUMNS = frozenset(m.name for m in METRICS if m.integral) | {"logged_at_ms"}
 _OWN_COLUMNS = frozenset(TABLE_COLUMNS) | {"logged_at_ms"}

@@ -98,13 +98,8 @@ def _number(name: str, cell: object) -> float | None:
 class JsonWriter:
     """Writes the document off the training thread, the newest content only, at a bounded share of one core.
 
-    Nothing depends on the thread: it may die with the process, and :meth:`write_now` needs none.
-
-    Args:
-        path: the file.
-        render: returns the content of this moment, and its revision.
-        may_write: returns whether the directory is still ours; nothing is written where it is not.
-        on_written: called after each write with what went wrong, or None.
+    Nothing depends on the thread: it may die with the process, and :meth:`write_now` needs none. ``render`` returns the
+    revision and content of this moment; ``on_written`` is called after each write with what went wrong, or None.
     """
 
     _SHARE = 0.003  # of one core, at most, goes into writing

@@ -63,12 +63,8 @@ def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
 def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Sequence[Any]]) -> list[EpochMetrics]:
     """Return every row that was ever logged, superseded ones included, in order of time.
 
-    Args:
-        keys: the names of the run's metrics.
-        points_of: returns all points of a metric, each with ``step``, ``timestamp`` and ``value``.
-
-    Raises:
-        HistoryError: there are more metrics or points than any run of this package has.
+    ``points_of`` returns all points of a metric, each with ``step``, ``timestamp`` and ``value``. Raises HistoryError
+    for more metrics or points than any run of this package has.
     """
     wanted = sorted(
         filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in TABLE_COLUMNS, key)

@@ -30,13 +30,9 @@ class Measured:
 
 
 class EpochMeter:
-    """Measures one epoch or window at a time.
+    """Measures one epoch or window at a time, of ``world_size`` processes with as many samples each.
 
-    Args:
-        device: the training's device; None: the CUDA device in use, if any.
-        clock: seconds from any origin, never going back.
-        world_size: processes that train together; each is taken to have as many samples as this one.
-        reduce_over_ranks: let losses be means, and samples sums, over all ranks; :meth:`read` then is a collective.
+    With ``reduce_over_ranks`` losses are means, and samples sums, over all ranks; :meth:`read` then is a collective.
     """
 
     def __init__(self, device: Any, clock: Callable[[], float], world_size: int, *, reduce_over_ranks: bool) -> None:

@@ -28,18 +28,7 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 class FindingsWatch:
-    """Announces each finding once. What the rows from before a resume show is no news.
-
-    Args:
-        mirror: has the rows.
-        environment: of the run; rules on memory need it.
-        every_n_steps: rows are windows of this many steps; None: rows are epochs.
-        send: has a tag uploaded.
-        activity: when the training thread last wrote something; the rules run when it is quiet.
-
-    Attributes:
-        callbacks: called with each new finding.
-    """
+    """Announces each finding once, also to the ``callbacks``. What the rows from before a resume show is no news."""
 
     def __init__(
         self,

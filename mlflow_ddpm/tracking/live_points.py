@@ -26,18 +26,9 @@ _POLL_SEC, _POLL_SEC_MAX = 0.005, 5.0  # between looks at a copy's event, and un
 
 
 class LiveMeter:
-    """Decides when a live point is due, and takes what it is made of.
+    """Decides when a live point is due, by ``time.monotonic``, and takes what it is made of.
 
-    Args:
-        every_sec: seconds between two points; 0: none.
-        world_size: processes that train together; each is taken to have as many samples as this one.
-
-    Attributes:
-        every_sec: infinite where no point is wanted.
-        due: the reading of ``time.monotonic`` from which on the next point is due.
-
-    Raises:
-        UsageError: ``every_sec`` is no number of seconds >= 0.
+    ``every_sec`` is 0 where none is wanted; each of ``world_size`` processes is taken to have as many samples as this.
     """
 
     def __init__(self, every_sec: float, world_size: int) -> None:
@@ -69,16 +60,10 @@ class LiveMeter:
 class LiveReading:
     """What was logged since the last live point. Made on the training thread, read on the uploader's.
 
-    Args:
-        step: the global step: steps or batches done in the whole run.
-        loss: the new losses, whose mean is wanted; grad_norm likewise.
-        lr: a number, a 0-d tensor, or None.
-        samples_per_sec: a number, or None.
+    ``step`` counts the steps, or batches, of the whole run; ``lr`` may be a 0-d tensor.
     """
 
-    def __init__(
-        self, step: int, loss: Taken, grad_norm: Taken, lr: Any = None, samples_per_sec: float | None = None
-    ) -> None:
+    def __init__(self, step: int, loss: Taken, grad_norm: Taken, lr: Any, samples_per_sec: float | None) -> None:
         self._step = step
         self._values = (loss, lr, grad_norm, samples_per_sec)
         self._events: dict[Any, Any] = {}

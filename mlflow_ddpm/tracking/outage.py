@@ -20,12 +20,9 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 class OutageLog:
-    """The outages of one lane.
+    """The outages of one lane, of "rows" or "files"; without ``advice`` nothing is logged, the caller reports itself.
 
-    Args:
-        subject: what is not sent: "rows" or "files".
-        advice: returns what happens next and what the user can do; None: nothing is logged, the caller reports itself.
-        is_covered: whether something else that was logged explains this failure, so that one cause is one warning.
+    ``is_covered`` returns whether something else that was logged explains a failure, so that one cause is one warning.
     """
 
     def __init__(

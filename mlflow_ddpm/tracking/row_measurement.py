@@ -29,16 +29,9 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 class RowMeasurement:
-    """Measures one epoch or window at a time, and writes its row.
+    """Measures one epoch or window at a time, and writes its row, on rank 0.
 
-    Args:
-        meter: measures it.
-        windows: the windows of a loop that counts steps; None where it counts epochs.
-        rank: this process's rank; on others than 0 nothing is written.
-        live: decides when a point within an epoch or window is due.
-
-    Attributes:
-        number: of the epoch that is open.
+    ``windows`` are those of a loop that counts steps; ``number`` is that of the epoch which is open.
     """
 
     def __init__(self, meter: EpochMeter, windows: StepWindows | None, rank: int, live: LiveMeter) -> None:

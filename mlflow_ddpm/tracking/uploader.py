@@ -32,11 +32,8 @@ _LIVE_MAX = 8  # readings within epochs that wait, at most
 class Uploader:
     """The sink that brings a run to MLflow: ``write``, ``flush``, ``close``.
 
-    Args:
-        remote: the run in MLflow.
-        state_file: what the store has acknowledged, and how the run ended.
-        advice: what the log adds to the cause of an outage; None: outages are not logged, see :attr:`last_error`.
-        items: what an earlier process left.
+    ``advice`` is what the log adds to the cause of an outage; without it outages are not logged, see
+    :attr:`last_error`. ``items`` are what an earlier process left.
     """
 
     def __init__(
@@ -106,11 +103,7 @@ class Uploader:
 
     def flush(self, timeout: float) -> bool:
         """Return whether MLflow has everything that was written so far, within ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        self._file_lane.hurry()
-        self._row_lane.work_until(lambda: self.remote.is_open and not self._rows, timeout)
-        if self.remote.is_open:
-            self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
+        self._send_all(lambda: self.remote.is_open and not self._rows, timeout)
         return self.remote.is_open and not self._rows and not self._files and not self._state.set_aside
 
     def close(self, outcome: RunOutcome, timeout: float) -> bool:
@@ -122,14 +115,17 @@ class Uploader:
         with self._file.change() as state:
             state.set_outcome(outcome)
         self._training_ended = True
-        deadline = time.monotonic() + timeout
-        self._file_lane.hurry()
         with long_lived_objects_left_alone():
-            self._row_lane.work_until(lambda: self._state.ended, timeout)
-        if self.remote.is_open:
-            self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
+            self._send_all(lambda: self._state.ended, timeout)
         self.stop()
         return self.is_complete
+
+    def _send_all(self, are_rows_sent: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self._file_lane.hurry()
+        self._row_lane.work_until(are_rows_sent, timeout)
+        if self.remote.is_open:
+            self._file_lane.work_until(lambda: not self._files, max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
         """Send nothing more, and leave the delivery state to the directory's next writer."""
