@@ -250,7 +250,7 @@ def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str) -> None:
 
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
-    tracker._recorder.write_live(lambda: LiveReading(7, NewValues((), (0.5,), 1), NewValues((), (), 0)))
+    tracker._recorder.write_live(lambda: LiveReading(7, NewValues((), (0.5,), 1), NewValues((), (), 0), None, None))
     _epoch(tracker, 1)
     tracker.close(timeout=30)
 
