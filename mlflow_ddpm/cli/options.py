@@ -72,9 +72,8 @@ def named_source(args: argparse.Namespace, before: str = "") -> str:
     from mlflow_ddpm.storage.run_search import newest_run
 
     if args.last == (args.source is not None):
-        raise UsageError(
-            f"expected either RUN or --last{before and f' before {before}'}, got {'both' if args.last else 'neither'}"
-        )
+        folder, alone = (", and then a folder", f"{before} alone") if before else ("", "neither")
+        raise UsageError(f"expected either RUN or --last{folder}, got {'both' if args.last else alone}")
     return newest_run(args.tracking_uri).run_id if args.last else str(args.source)
 
 

@@ -80,7 +80,7 @@ WRONG = (
     Wrong("publish run --theme papr", 2, "--theme: expected one of dark, paper, got 'papr'; did you mean paper?"),
     Wrong("publish run --width single", 2, "--width goes with --theme paper, got --theme dark"),
     Wrong("publish run --output-dir a-file", 2, "--output-dir: a-file is a file; expected a directory"),
-    Wrong("download run", 2, "expected either RUN or --last before run, got neither"),
+    Wrong("download run", 2, "expected either RUN or --last, and then a folder, got run alone"),
     Wrong("compare run", 2, "a comparison takes 2 runs or more, got 1"),
     Wrong("history nowhere", 1, "no such file or directory: nowhere"),
     Wrong("history ffffffffffffffffffffffffffffffff", 1, "ffffffffffffffffffffffffffffffff"),

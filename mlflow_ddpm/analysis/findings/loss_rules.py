@@ -94,8 +94,8 @@ def divergence(run: RunHistory) -> RuleHit | None:
 @rule(
     "Loss spike",
     "warning",
-    f"for a while, the mean loss is {SPIKE - 1:.0%} above the median of the ten epochs before, or the largest batch "
-    f"loss {BATCH_SPIKE:g} times their median; and it rises by {SIGMAS} standard deviations of the noise or more",
+    f"for a while, the mean loss is {SPIKE - 1:.0%} above its median of the ten epochs before, or the largest batch "
+    f"loss is {BATCH_SPIKE:g} times its own; rises below {SIGMAS} standard deviations of the noise do not count",
 )
 def loss_spike(run: RunHistory) -> RuleHit | None:
     """A loss that jumps and comes down again."""

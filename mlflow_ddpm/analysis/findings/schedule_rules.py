@@ -63,9 +63,9 @@ def ema_idle(run: RunHistory) -> RuleHit | None:
 @rule(
     "Learning-rate anomaly",
     "warning",
-    f"the learning rate is negative, NaN or infinite; or 0 for {LR_ZERO_EPOCHS} epochs in a row; or, after it had "
-    f"come down, {LR_JUMP:g} times its earlier peak; or, after a resume, {LR_JUMP:g} times higher or {LR_FALL:g} times "
-    f"lower than before, except where a schedule had ended below {LR_RAN_OUT:.1%} of its peak",
+    f"the learning rate is negative, NaN or infinite; is 0 for {LR_ZERO_EPOCHS} epochs in a row; comes down and then "
+    f"rises to {LR_JUMP:g} times its earlier peak; or is {LR_JUMP:g} times higher or {LR_FALL:g} times lower after a "
+    f"resume than before it, unless a schedule had ended there, below {LR_RAN_OUT:.1%} of its peak",
 )
 def lr_anomaly(run: RunHistory) -> RuleHit | None:
     """A learning rate that no schedule intends."""
