@@ -19,8 +19,8 @@ from mlflow_ddpm.core.strict_json import plain
 
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
-_PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter")
-_PAIR_VALUES = ("value", "val", "v", "content", "default")
+_PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter", "param")
+_PAIR_VALUES = ("value", "val", "v", "content", "data", "default")
 _BREAK = "\x1f"  # between the words of a command: white space that no text has
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
 

@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-from mlflow_ddpm.core.secret_names import Suspicion, is_secret, looks_random, suspicion
+from mlflow_ddpm.core.secret_names import ISSUERS, Suspicion, is_odd, is_secret, looks_random, suspicion
 
 HIDDEN = "***"
 _NESTED_LENGTH = 400  # a longer value is not read again for what is in it, so that time stays in proportion
@@ -53,14 +53,14 @@ def _after_colon(match: Match) -> bool:
     return not _PROSE.match(match["secret"]) and is_secret(match["secret"], level)
 
 
+def _header(match: Match) -> bool:
+    return match["scheme"] is not None or _mixed(match)
+
+
 def _after_name(match: Match) -> bool:
     """Read ``ENV HF_TOKEN abc123``, but neither ``HF_TOKEN missing`` nor the columns ``user_token class10``."""
-    is_value = _mixed(match) if match["name"].isupper() else _is_odd(match["secret"]) or _random(match)
+    is_value = _mixed(match) if match["name"].isupper() else is_odd(match["secret"]) or _random(match)
     return is_value and suspicion(match["name"]) >= Suspicion.IF_MIXED
-
-
-def _is_odd(text: str) -> bool:
-    return all(re.search(c, text) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
 
 
 def _in_sentence(match: Match) -> bool:
@@ -76,14 +76,14 @@ def _option(match: Match) -> bool:
 
 def _used(match: Match) -> bool:
     """Read ``with the token x7Gt2`` and ``using token ab12cd34``, but not ``using token mixing2``."""
-    return _mixed(match) and (_is_odd(match["secret"]) or bool(re.search(r"\d[a-z]+\d", match["secret"])))
+    return _mixed(match) and (is_odd(match["secret"]) or bool(re.search(r"\d[a-z]+\d", match["secret"])))
 
 
 def _after_words(match: Match) -> bool:
     """Read ``Incorrect API key provided: abc123`` and ``access key aB3$d``, but not ``access key rotation``."""
     if _suspicion(match) < Suspicion.IF_MIXED:
         return False
-    is_given = match["words"].rstrip().endswith(":") if match["words"] else _is_odd(match["secret"])
+    is_given = match["words"].rstrip().endswith(":") if match["words"] else is_odd(match["secret"])
     return _random(match) or (is_given and _suspicion(match) >= Suspicion.IF_TEXT and _mixed(match))
 
 
@@ -117,7 +117,9 @@ def _basic(match: Match) -> bool:
 def _issued(match: Match) -> bool:
     """Take what follows an issuer's prefix if it is no words: ``hf_internal_testing_model`` is no token."""
     runs = [run for run in _RUN.findall(match["tail"]) if len(run) >= _RUN_LENGTH]
-    return _generated(match) or any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
+    if _generated(match) or re.search(r"-[0-9a-f]{4}-[0-9a-f]{12}$", match["tail"]):
+        return True
+    return any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
 
 
 def _generated_tail(match: Match) -> bool:
@@ -134,20 +136,18 @@ _START = r"(?<![\w.\-/\\])"
 _NOUN = rf"{_START}(?:(?P<before>[A-Za-z]{{2,15}})[ ])?-{{0,2}}{_NAME}"  # "access key" as well as "access_key"
 _BARE = r"[^\s,;&'\"<>]+"
 _TEXT = r"(?:(?!(?P=q)).)+"  # up to the quote that it began with
-_QUOTED = rf"\\?(?P<q>['\"])(?P<secret>{_TEXT})"
-_VALUE = rf"(?:\\?(?P<q>['\"]))?(?P<secret>(?(q){_TEXT}|{_BARE}))"
-_PREFIXES = (
-    r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|hf_|api_org_|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|do[a-z]_v1_|r8_|gsk_|"
-    r"xai-|nvapi-|pplx-|AIza|ya29\.|GOCSPX-|SG\.|shp[a-z]{2}_|lin_api_|ntn_|secret_|figd_|PMAK-|gl[sc]a?_|NRAK-|"
-    r"hv[sb]\.|ATATT3|dckr_pat_|sbp_|sb_secret_|lsv2_[a-z]{2}_|pcsk_|tvly-|rubygems_|sntry[a-z]_|dp\.[a-z]{2}\.|"
-    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|"
-    r"CFPAT-|dapi|atlasv1\.|tskey-|xkeysib-|xsmtpsib-|NR(?:II|JS|BR|AA)-|nfp_|fm[12]_|fo1_|vercel_blob_rw_|ph[xs]_|sgp_|"
-    r"CCI(?:PAT|PRJ)_|EZ[AT]K|ATCTT3|ATBB|BBDC-|jina_|tgp_v1_|csk-|aio_|bkua_|v[1-4]\.local\.|EAA|oy2|cio"
-)
+_QUOTED = rf"\\?(?P<q>['\"]{{3}}|['\"])(?P<secret>{_TEXT})"
+_VALUE = rf"(?:\\?(?P<q>['\"]{{3}}|['\"]))?(?P<secret>(?(q){_TEXT}|{_BARE}))"
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
 _PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
-_SCHEMES = r"(?>(?:(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?)"
+_SCHEME = r"(?P<scheme>(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?+"
+_LINE = r"(?:[^\n'\"]|(?<==)\"[^\n\"]*\")+"  # up to the quote that ends it: Digest username="bob", response="1f" is one
+# A key without a value, and what is indented below it, as YAML writes lists and mappings.
+_BLOCK = (
+    rf"^(?P<indent>[ ]{{0,40}})(?:- )?(?=.{{0,60}}(?:pass|pw|secret|cred|token|key)){_NAME}:[ ]*\n"
+    r"(?P=indent)(?:[ ]+(?:- )?|- )(?P<secret>\S.*(?:\n(?P=indent)(?:[ ]+|- )\S.*)*)"
+)
 # Programs whose short option takes a password, with a space or without; of the last ones without a space alone.
 _ARGUMENTS = r"\b[^|;\n]{0,80}?\s"
 _OPTIONS = (
@@ -186,11 +186,15 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _random,
         r"(?i:https?://[^\s?]{1,100}?/(?:api-?keys?|keys?|tokens?|secrets?|integration|t)/(?P<secret>[^\s/?#'\"<>]{16,}))",
     ),
-    (_in_query, rf"[?&#]{_NAME}=(?P<secret>[^&#\s'\"]+)"),
+    # also an address within an address: ?odbc_connect=UID%3Dbob%3BPWD%3Dhunter2
+    (
+        _in_query,
+        rf"(?i:(?:[?&#]|%3B|%26|%3F){_NAME}(?:=|(?P<e>%3D))(?P<secret>(?(e)(?:(?!%3B|%26)[^&#\s'\"])+|[^&#\s'\"]+)))",
+    ),
     # headers whose whole line is the secret
     (_always, r"(?i:\b(?:Set-)?Cookie['\"]?\s*:\s*['\"]?(?P<secret>[^\s=;'\"]+=[^\n'\"]+))"),
-    (_mixed, rf"(?i:\bAuthorization['\"]?\s*[:=]\s*['\"]?{_SCHEMES}(?P<secret>(?!\*\*\*)[^\s'\"][^\n'\"]*))"),
-    (_mixed, r"(?i:\bBearer\s+(?P<secret>[\w.~+/\-]{8,}=*))"),
+    (_header, rf"(?i:\bAuthorization['\"]?\s*[:=]\s*['\"]?{_SCHEME}(?P<secret>(?!\*\*\*){_LINE}))"),
+    (_always, r"(?i:\bBearer\s+(?P<secret>(?=\S*\d)[\w.~+/\-]{8,}=*))"),
     (_basic, r"(?i:\bBasic\s+(?P<secret>[A-Za-z0-9+/]{8,}=*))"),
     # {"name": "HF_PASSWORD", "value": "..."}, as JSON, YAML and XML write it
     (
@@ -206,8 +210,9 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _named,
         rf"{_NOUN}(?:=(?![\s=])|\s{{1,9}}=\s{{1,9}}|=\s{{1,9}}(?=['\"])|\s{{1,9}}=(?=['\"])){_VALUE}",
     ),
-    (_after_colon, rf"{_NOUN}['\"]?:[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
-    (_named, rf"<{_NAME}>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
+    (_after_colon, rf"{_NOUN}(?:['\"]|[*_`]{{1,2}})?[ \t]?:[*_`]{{0,2}}[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
+    (_named, rf"(?mi:{_BLOCK})"),
+    (_named, rf"<(?:\w{{1,20}}:)?{_NAME}(?:\s[^<>]{{0,200}})?>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
     (_always, rf"{_CREDENTIAL_CALL}\((?:[^()]{{1,80}},\s?)?{_QUOTED}"),
     (_mixed, rf"\blogin\((?:[^()]{{1,80}}[,=]\s?)?{_QUOTED}"),
     # command lines, also as Python shows a list
@@ -249,8 +254,9 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             rf"(?P<words>(?:[a-z]{{2,12}}:?\s){{0,3}})\s{{0,9}}[\[(]?{_VALUE}"
         ),
     ),
-    # what issuers give out; then AWS, Twilio and Mailgun, JSON web tokens, Telegram, Discord, hashes of passwords
-    (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{_PREFIXES})(?P<tail>[\w.\-]{{10,}}))"),
+    # JSON web tokens; what issuers give out; then AWS, Twilio and Mailgun, Telegram, Discord, hashes of passwords
+    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
+    (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{ISSUERS})(?P<tail>[\w.\-]{{10,}}))"),
     (
         _generated_tail,
         (
@@ -264,8 +270,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     ),
     (_always, r"\b(?P<secret>pat[A-Za-z0-9]{12,20}\.[0-9a-f]{32,}|[0-9a-f]{32}-us\d{1,2})\b"),
     (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-)[0-9a-f]{32})\b"),
-    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
-    (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{35}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
+    (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{30,40}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
     (_always, r"(?P<secret>\$(?:2[abxy]|[1567y]|apr1|argon2\w{1,2}|scrypt|pbkdf2[\w\-]*)\$[\w./$,=+\-]{20,})"),
 )
 _COMPILED = tuple((rule, re.compile(pattern)) for rule, pattern in _RULES)

@@ -28,8 +28,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _PASSWORDS = _words(
-    "password passwords passwd passwrd passphrase passcode pword pwd pswd psw passkey passwort kennwort geheimwort "
-    "wachtwoord losenord salasana passord kodeord motdepasse mdp passe "
+    "password passwords passwd passwrd passw pasword passphrase passcode pword pwd pswd psw passkey passwort "
+    "kennwort geheimwort wachtwoord losenord salasana passord kodeord motdepasse mdp passe "
     "contrasena contrasenas contrasenya clave senha senhas "
     "parola parol parool haslo heslo jelszo sifre adgangskode lozinka zaporka geslo slaptazodis pasahitza kodikos "
     "sandi katalaluan matkhau пароль κωδικος 密码 密碼 口令 パスワード 비밀번호"
@@ -132,6 +132,15 @@ _HARMLESS = re.compile(
     r"(?:~|\.{0,2})[/\\].*|[A-Za-z]:\\.*|[\w.\-/\\]+\.(?:pem|key|crt|json|ya?ml|txt|toml|env|cfg|ini))?\s*",
     re.IGNORECASE | re.DOTALL,
 )
+# What the tokens of many issuers begin with.
+ISSUERS = (
+    r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|hf_|api_org_|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|do[a-z]_v1_|r8_|gsk_|"
+    r"xai-|nvapi-|pplx-|AIza|ya29\.|GOCSPX-|SG\.|shp[a-z]{2}_|lin_api_|ntn_|secret_|figd_|PMAK-|gl[sc]a?_|NRAK-|"
+    r"hv[sb]\.|ATATT3|dckr_pat_|sbp_|sb_secret_|lsv2_[a-z]{2}_|pcsk_|tvly-|rubygems_|sntry[a-z]_|dp\.[a-z]{2}\.|"
+    r"pscale_[a-z]+_|pul-|HRKU-|KGAT_|wandb_v1_|e2b_|AGE-SECRET-KEY-|xapp-|xox[a-z]-|sq0[a-z]{3}-|1//0|AKCp|"
+    r"CFPAT-|dapi|atlasv1\.|tskey-|xkeysib-|xsmtpsib-|NR(?:II|JS|BR|AA)-|nfp_|fm[12]_|fo1_|vercel_blob_rw_|ph[xs]_|sgp_|"
+    r"CCI(?:PAT|PRJ)_|EZ[AT]K|ATCTT3|ATBB|BBDC-|jina_|tgp_v1_|csk-|aio_|bkua_|v[1-4]\.local\.|EAA|oy2|cio"
+)
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
 _KNOWN = sorted(
@@ -157,7 +166,7 @@ def suspicion(name: str) -> Suspicion:
     if not words or words[0] in _COUNTS:
         return Suspicion.NONE
     words = words[: next((place for place, word in enumerate(words) if place and word in _PREPOSITIONS), None)]
-    if words[0] in _KEYS | _PLURALS | _words("password secret") and words[-1] in _OPENS - _words("vault"):
+    if words[0] in _KEYS | _PLURALS | _words("pass password secret") and words[-1] in (_OPENS | _LOGINS) - {"vault"}:
         words = [*words[1:], words[0]]  # token_hf
     if "webhook" in words[-2:] and words[-1] in ("webhook", "url", "uri"):
         return Suspicion.IF_TEXT
@@ -216,6 +225,11 @@ def looks_random(text: str) -> bool:
         return True
     changes = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", letters)
     return len(letters) >= _RANDOM_LENGTH and len(letters) < _RANDOM_WORD * len(changes)
+
+
+def is_odd(text: str) -> bool:
+    """Say whether a text mixes small letters, capitals, and digits or signs."""
+    return all(re.search(c, text) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
 
 
 def _is_mixed(text: str) -> bool:

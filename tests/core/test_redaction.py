@@ -44,6 +44,9 @@ LONG_PARTS = [
         "zip -P ",
         "a:b@t(",
         "ab-c1.",
+        "secrets:\n ",
+        "=a%3D",
+        'Authorization: Basic a="',
         "with the token ",
     ),
 ]

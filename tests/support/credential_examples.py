@@ -83,6 +83,19 @@ SECRET_TEXTS = _lines(r"""
 the database password was «hunter2x» before
 API_TOKEN -> «abc123def»
 client_secret is «abc123def»
+Authorization: Bearer «abc.def-ghi_123»
+authorization=bearer «correct-horse-battery»
+curl -H 'Authorization: Token «my-little-word»' https://host/v1
+Proxy-Authorization: Digest «username="bob", response="6629fae4"»
+sent Bearer «abc.def-ghi_123» to the host
+**Password:** «hunter2»
+db_pass : «hunter2»
+api_key = '''«abc-def»'''
+<ns:password type="x">«hunter»</ns:password>
+mssql+pyodbc:///?odbc_connect=UID%3Dbob%3BPWD%3D«hunter2»%3BDB%3Dx
+https://host/cb?next=https%3A%2F%2Fhost%2F%3Ftoken%3D«hunter2x»
+«HRKU-550e8400-e29b-41d4-a716-446655440000»
+sk.«eyJ1IjoiYWJjIiwi.AbCdEfGhIjKl.AbCd»
 the api_key "«abc123def456»" was revoked
 CREATE USER ann IDENTIFIED BY '«hunter»'
 <server><password>«hunter»</password></server>
@@ -282,6 +295,11 @@ pat05pMkVKZcXngj5.«fdd1ca394de0f394245088f718dbc33a140d9bd4ee385a37e44626fde875
 DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
 """)
 ORDINARY_TEXTS = _lines(r"""
+Authorization: required
+a bearer of good news, with Basic blocks
+https://host/x?filter=loss%3D0.1%26sort_key%3Dval2
+<ns:key type="x">val_loss2</ns:key>
+key : val_loss
 the key 'conv1_weight2' is missing
 unexpected token 'x1y2z3' in line 2
 the token is class0
@@ -478,6 +496,11 @@ live_0123456789abcdef01234567.ckpt
 """)
 # What stands between the marks must be gone, and everything else must stay.
 SECRET_CONFIGS: list[dict[str, Any]] = [
+    {
+        "yaml": "db:\n  passwords:\n    - «hunter»\n  lr: 1",
+        "text": "secrets:\n- «hunter»\nlr: 1\nmy_credentials:\n  «a: b»\n",
+    },
+    {"pass_db": "«hunter»", "env": [{"param": "api_key", "default": "«abc»"}, {"label": "api-key", "data": "«abc»"}]},
     {"db": {"pass": "«hunter2»", "host": "db.example", "port": 5432, "user": "bob"}},
     {"passwords": ["«one-two-3»", "«four-five»"]},
     {"tokens": {"hf": "«abc123def456ghi7»"}},
