@@ -106,7 +106,7 @@ class MetricsTracker:
             )
             self._rows.record_to(recorder, self._next)
         else:
-            warn_if_nothing_is_recorded(self.rank, world_size)
+            warn_if_nothing_is_recorded(is_group_due=True)
 
     @property
     def has_all_rows(self) -> bool:
@@ -229,7 +229,7 @@ class MetricsTracker:
             UsageError: no epoch is open, or an extra's name or a value cannot be taken. The epoch stays open.
         """
         rows = self._rows
-        if rows.number >= 0:
+        if self.rank and rows.number >= 0:
             self._next.passed(rows.number)
         if not rows.is_epoch_open:
             rows.refuse("end_epoch")

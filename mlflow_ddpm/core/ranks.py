@@ -1,6 +1,6 @@
 """Which process this is among how many, from whatever launched it.
 
-An initialised ``torch.distributed`` group is asked first; before that, the environment of torchrun, Slurm or Open MPI.
+An initialised ``torch.distributed`` group is asked first; before that, the environment of torchrun, Slurm or MPI.
 Nothing here imports torch: a process that has not, has no group.
 """
 
@@ -11,7 +11,10 @@ from typing import Any
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun without torchrun; SLURM_NTASKS is set in a plain batch script, too
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun of Open MPI
+    ("PMI_RANK", "PMI_SIZE"),  # mpiexec of MPICH and Intel MPI
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH2
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # jsrun
 )
 
 
@@ -26,14 +29,9 @@ def world_size() -> int:
 
 
 def describe_launcher() -> str | None:
-    """Return the variable that alone numbers this process, as ``SLURM_PROCID=3``; None where a group is meant.
-
-    ``srun`` and ``mpirun`` number independent tasks, too. ``RANK`` is set where a group is about to be made.
-    """
-    if group() is not None:
-        return None
-    names = _launcher()
-    return None if names is None or names == _LAUNCHERS[0] else f"{names[0]}={os.environ[names[0]]}"
+    """Return the variable that alone numbers this process, as ``SLURM_PROCID=3``; None in a group and without it."""
+    names = None if group() is not None else _launcher()
+    return names and f"{names[0]}={os.environ[names[0]]}"
 
 
 def _ask(method: str, *, index: int, default: int) -> int:

@@ -68,6 +68,8 @@ class NextEpoch:
 
     def passed(self, epoch: int) -> None:
         """Note, on another rank, that an epoch ended."""
+        if self._known is None:
+            warn_if_nothing_is_recorded(is_group_due=False)
         self._known = epoch + 1
 
     def fetch(self) -> int:
@@ -93,14 +95,17 @@ class NextEpoch:
         return self._known
 
 
-def warn_if_nothing_is_recorded(rank: int, world_size: int) -> None:
-    """Log why another rank records nothing, where a launcher numbers processes that may have nothing in common."""
+def warn_if_nothing_is_recorded(*, is_group_due: bool) -> None:
+    """Log why another rank records nothing, where a launcher numbers processes that may have nothing in common.
+
+    ``srun`` and ``mpirun`` number independent tasks, too. ``RANK`` is set where a group is about to be made.
+    """
     launcher = ranks.describe_launcher()
-    if launcher:
+    if launcher and launcher.startswith("RANK=") != is_group_due:
         _log.warning(
             "nothing is recorded in this process: %s makes it rank %d of %d, and rank 0 records for all. If the "
             "processes are independent trainings, set RANK=0 WORLD_SIZE=1 in each and give each its own output_dir",
             launcher,
-            rank,
-            world_size,
+            ranks.rank(),
+            ranks.world_size(),
         )

@@ -141,13 +141,21 @@ def test_tasks_that_a_launcher_numbers_are_told_why_they_record_nothing(
     assert Path("mine/training_metrics.json").exists()
 
 
-def test_ranks_of_torchrun_stay_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """They are one training by intent."""
+def test_ranks_of_torchrun_are_silent_until_an_epoch_ends_without_a_group(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are one training by intent; a sweep under torchrun is not, and would lose all runs but one."""
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    MetricsTracker("out").close()
-
+    tracker = MetricsTracker("out")
     assert not caplog.records
+    for epoch in range(2):
+        tracker.start_epoch(epoch)
+        tracker.log_batch(1.0, lr=0.1, grad_norm=1.0, batch_size=1)
+        tracker.end_epoch()
+    tracker.close()
+
+    assert ["RANK=2 makes it rank 2 of 4" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.slow
