@@ -16,14 +16,13 @@ from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
 from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_requests import SLOWEST
+from mlflow_ddpm.storage.mlflow_requests import ANSWER_SEC, SLOWEST, in_time
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
 
 _MAX_FILES = 20_000
 _MAX_FOLDERS = 200
 _THREADS = 4
 _CHUNK = 2**20
-_SLOW_SEC = 45.0  # that a file may take, beside a second for each SLOWEST bytes
 
 
 class Artifact(NamedTuple):
@@ -69,7 +68,7 @@ class Artifacts:
 
     def _entries(self, folder: str) -> Iterator[tuple[str, Any]]:
         with translate_mlflow_errors(self._run.tracking_uri):
-            entries = list(self._repository.list_artifacts(folder))
+            entries = in_time(ANSWER_SEC, lambda: list(self._repository.list_artifacts(folder)))
         for entry in entries:
             path = PurePosixPath(entry.path)
             if ".." in path.parts or path.parent != PurePosixPath(folder):
@@ -101,7 +100,9 @@ class Artifacts:
             if hasattr(self._repository, "_host_creds"):  # MLflow's own server, which may send without end
                 self._stream(artifact, path)
             else:
-                self._repository._download_file(artifact.path, str(path))  # noqa: SLF001 - the public one lists anew
+                download = self._repository._download_file  # noqa: SLF001 - the public one lists anew
+                limit = ANSWER_SEC + (artifact.size or 0) / SLOWEST
+                in_time(limit, lambda: download(artifact.path, str(path)))
 
     def _stream(self, artifact: Artifact, path: Path) -> None:
         from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
@@ -114,7 +115,7 @@ class Artifacts:
             with path.open("wb") as file:
                 for chunk in _chunks(response):
                     left -= len(chunk)
-                    if time.monotonic() - began > _SLOW_SEC + path.stat().st_size / SLOWEST:
+                    if time.monotonic() - began > ANSWER_SEC + path.stat().st_size / SLOWEST:
                         raise StoreUnavailableError(f"{artifact.path} comes too slowly from MLflow")
                     if left < 0:
                         raise MirrorError(f"{artifact.path} is larger than the {most} bytes that the store lists")

@@ -18,7 +18,7 @@ from mlflow_ddpm.core.redaction import redact
 
 _T = TypeVar("_T")
 _ANSWER_MAX = 32 * 2**20  # bytes; ten times what a page of 25,000 points has, and 1 GB as Python's lists at worst
-_ANSWER_SEC = 45.0  # for an answer; longer if the user's settings are, or a file is sent
+ANSWER_SEC = 45.0  # for an answer; longer if the user's settings are, or a file is sent
 SLOWEST = 2**12  # bytes of a file a second
 _calls = threading.local()  # .stores: those that the calls of ours ask in which this thread is, the outermost first
 
@@ -120,33 +120,33 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
 
     if isinstance(how.get("data"), io.BufferedReader):
         how["data"] = _FileAsItWas(how["data"])
-    store = store_called() or ""
-
-    def ask() -> Any:
-        with call_of_ours(store):
-            return request(method, url, **how)
-
     tries = 2 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
-    limit = max(_ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    limit = max(ANSWER_SEC, tries * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
     limit += super_len(how.get("data") or b"") / SLOWEST  # type: ignore[no-untyped-call]
     try:
-        return in_time(limit, ask)
+        return in_time(limit, lambda: request(method, url, **how))
     except TimeoutError as error:
         raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s") from error
 
 
 def in_time(seconds: float, call: Callable[[], _T]) -> _T:
-    """Return what a call returns, made in a thread of its own, or raise what it raises, or TimeoutError."""
-    result: Future[_T] = Future()
+    """Return what a call returns that knows no time limit of its own, such as one of ``ftplib``; raise what it raises.
 
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except Exception as error:  # noqa: BLE001 - raised to the caller
-            result.set_exception(error)
+    Raises:
+        TimeoutError: it takes longer; it is left alone in its thread.
+    """
+    answer: Future[_T] = Future()
+    store = store_called()
 
-    threading.Thread(target=run, daemon=True).start()
-    return result.result(seconds)
+    def ask() -> None:
+        with call_of_ours(store) if store is not None else contextlib.nullcontext():
+            try:
+                answer.set_result(call())
+            except Exception as error:  # noqa: BLE001 - raised to the caller
+                answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(seconds)
 
 
 class _FileAsItWas:

@@ -20,6 +20,7 @@ from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import long_lived_objects_left_alone, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_faults import MISSING_ARTIFACT_STORE
+from mlflow_ddpm.storage.mlflow_requests import ANSWER_SEC, SLOWEST, in_time
 from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
 
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
@@ -160,7 +161,8 @@ class MlflowRun:
             repository = artifact_repository(self.tracking_uri, self.run_id)
         if is_odd and hasattr(repository, "_host_creds"):
             raise ItemRefusedError("MLflow's server keeps no name with ?, #, % or a line end; give it another name")
-        self._client.log_artifact(self.run_id, str(path), folder)
+        limit = ANSWER_SEC + path.stat().st_size / SLOWEST  # MLflow's clients of FTP and SFTP know none
+        in_time(limit, lambda: self._client.log_artifact(self.run_id, str(path), folder))
         if hasattr(repository, "_host_creds"):  # MLflow's own server
             with contextlib.suppress(StoreRefusedError):
                 if f"{folder}/{path.name}" not in self._list_files(folder):
@@ -251,7 +253,7 @@ def artifact_repository(tracking_uri: str, run_id: str) -> Any:
             f"MLflow at {redact(tracking_uri)} names {redact(address)} for the artifacts of run {run_id}, which is no "
             "address of a server's artifacts; correct the experiment's artifact location"
         )
-    repository = get_artifact_repository(address, tracking_uri=tracking_uri)
+    repository = in_time(ANSWER_SEC, lambda: get_artifact_repository(address, tracking_uri=tracking_uri))
     folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
     if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):
         raise StoreRefusedError(

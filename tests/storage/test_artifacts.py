@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_ddpm.core.errors import MirrorError
+from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
@@ -57,3 +60,36 @@ def test_links_in_a_store_on_this_machine_are_left_out(store_uri: str, tmp_path:
     (root / "metrics/linked.txt").symlink_to(tmp_path / "secret.txt")
 
     assert [file.name for file in Artifacts(run).find("metrics")] == ["a.txt"]
+
+
+@pytest.mark.parametrize("greeting", [b"", b"220 hello\r\n"], ids=["silent", "greets"])
+def test_an_ftp_server_that_never_answers_holds_nothing_up(
+    greeting: bytes, sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's FTP client waits for ever; neither a list, nor a download, nor an upload does."""
+    for module in ("artifacts", "mlflow_run"):
+        monkeypatch.setattr(f"mlflow_ddpm.storage.{module}.ANSWER_SEC", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_greet, args=(server, greeting), daemon=True).start()
+        client = MlflowClient(sqlite_uri)
+        place = f"ftp://ann@127.0.0.1:{server.getsockname()[1]}/files"
+        run = MlflowRun(sqlite_uri, client.create_run(client.create_experiment("x", place)).info.run_id)
+        artifacts = Artifacts(run)
+        (tmp_path / "a.txt").touch()
+
+        for call in (
+            lambda: artifacts.find("metrics"),
+            lambda: artifacts.fetch([Artifact("metrics/a.txt", 1)], tmp_path / "into"),
+            lambda: run.log_file(tmp_path / "a.txt", "metrics"),
+        ):
+            with pytest.raises(StoreUnavailableError, match="no answer in time"):
+                call()
+
+
+def _greet(server: socket.socket, greeting: bytes) -> None:
+    """Take every connection, say hello, and nothing more."""
+    kept = []
+    with contextlib.suppress(OSError):
+        while True:
+            kept.append(server.accept()[0])
+            kept[-1].sendall(greeting)

@@ -162,7 +162,7 @@ def test_a_server_that_sends_a_byte_now_and_then_or_wants_an_hour_is_given_up(
     """Each byte is within MLflow's time-out; the whole answer is not."""
     answers, uri = server
     answers.drips, answers.padding, answers.status = status == 200, 2**20 * (status == 200), status
-    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_requests._ANSWER_SEC", 1.0)
+    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_requests.ANSWER_SEC", 1.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     began = time.monotonic()
 
@@ -178,7 +178,7 @@ def test_a_file_that_comes_byte_by_byte_is_given_up(
     answers, uri = server
     found = Artifacts(MlflowRun(uri, RUN_ID))
     answers.drips, answers.padding = True, 2**20
-    monkeypatch.setattr("mlflow_ddpm.storage.artifacts._SLOW_SEC", 1.0)
+    monkeypatch.setattr("mlflow_ddpm.storage.artifacts.ANSWER_SEC", 1.0)
 
     with pytest.raises(StoreUnavailableError, match=r"metrics/a\.csv comes too slowly"):
         found.fetch([Artifact("metrics/a.csv", 2**20)], tmp_path)
@@ -202,7 +202,7 @@ def test_an_answer_to_what_is_written_that_comes_byte_by_byte_is_given_up(
     run = MlflowRun(uri, RUN_ID)
     (tmp_path / "a.csv").write_text("a")
     answers.drips, answers.padding = True, 2**20
-    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_requests._ANSWER_SEC", 1.0)
+    monkeypatch.setattr("mlflow_ddpm.storage.mlflow_requests.ANSWER_SEC", 1.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
     with pytest.raises(StoreUnavailableError, match="did not send its whole answer within 3 s"):
