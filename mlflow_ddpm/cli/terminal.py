@@ -46,7 +46,10 @@ def width_of(stream: IO[str]) -> int | None:
 
 
 def print_error(message: str) -> None:
-    """Print an error in one line."""
+    """Print an error in one line, without the credentials of an address that was typed."""
+    from mlflow_ddpm.core.redaction import redact
+
+    message = redact(message)
     console_on(sys.stderr).print(_labelled("mlflow-ddpm: error", "ERROR", " ".join(message.split())))
 
 

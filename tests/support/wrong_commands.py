@@ -36,6 +36,7 @@ WRONG = (
     Wrong("train --batchsize=64", 2, "train has no option --batchsize; did you mean --batch-size?"),
     Wrong("train -e 3", 2, "train takes no option -e; see `mlflow-ddpm train --help`"),
     Wrong("train --e 3", 2, "ambiguous option: --e could match"),
+    Wrong("history http://ann:hunter2@host", 1, "http://***@host"),
     Wrong("train digits", 2, "train takes no further argument digits"),
     Wrong("train --epochs", 2, "--epochs needs a value: --epochs=EPOCHS"),
     Wrong("train --resume=yes", 2, "--resume takes no value, got 'yes'"),
