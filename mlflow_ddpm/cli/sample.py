@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         "--guidance",
         type=number(0),
         metavar="SCALE",
-        help="classifier-free guidance: 1 draws plainly, 2 plainer classes with less variety (default: the run's)",
+        help="classifier-free guidance; 1: plain sampling, 2: clearer classes, less variety (default: the run's)",
     )
     parser.add_argument(
         "--steps", type=number(1, int), metavar="N", help="denoising steps per image (default: the run's)"

@@ -64,7 +64,7 @@ class ModelConfig(CheckedSettings):
         metavar="PIXELS",
     )
     attention_size: int = setting(
-        "side in features of the maps that get self-attention, 0: none; auto: 8, 16 or 16", ge=0, metavar="FEATURES"
+        "side of the feature maps that get self-attention, 0: none; auto: 8, 16 or 16", ge=0, metavar="FEATURES"
     )
 
 
@@ -94,7 +94,7 @@ class OptimConfig(CheckedSettings):
         "largest global gradient norm, longer ones are scaled; 0: no clipping", 1.0, ge=0, metavar="NORM"
     )
     ema_decay: float = setting(
-        "largest decay per batch of the weights' moving average, reached as (1+s)/(10+s); auto: 0.99, 0.999 or 0.9999",
+        "decay of the weights' average; batch s has (1+s)/(10+s) until that is more; auto: 0.99, 0.999 or 0.9999",
         ge=0,
         lt=1,
         metavar="DECAY",
