@@ -30,7 +30,7 @@ class Prose(str):
 
 
 class Table(NamedTuple):
-    """Cells as plain text; a line break in a head cell is kept, elsewhere it becomes a space."""
+    """Cells as plain text; a line break in a head cell is kept in HTML; elsewhere it becomes a space."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -100,8 +100,7 @@ def image_link(link: str, alt: str) -> Markdown:
 
 def table(content: Table) -> Markdown:
     """Return a table with padded columns, so that it reads well as plain text too."""
-    head: list[str] = ["<br>".join(escape(line) for line in cell.split("\n")) for cell in content.head]
-    rows: list[list[str]] = [[escape(cell) for cell in row] for row in content.rows]
+    head, *rows = [[escape(cell) for cell in row] for row in (content.head, *content.rows)]
     widths = [max(3, *(min(len(cell), _PAD_MAX) for cell in column)) for column in zip(head, *rows, strict=True)]
     rules = ["-" * (w - 1) + ":" if a == "r" else "-" * w for w, a in zip(widths, content.align, strict=True)]
     return Markdown("\n".join(_line(cells, widths, content.align) for cells in [head, rules, *rows]))

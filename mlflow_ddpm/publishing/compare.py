@@ -16,6 +16,7 @@ from mlflow_ddpm.analysis.run_description import write_comparison
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
+from mlflow_ddpm.core.links import artifact_link
 from mlflow_ddpm.plots import FigureSet, write_plots
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
@@ -101,7 +102,8 @@ def compare_runs(
     if store is not None:
         for path in files:
             store.log_file(path, _ARTIFACT_FOLDER)
-        write_comparison(store, describe_comparison(runs, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}", store.run_id))
+        page = artifact_link(store.read_page().experiment_id, store.run_id, f"{_ARTIFACT_FOLDER}/{PAGE_NAME}")
+        write_comparison(store, describe_comparison(runs, page, store.run_id))
     return Comparison(runs, directory, files)
 
 

@@ -51,10 +51,13 @@ def _parts(
 
 
 def describe_comparison(runs: Sequence[ComparedRun], page: str, parent_id: str) -> str:
-    """Return the comparison in short, the lowest loss first, for the description of the runs' parent in MLflow."""
+    """Return the comparison in short, the lowest loss first, for the description of the runs' parent in MLflow.
+
+    ``page`` is the address of ``comparison.md`` there.
+    """
     below = sum(run.run_id != parent_id for run in runs)
     family = f"{count_of(below, 'run')} below this one" + (", and itself" if below < len(runs) else "")
-    head = f"**{family}.** {_lead(runs)} Pictures and tables are among the artifacts: `{page}`."
+    head = f"**{family}.** {_lead(runs)} [Pictures and tables]({page}) are among the artifacts."
     losses = {run.name: run.history.summary.best_loss for run in runs}
     results = results_table(sorted(runs, key=lambda run: (losses[run.name] is None, losses[run.name] or 0))).words
     for count in (len(results.rows), 40, 20, 10):

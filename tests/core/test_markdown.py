@@ -77,10 +77,10 @@ def test_a_table_is_padded_and_aligned() -> None:
     content = Table(("Name", "Loss\n(mean)"), [("a|b", "1"), (Code("lr"), "0.25")], "lr")
 
     assert table(content).split("\n") == [
-        "| Name | Loss<br>(mean) |",
-        "| ---- | -------------: |",
-        r"| a\|b |              1 |",
-        "| `lr` |           0.25 |",
+        "| Name | Loss (mean) |",
+        "| ---- | ----------: |",
+        r"| a\|b |           1 |",
+        "| `lr` |        0.25 |",
     ]
 
 

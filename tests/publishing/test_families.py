@@ -66,6 +66,7 @@ def test_the_optuna_example_of_the_docs_makes_a_family_and_compares_it(sqlite_ur
     comparison = description.partition("<!-- mlflow_ddpm comparison -->\n\n")[2]
     assert comparison.startswith("**8 runs below this one.** Lowest mean loss of an epoch: ")
     assert str(best.info.run_name) in description.partition(" at epoch ")[0]
+    assert f"/runs/{parent}/artifacts/comparison/comparison.md?workflowType=machine_learning) are" in comparison
     table = [line for line in description.splitlines() if line.startswith("| ")]
     assert str(best.info.run_name) in table[2]  # after head and rule
 
