@@ -100,7 +100,8 @@ def image_link(link: str, alt: str) -> Markdown:
 
 def table(content: Table) -> Markdown:
     """Return a table with padded columns, so that it reads well as plain text too."""
-    head, *rows = [[escape(cell) for cell in row] for row in (content.head, *content.rows)]
+    head: list[str] = [escape(cell) for cell in content.head]
+    rows: list[list[str]] = [[escape(cell) for cell in row] for row in content.rows]
     widths = [max(3, *(min(len(cell), _PAD_MAX) for cell in column)) for column in zip(head, *rows, strict=True)]
     rules = ["-" * (w - 1) + ":" if a == "r" else "-" * w for w, a in zip(widths, content.align, strict=True)]
     return Markdown("\n".join(_line(cells, widths, content.align) for cells in [head, rules, *rows]))
