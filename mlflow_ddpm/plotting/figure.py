@@ -172,12 +172,7 @@ def width_of(theme: str, width: str | None) -> str:
 
 
 def write_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure in the format that the path's suffix names, all or nothing; the same figure gives the same bytes.
-
-    Raises:
-        UsageError: no such format.
-        OSError: the disk is full, read-only or gone; an earlier file is untouched.
-    """
+    """Write a figure in the format that the suffix names, all or nothing; the same figure gives the same bytes."""
     fmt = path.suffix.removeprefix(".")
     check_choice("format", fmt, FORMATS)
     replace_file(path, _png(figure) if fmt == "png" else _vectors(figure, fmt))

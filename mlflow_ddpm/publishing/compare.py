@@ -20,7 +20,7 @@ from mlflow_ddpm.core.links import artifact_link
 from mlflow_ddpm.plots import FigureSet, write_plots
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
-from mlflow_ddpm.publishing.comparison_page import describe_comparison, render_page
+from mlflow_ddpm.publishing.comparison_page import describe_comparison, page_parts
 from mlflow_ddpm.publishing.comparison_plots import make_comparison
 from mlflow_ddpm.publishing.comparison_tables import ComparedTable, groups_table, hyperparameters_table, results_table
 from mlflow_ddpm.publishing.named_run import has_history
@@ -119,7 +119,8 @@ def _write(
     if groups:
         tables["comparison_groups"] = groups_table(groups)
     page = directory / PAGE_NAME
-    replace_file(page, render_page(runs, tables, plots, len(lines)).encode())
+    parts = page_parts(runs, tables, plots, len(lines))
+    replace_file(page, ("\n\n".join(parts) + "\n").encode())
     return [page, *_write_tables(tables, directory), *(path for paths in plots.values() for path in paths)]
 
 

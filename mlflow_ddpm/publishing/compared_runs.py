@@ -29,12 +29,7 @@ class ComparedRun(NamedTuple):
 
 
 def read_runs(sources: Sequence[HistorySource], tracking_uri: str | None = None) -> list[ComparedRun]:
-    """Read all runs, in the order given.
-
-    Raises:
-        UsageError: a run is given twice.
-        HistoryError: a source has no history to read. Further errors: see :func:`mlflow_ddpm.read_history`.
-    """
+    """Read all runs, in the order given; raise UsageError for one that is given twice, else as ``read_history``."""
     runs: list[ComparedRun] = []
     seen: dict[object, HistorySource] = {}
     for source in sources:

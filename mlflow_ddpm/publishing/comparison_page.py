@@ -13,16 +13,10 @@ from mlflow_ddpm.publishing.comparison_tables import BEST_MARK, ComparedTable, b
 _SHOWABLE = (".png", ".svg")  # by every reader of Markdown, best first
 
 
-def render_page(
-    runs: Sequence[ComparedRun], tables: Mapping[str, ComparedTable], plots: Mapping[str, Sequence[Path]], drawn: int
-) -> str:
-    """Return the page; pictures, which show ``drawn`` lines, are linked by the names of their files beside it."""
-    return "\n\n".join(_parts(runs, tables, plots, drawn)) + "\n"
-
-
-def _parts(
+def page_parts(
     runs: Sequence[ComparedRun], tables: Mapping[str, ComparedTable], plots: Mapping[str, Sequence[Path]], drawn: int
 ) -> Iterator[str]:
+    """Yield its parts; pictures, which show ``drawn`` lines, are linked by the names of their files beside it."""
     yield f"# Comparison of {len(runs)} runs"
     yield _lead(runs)
     yield "## Summary"

@@ -141,11 +141,7 @@ class CsvJournal:
         return True
 
     def write(self, rows: Sequence[EpochMetrics]) -> None:
-        """Bring the file to these rows: append what is new to the file that we left, else replace it by the whole.
-
-        Raises:
-            OSError: the disk is full, read-only or gone, or out of file descriptors; call it again later.
-        """
+        """Append what is new to the file that we left, else replace it by the whole; after an OSError call it again."""
         if self._continues(rows) and self._file.is_ours() and self._append(rows):
             return
         self.close()

@@ -54,11 +54,7 @@ class DeliveryState:
 
     @classmethod
     def load(cls, directory: Path) -> Self | None:
-        """Return the directory's state, None if it has none.
-
-        Raises:
-            MirrorError: the file is not one of ours, or cannot be read.
-        """
+        """Return the directory's state, None if it has none; raise MirrorError if it is damaged or cannot be read."""
         path = directory / DELIVERY_STATE_NAME
         try:
             if not path.exists():

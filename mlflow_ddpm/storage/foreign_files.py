@@ -13,11 +13,7 @@ _MAX_DEPTH = 50  # of nested JSON: Python's own code that walks it recurses
 
 
 def own_file(directory: Path, name: str) -> Path | None:
-    """Return a file of an output directory, None if no file has that name.
-
-    Raises:
-        MirrorError: the name is a link, or no plain file. A link may point to any private file of the reader's.
-    """
+    """Return a file of a directory, None if there is none; raise MirrorError for a link, which may lead anywhere."""
     path = directory / name
     try:
         mode = path.lstat().st_mode

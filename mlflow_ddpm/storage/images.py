@@ -50,12 +50,7 @@ def image_path(directory: Path, name: str, epoch: int) -> Path:
 
 
 def image_from_path(path: Path) -> LoggedImage:
-    """Return a picture file as what it is; its time is the file's, the same whenever it is sent.
-
-    Raises:
-        UsageError: it is not named as :func:`image_path` names it.
-        OSError: it cannot be looked at.
-    """
+    """Return a picture file as what it is, at the file's time; raise UsageError if it is not named as one."""
     parts = SAMPLE_PATTERN.fullmatch(path.name)
     if parts is None:
         raise UsageError(f"a picture's file must be named NAME_epoch_NUMBER.png, got {path.name}")
@@ -95,11 +90,7 @@ def load_encoder() -> None:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """Return the PNG file of an image.
-
-    Raises:
-        UsageError: it is not uint8 of shape (H, W), (H, W, 3) or (H, W, 4), or it is empty, or no array.
-    """
+    """Return the PNG file of an image, uint8 of shape (H, W), (H, W, 3) or (H, W, 4), or raise UsageError."""
     import numpy as np
     from PIL import Image
 

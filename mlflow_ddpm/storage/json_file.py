@@ -62,12 +62,7 @@ def render_document(
 
 
 def read_document(path: Path, *, with_rows: bool = True) -> RunDocument:
-    """Return the document in a file; without its rows it is read faster.
-
-    Raises:
-        MirrorError: it is not such a document.
-        OSError: it cannot be read.
-    """
+    """Return the document in a file, faster without its rows; raise MirrorError if it is no such document."""
     try:
         content = read_bounded(path)
         check_amount(content, str(path))
@@ -121,12 +116,7 @@ class JsonWriter:
         self._thread: threading.Thread | None = None
 
     def recover(self) -> RunDocument | None:
-        """Return what an earlier process left in the file; None if there is no such file, or it is empty.
-
-        Raises:
-            MirrorError: the file is not such a document. It is left untouched.
-            OSError: it cannot be read.
-        """
+        """Return what an earlier process left in the file, None if nothing; raise MirrorError if it is not ours."""
         if not self._file.path.exists() or not self._file.path.stat().st_size:
             return None
         self._file.adopt()  # before it is read: a version that another program writes meanwhile is not ours

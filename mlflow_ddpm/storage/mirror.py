@@ -105,11 +105,7 @@ class Mirror:
         self._json.request()
 
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
-        """Take over the rows that another copy of the run, ``source``, has and ours lost, and make them durable.
-
-        Raises:
-            MirrorError: they are another run's.
-        """
+        """Take over rows that another copy of the run has, ours not; raise MirrorError if they are another run's."""
         with self._writing:
             with held(self._consistent, _LEFT_SEC):
                 merged = merge_rows(self.rows, rows, self._journal.path, self._run.get("every_n_steps"))

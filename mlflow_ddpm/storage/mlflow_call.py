@@ -77,7 +77,7 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
     bound_mlflow_waits()
     bound_answers()
     for name in _NOISY_LOGGERS:
-        logging.getLogger(name).addFilter(_quiet)  # a filter that is there already is not added again
+        logging.getLogger(name).addFilter(_is_of_user)  # a filter that is there already is not added again
     with call_of_ours(tracking_uri):
         try:
             _check_reachable(tracking_uri)
@@ -124,14 +124,9 @@ def _databricks_address(tracking_uri: str) -> str:
     return "" if getproxies() else f"databricks://{host.rpartition('://')[2]}"
 
 
-class _NotInOurCalls(logging.Filter):
-    """Drops records of threads that are in a call of ours."""
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - logging names it
-        return store_called() is None
-
-
-_quiet = _NotInOurCalls()
+def _is_of_user(_: logging.LogRecord) -> bool:
+    """Drop records of threads that are in a call of ours."""
+    return store_called() is None
 
 
 @contextlib.contextmanager

@@ -29,12 +29,7 @@ class RecoveredFiles(NamedTuple):
 
 
 def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
-    """Open both files for writing, and return what they hold together.
-
-    Raises:
-        MirrorError: a file is damaged or not ours, or they hold two different runs; both are left untouched.
-        OSError: one cannot be read.
-    """
+    """Open both files for writing, and return what they hold; raise MirrorError, touching none, if they do not fit."""
     from_csv = keep_last_written(_recover_csv(journal, json))
     try:
         document = json.recover()

@@ -117,12 +117,7 @@ def _resolved(text: str) -> Path:
 
 
 def open_run(target: RunTarget, *, started_at_ms: int, tags: Mapping[str, str]) -> tuple[MlflowRun, bool]:
-    """Return the run that is meant, and whether it was created here: a new one, or a child of one that is taken.
-
-    Raises:
-        StoreUnavailableError: the store is away; try again later.
-        StoreRefusedError: there is no such run or experiment, or MLflow will not use this store.
-    """
+    """Return the run that is meant, and whether it was created here: a new one, or a child of one that is taken."""
     uri = target.tracking_uri
     with translate_mlflow_errors(uri), exclusive_migration(uri):
         mlflow = client(uri)

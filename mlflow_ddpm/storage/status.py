@@ -18,12 +18,7 @@ _ITEMS_MAX = 10  # set-aside items listed one by one
 
 
 def status_of(directory: Path) -> str:
-    """Return a few aligned lines for a terminal. Asks no store, changes nothing.
-
-    Raises:
-        HistoryError: the directory is not one that a tracker wrote.
-        MirrorError: its files are damaged, or cannot be read.
-    """
+    """Return a few aligned lines for a terminal, from the disk alone; raise HistoryError where no tracker wrote."""
     state = DeliveryState.load(directory)
     if state is None:
         raise HistoryError(f"{directory} is not the output directory of a training run; name one that a tracker wrote")

@@ -158,11 +158,7 @@ class BatchValues:
         batch_size: int | None,
         extras: Mapping[str, Scalar | None] | None = None,
     ) -> None:
-        """Keep one batch's values; tensors are detached, not read. They must not be changed in place afterwards.
-
-        Raises:
-            UsageError: a value is not a number or a tensor of one element.
-        """
+        """Keep one batch's values; tensors are detached, not read. Raises UsageError for what is no single number."""
         if type(loss) is not float:
             loss, self._has_floats_alone = self._watched(scalar("loss", loss)), False
         if grad_norm is not None and type(grad_norm) is not float:

@@ -63,11 +63,7 @@ class EpochMeter:
         self.batches = None
 
     def read(self) -> Measured:
-        """Return what was measured up to here, with one wait for the device. It stays open until :meth:`drop`.
-
-        Raises:
-            UsageError: with ``reduce_over_ranks``, as :func:`epoch_statistics.mean_over_ranks`.
-        """
+        """Return what was measured up to here, with one wait for the device; raises as :func:`mean_over_ranks`."""
         values = self.batches or BatchValues()
         elapsed = self.timer.stop()
         memory = probes.read_cuda_memory(self._device)

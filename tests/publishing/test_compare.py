@@ -26,7 +26,7 @@ from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, StoreError, UsageError
 from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, read_runs
-from mlflow_ddpm.publishing.comparison_page import render_page
+from mlflow_ddpm.publishing.comparison_page import page_parts
 from mlflow_ddpm.publishing.comparison_tables import ComparedTable, hyperparameters_table, results_table
 from mlflow_ddpm.storage.csv_file import render_csv
 
@@ -168,7 +168,7 @@ def test_credentials_in_hyperparameters_do_not_reach_the_tables(tmp_path: Path) 
         Path(name, "training_metrics.json").write_text(document % (token, len(token) + ord(name)))
     runs = read_runs(["a", "b"])
     settings = hyperparameters_table(runs)
-    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs))
+    page = "\n\n".join(page_parts(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs)))
 
     assert not [made for made in (settings.as_csv(), settings.as_latex(), page.encode()) if b"hf_" in made]
     assert ["lr"] == [row[0] for row in settings.data[1:]]
@@ -216,7 +216,7 @@ def test_a_run_without_epochs_is_in_the_tables_and_the_page_says_so(sqlite_uri: 
     _record("b", "new", epochs=0)
     runs = read_runs(["a", "b"])
     table = results_table(runs)
-    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs))
+    page = "\n\n".join(page_parts(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs)))
 
     assert "- new has no epochs yet; the pictures do not show it." in page
     assert ["old", "new"] == [row[0] for row in table.data[1:]]
@@ -226,7 +226,7 @@ def test_a_run_without_epochs_is_in_the_tables_and_the_page_says_so(sqlite_uri: 
 def test_no_name_breaks_the_page(name: str) -> None:
     """A run's name is text, in tables and sentences."""
     runs = [_compared(name.replace("\n", " "), healthy(0), **{name: "1"}), _compared("b", healthy(2), **{name: "2"})]
-    page = render_page(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs))
+    page = "\n\n".join(page_parts(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs)))
     rows = [line for line in page.splitlines() if line.startswith("| ")]
 
     assert "<script>" not in page

@@ -79,11 +79,7 @@ def name_flags(message: str) -> str:
 
 
 def from_options(values: Mapping[str, Any]) -> Config:
-    """Return the settings of parsed values, keyed by :attr:`Option.dest`; what is missing keeps its default.
-
-    Raises:
-        ConfigError: a value is out of range, or a name is no option.
-    """
+    """Return the settings of values by :attr:`Option.dest`, others at their defaults, or raise ConfigError."""
     known = {o.dest: o for o in options()}
     unknown = sorted(set(values) - set(known))
     if unknown:

@@ -76,11 +76,7 @@ _ENDINGS = (  # of the files' names, in the order of SplitFiles
 
 
 def find_split(place: Path, split: str) -> SplitFiles:
-    """Return the files of a split: ``place`` is the archive, or a folder with the files, ``gzip/`` or the archive.
-
-    Raises:
-        DataError: some are missing, or the archive is damaged.
-    """
+    """Return a split's files, in the archive or in a folder with them, ``gzip/`` or the archive; or raise DataError."""
     names = [f"emnist-{split}-{ending}" for ending in _ENDINGS]
     folder, files = max(_candidates(place), key=lambda candidate: len(candidate[1].keys() & set(names)))
     missing = sorted(set(names) - files.keys())

@@ -148,11 +148,7 @@ def _check_description(description: Mapping[str, Any]) -> None:
 
 
 def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the arguments of the U-Net, whose tensors are those of the weights' file, in names, shapes and bytes.
-
-    Raises:
-        ModelError: they differ, or this machine has no memory for them.
-    """
+    """Return the U-Net's arguments; raise ModelError if its tensors are not the file's, or do not fit into memory."""
     path, architecture = folder / WEIGHTS_NAME, dict(description["architecture"])
     found = _read_shapes(path)
     stages = 2 * architecture.get("blocks", 1) * len(architecture.get("channel_mults", [1, 2]))

@@ -78,10 +78,7 @@ def processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     ``device`` is ``auto``, ``cpu`` or ``cuda``; with CUDA each process takes the card of its local rank. A group that
-    the caller has initialised already is used, and left as it is.
-
-    Raises:
-        ConfigError: ``cuda`` was asked for, and torch finds no such device.
+    the caller has initialised already is used, and left as it is. Raises as :func:`choose_device`.
     """
     chosen = choose_device(device)
     is_ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
