@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.plotting.annotations import MAX_NAMED, epochs_text, number
 from mlflow_ddpm.plotting.axes import pixel_columns
 from mlflow_ddpm.plotting.marks import Trace
@@ -34,7 +35,7 @@ def mark_nonfinite(ax: Axes, traces: Sequence[Trace]) -> Note | None:
     kinds = nonfinite_kinds([trace.series for trace in marked])
     where = "; ".join(trace.mention(epochs_text(trace.series, trace.series.nonfinite_epochs)) for trace in marked)
     count = sum(len(trace.series.nonfinite_epochs) for trace in marked)
-    brief = f"{kinds} in {runs_text(len(marked))}" if marked[0].name else f"{count:,} {kinds}"
+    brief = f"{kinds} in {count_of(len(marked), 'run')}" if marked[0].name else f"{count:,} {kinds}"
     return Note(f"{kinds} ({where})", _only_color(marked, NONFINITE), brief, "x", kinds)
 
 
@@ -115,11 +116,6 @@ def missing_note(series: Series) -> Note | None:
         return Note(f"missing: {epochs_text(series, np.concatenate(holes))}")
     unmeasured = len(series.epoch) - series.measured
     return Note(f"not measured in {unmeasured:,} of {series.count_text(len(series.epoch))}") if unmeasured else None
-
-
-def runs_text(count: int) -> str:
-    """Count runs."""
-    return f"{count} run{'s' if count > 1 else ''}"
 
 
 def _only_color(marked: Sequence[Trace], otherwise: str) -> str:

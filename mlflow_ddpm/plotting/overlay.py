@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.plotting.annotations import add_end_labels, epochs_text, number, show_missing_reason, show_placeholder
 from mlflow_ddpm.plotting.axes import SPIKE_RATIO, epoch_axis, linear_axis, log_axis, spike_limit, width_in_em
-from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, runs_text
+from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes
 from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
@@ -188,4 +189,4 @@ def _band_note(quantity: Quantity, drawn: Sequence[_Curve]) -> Note | None:
 def _unmeasured_note(every: Sequence[_Curve]) -> Note | None:
     """Name the runs that have no value here at all."""
     names = [curve.run.name for curve in every if not curve.trace.series.measured]
-    return Note(f"not measured: {', '.join(names)}", brief=f"not in {runs_text(len(names))}") if names else None
+    return Note(f"not measured: {', '.join(names)}", brief=f"not in {count_of(len(names), 'run')}") if names else None
