@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 _DASH = "\N{EN DASH}"
 NOT_MEASURED = _DASH  # a hyphen would read as a minus sign
@@ -119,6 +121,19 @@ def short_repr(value: object) -> str:
     except Exception:  # noqa: BLE001 - an int of 5,000 digits, a tensor without a value: its type has to do
         text = type(value).__name__
     return text if len(text) <= _REPR_MAX else f"{text[:_REPR_MAX]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a message shows of an error of another library."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+def format_time(ms: Any) -> str:
+    """Return a Unix time in milliseconds as a date, nothing for what is none: it may come from a stranger."""
+    with contextlib.suppress(OverflowError, ValueError, OSError, TypeError):
+        return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return ""
 
 
 def in_steps(text: str) -> str:

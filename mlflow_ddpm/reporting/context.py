@@ -6,7 +6,6 @@ context. Strings in it are plain text: escaping belongs to whoever renders it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlflow_ddpm.analysis.findings.rules import RULES, Finding, find_findings
 from mlflow_ddpm.analysis.key_results import extra_results, key_results_table
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import PIPELINE_METRICS, axis_label, metric
-from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_number
+from mlflow_ddpm.core.formatting import NOT_MEASURED, count_of, format_number, format_time
 from mlflow_ddpm.core.markdown import Code, Prose, Table, one_line
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.core.run_summary import Summary
@@ -30,7 +29,6 @@ _PRINTED_COLUMNS = 24  # of the table of epochs on a landscape page; if there ar
 _PAGE_PT, _COLUMN_EM, _LARGEST_PT = 780, 7.0, 8.0  # width of that page, of a column; font size
 _CELL = 12  # characters of a number with its rules
 BEST_MARK = "★"
-_YEAR_9999_MS = 253_370_764_800_000
 _RUN_LABELS = {
     "run_id": "Run id",
     "run_name": "Run name",
@@ -205,9 +203,7 @@ def _run_facts(history: RunHistory) -> dict[str, Any]:
     facts = {key: value for key, value in history.run.items() if key not in {*_NOT_SHOWN, "resumed_at_epochs"}}
     resumed = history.format_epochs(history.resumed_at_epochs)
     facts[f"resumed_at_{history.axis_label.lower()}s"] = resumed
-    start = facts.pop("start_time_ms", None)
-    if isinstance(start, int) and 0 <= start < _YEAR_9999_MS:
-        facts["started"] = f"{datetime.fromtimestamp(start // 1000, tz=UTC):%Y-%m-%d %H:%M:%S} UTC"
+    facts["started"] = format_time(facts.pop("start_time_ms", None))
     return facts
 
 

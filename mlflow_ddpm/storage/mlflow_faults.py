@@ -11,6 +11,7 @@ import socket
 from json import JSONDecodeError
 
 from mlflow_ddpm.core.errors import RunMissingError, error_chain
+from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.storage.fault_rules import (
     DATABASE_TEXTS,
     EDIT_RIGHT,
@@ -199,7 +200,7 @@ def _database_fault(chain: list[BaseException], text: str) -> Fault | None:
     refused = re.search(r"[Cc]onnection (refused|reset|timed out)|server closed the connection|starting up", text)
     if refused:
         return Fault(PASSING, "the database server does not answer")
-    return Fault(PASSING, f"the database failed: {_first_line(chain[-1])}")
+    return Fault(PASSING, f"the database failed: {first_line(chain[-1])}")
 
 
 def _mlflow_fault(chain: list[BaseException]) -> Fault | None:
@@ -207,7 +208,7 @@ def _mlflow_fault(chain: list[BaseException]) -> Fault | None:
     code = getattr(link, "error_code", None)
     if link is None or code is None:
         return None
-    words = re.sub(rf"^{code}: ", "", _first_line(link)).rstrip(".")
+    words = re.sub(rf"^{code}: ", "", first_line(link)).rstrip(".")
     if "'active' state" in words or "deleted state" in words:
         return Fault(PERMANENT, words, RESTORE)
     if (code == "RESOURCE_DOES_NOT_EXIST" and re.search(r"\b[Rr]un\b", words)) or "for parameter 'run_id'" in words:
@@ -225,7 +226,7 @@ def _file_fault(chain: list[BaseException]) -> Fault | None:
     link = next((one for one in chain if isinstance(one, OSError)), None)
     if link is None:
         return None
-    reason = os.strerror(link.errno) if link.errno else _first_line(link)
+    reason = os.strerror(link.errno) if link.errno else first_line(link)
     cause = f"{reason}: {link.filename}" if link.filename else reason
     if link.errno is None:  # PIL's, for a torn picture; or one of a connection
         return Fault(OF_ITEM if _family(link) in ("PIL", "builtins") else PASSING, cause)
@@ -235,12 +236,7 @@ def _file_fault(chain: list[BaseException]) -> Fault | None:
 def _odd_fault(error: BaseException) -> Fault:
     """Classify what no rule knows: what Python, PIL or numpy raise is about the value that they were given."""
     if "No data found" in str(error):  # the file store read a file that another thread was about to write
-        return Fault(PASSING, _first_line(error))
+        return Fault(PASSING, first_line(error))
     is_value = isinstance(error, ValueError | TypeError | ArithmeticError | SyntaxError | LookupError | EOFError)
     of_item = is_value or _family(error) in ("PIL", "numpy", "struct", "zlib")
-    return Fault(OF_ITEM if of_item else PASSING, f"{type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
+    return Fault(OF_ITEM if of_item else PASSING, f"{type(error).__name__}: {first_line(error)}")

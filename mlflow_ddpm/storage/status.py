@@ -1,11 +1,10 @@
 """What MLflow has of the run in an output directory, and what waits: read from the disk alone."""
 
 import contextlib
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
-from mlflow_ddpm.core.formatting import count_of, display_path, printable
+from mlflow_ddpm.core.formatting import count_of, display_path, format_time, printable
 from mlflow_ddpm.core.links import run_link, server_command
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
@@ -57,11 +56,8 @@ def _status(state: DeliveryState, *, held: bool) -> str:
     if state.status == "RUNNING":
         return "interrupted: the process ended without reporting a status"
     known = "MLflow has it" if state.ended else "not in MLflow yet"
-    try:
-        ended = f" at {datetime.fromtimestamp((state.ended_at_ms or 0) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):  # a directory may come from a stranger
-        ended = ""
-    return f"{state.status}{ended}; {known}"
+    ended = format_time(state.ended_at_ms or 0)
+    return f"{state.status}{ended and f' at {ended}'}; {known}"
 
 
 def _page(directory: Path, state: DeliveryState) -> list[tuple[str, str]]:

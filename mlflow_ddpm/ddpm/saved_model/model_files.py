@@ -19,6 +19,7 @@ import torch
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import ConfigError, ModelError
+from mlflow_ddpm.core.formatting import first_line, short_repr
 from mlflow_ddpm.core.strict_json import dumps
 from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.ddpm.config.config import Config
@@ -96,19 +97,19 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(_read(path, most=_DESCRIPTION_MAX))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: {_first_line(error)}; fetch the model again") from None
+        raise ModelError(f"{path} is damaged: {first_line(error)}; fetch the model again") from None
     version = description.get("format_version") if isinstance(description, dict) else None
     if not isinstance(version, int):
         raise ModelError(f"{path} is no description of an mlflow_ddpm model: it has no format_version")
     if version > FORMAT_VERSION:
         raise ModelError(
             f"{path} has format {version}, and this version reads formats up to {FORMAT_VERSION}; "
-            f"mlflow_ddpm {_brief(description.get('mlflow_ddpm_version'))} wrote it: install that or a later one"
+            f"mlflow_ddpm {short_repr(description.get('mlflow_ddpm_version'))} wrote it: install that or a later one"
         )
     try:
         _check_description(description)
     except (ArithmeticError, ConfigError, LookupError, TypeError, ValueError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else _first_line(error)
+        what = f"no {error}" if isinstance(error, KeyError) else first_line(error)
         raise ModelError(f"{path} describes no model that this version can build: {what}") from None
     return dict(description)
 
@@ -127,23 +128,25 @@ def _check_description(description: Mapping[str, Any]) -> None:
     for key, (smallest, largest) in _LIMITS.items():
         value = architecture.get(key, smallest)
         if not _is_in(value, smallest, largest):
-            raise ValueError(f"{key} must be a whole number from {smallest} to {largest}, got {_brief(value)}")
+            raise ValueError(f"{key} must be a whole number from {smallest} to {largest}, got {short_repr(value)}")
     mults = architecture.get("channel_mults", [1, 2])
     if not isinstance(mults, list) or not 1 <= len(mults) <= _LEVELS_MAX or not all(_is_in(m, 1, 64) for m in mults):
-        raise ValueError(f"channel_mults must be 1 to {_LEVELS_MAX} whole numbers from 1 to 64, got {_brief(mults)}")
+        raise ValueError(
+            f"channel_mults must be 1 to {_LEVELS_MAX} whole numbers from 1 to 64, got {short_repr(mults)}"
+        )
     if unknown := set(architecture) - set(_LIMITS) - {"channel_mults"}:
-        raise ValueError(f"architecture has unknown keys {_brief(sorted(unknown))}")
+        raise ValueError(f"architecture has unknown keys {short_repr(sorted(unknown))}")
     multiple = architecture.get("patch_size", 2) * 2 ** (len(mults) - 1)
     if architecture["image_size"] % multiple:
         raise ValueError(f"image_size must be a multiple of {multiple}, got {architecture['image_size']}")
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise TypeError(f"class_names must be a list of printable strings, got {_brief(names)}")
+        raise TypeError(f"class_names must be a list of printable strings, got {short_repr(names)}")
     if max(map(len, names)) > _NAME_MAX or len(names) != architecture["classes"] or len(set(names)) != len(names):
-        raise ValueError(f"class_names must be {architecture['classes']} different names, got {_brief(names)}")
+        raise ValueError(f"class_names must be {architecture['classes']} different names, got {short_repr(names)}")
     if not isinstance(description["weights"]["sha256"], str):
         raise TypeError("weights.sha256 must be a string")
     if description["diffusion"].get("schedule", "cosine") != "cosine":
-        raise ValueError(f"schedule must be cosine, got {_brief(description['diffusion']['schedule'])}")
+        raise ValueError(f"schedule must be cosine, got {short_repr(description['diffusion']['schedule'])}")
     sampling_settings(description)
 
 
@@ -159,13 +162,13 @@ def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str
             expected = {name: list(tensor.shape) for name, tensor in UNet(**architecture).state_dict().items()}
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{folder / DESCRIPTION_NAME} describes no model that this version can build: {_first_line(error)}"
+            f"{folder / DESCRIPTION_NAME} describes no model that this version can build: {first_line(error)}"
         ) from None
     if differing := {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}:
         name = min(differing)
         raise ModelError(
             f"{path} does not fit {DESCRIPTION_NAME} beside it: tensor {name[:80]!r} must have shape "
-            f"{expected.get(name)}, got {_brief(found.get(name))}"
+            f"{expected.get(name)}, got {short_repr(found.get(name))}"
         )
     needed, free = 4 * sum(math.prod(shape) for shape in expected.values()), free_memory(torch.device("cpu"))
     if _COPIES * needed > free:
@@ -189,7 +192,7 @@ def read_weights(path: Path, description: Mapping[str, Any]) -> dict[str, torch.
     try:
         return load(content)
     except SafetensorError as error:
-        raise ModelError(f"{path} holds no weights in the safetensors format: {_first_line(error)}") from None
+        raise ModelError(f"{path} holds no weights in the safetensors format: {first_line(error)}") from None
 
 
 def _read_shapes(path: Path) -> dict[str, list[int] | str]:
@@ -206,7 +209,7 @@ def _read_shapes(path: Path) -> dict[str, list[int] | str]:
             return {name: t.get_shape() if t.get_dtype() == "F32" else t.get_dtype() for name, t in tensors.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} holds no weights in the safetensors format, or is cut short or too long: {_first_line(error)}"
+            f"{path} holds no weights in the safetensors format, or is cut short or too long: {first_line(error)}"
         ) from None
 
 
@@ -230,12 +233,3 @@ def _read(path: Path, *, most: int | None = None, count: int = -1) -> bytes:
 
 def _is_in(value: object, smallest: int, largest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
