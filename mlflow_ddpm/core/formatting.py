@@ -130,7 +130,7 @@ def first_line(error: BaseException) -> str:
 
 
 def format_time(ms: Any) -> str:
-    """Return a Unix time in milliseconds as a date, nothing for what is none: it may come from a stranger."""
+    """Return a Unix time in milliseconds as a date, "" for anything else: it may come from a stranger."""
     with contextlib.suppress(OverflowError, ValueError, OSError, TypeError):
         return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return ""
