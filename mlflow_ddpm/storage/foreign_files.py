@@ -13,7 +13,7 @@ _MAX_DEPTH = 50  # of nested JSON: Python's own code that walks it recurses
 
 
 def own_file(directory: Path, name: str) -> Path | None:
-    """Return a file of a directory, None if it has no such file; raise MirrorError for a link, which may lead anywhere."""
+    """Return a file of a directory, None if it has none; raise MirrorError for a link: it may lead anywhere."""
     path = directory / name
     try:
         mode = path.lstat().st_mode
