@@ -135,10 +135,23 @@ class StateFile:
         """Change the state while no other thread does, then put it on disk, unless closed."""
         with self._lock:
             yield self.state
-            self._is_owed = True
-            is_soon = time.monotonic() < self._saved_at + _SAVE_SEC
-            if not (is_soon and threading.get_ident() in self._gathering):
-                self._save()
+            self._note_change()
+
+    def put(self, **fields: Any) -> None:
+        """Set fields, each to a value or to a function of its earlier one, as :meth:`change`: for the training thread.
+
+        An interrupt between the lines of a context manager would leave the lock held.
+        """
+        with self._lock:
+            for name, new in fields.items():
+                setattr(self.state, name, new(getattr(self.state, name)) if callable(new) else new)
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._is_owed = True
+        is_soon = time.monotonic() < self._saved_at + _SAVE_SEC
+        if not (is_soon and threading.get_ident() in self._gathering):
+            self._save()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,17 @@ class LoggedImage(NamedTuple):
     timestamp_ms: int
     content: bytes | None = None  # the PNG, of a picture that the disk refused
     error: OSError | None = None  # why it did
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[Path]:
+        """Give the picture's file; one that the disk refused gets one in the system's temporary directory."""
+        if self.content is None:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.path.name
+            path.write_bytes(self.content)
+            yield path
 
     def fits_page(self) -> bool:
         """Return whether MLflow's page can show the picture in a description, where nothing makes it smaller."""

@@ -23,6 +23,7 @@ from mlflow_ddpm.storage.foreign_files import check_amount, check_depth, read_bo
 from mlflow_ddpm.storage.guarded_file import GuardedFile
 
 SCHEMA_VERSION = 1
+_LEFT_SEC = 0.2  # a lock that is held for longer while nothing is written was left by an interrupted thread
 
 
 class RunDocument(NamedTuple):
@@ -113,6 +114,7 @@ class JsonWriter:
         self._wanted, self._closed = threading.Event(), threading.Event()
         # Reentrant: an interrupt between acquire() and its `try` leaves it held by the thread that will stop this one.
         self._writing = threading.RLock()
+        self._is_busy = False  # something is being written
         self._thread: threading.Thread | None = None
 
     def recover(self) -> RunDocument | None:
@@ -132,20 +134,38 @@ class JsonWriter:
 
     def write_now(self, timeout: float) -> None:
         """Write the content of this moment on the caller's thread, which waits for another write to end at most."""
-        with held(self._writing, timeout) as has_lock:
-            if has_lock:
+        with self._held(timeout) as may_write:
+            if may_write:
                 self._wanted.clear()
                 self._write()
 
     def holds(self, revision: int) -> bool:
         """Return whether the file of that name is the one that we wrote, at this revision or a later one."""
-        with held(self._writing, 1.0), contextlib.suppress(OSError):  # a file being replaced is neither old nor new
+        with self._held(1.0), contextlib.suppress(OSError):  # a file being replaced is neither old nor new
             return self._revision >= revision and self._file.is_ours()
         return False
+
+    @contextlib.contextmanager
+    def _held(self, timeout: float) -> Iterator[bool]:
+        """Hold the lock, or do without one that an interrupted thread left; yield whether nobody else writes."""
+        left, rest = min(timeout, _LEFT_SEC), max(0.0, timeout - _LEFT_SEC)
+        has_lock = self._writing.acquire(timeout=left) or (self._is_busy and self._writing.acquire(timeout=rest))
+        try:
+            yield has_lock or not self._is_busy
+        finally:
+            if has_lock:
+                self._writing.release()
 
     def _write(self) -> None:
         if not self._may_write():
             return
+        self._is_busy = True
+        try:
+            self._replace()
+        finally:
+            self._is_busy = False
+
+    def _replace(self) -> None:
         revision, content = self._render()
         try:
             self._file.replace(content, lambda found: _holds_only(found, content))
@@ -173,17 +193,6 @@ class JsonWriter:
                     self._wanted.clear()
                     self._write()
             self._closed.wait(max(self._PAUSE_SEC, (time.perf_counter() - began) / self._SHARE))
-
-
-@contextlib.contextmanager
-def held(lock: threading.RLock, timeout: float) -> Iterator[bool]:
-    """Hold a lock, or do without one that an interrupted thread left; yield whether it is held."""
-    has_lock = lock.acquire(timeout=max(0.0, timeout))
-    try:
-        yield has_lock
-    finally:
-        if has_lock:
-            lock.release()
 
 
 def _holds_only(content: bytes, ours: bytes) -> bool:

@@ -24,12 +24,11 @@ from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder
-from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, held, render_document
+from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
 _log = logging.getLogger("mlflow_ddpm")
-_LEFT_SEC = 5.0  # a lock that is held for longer was left by an interrupted thread
 
 
 class Mirror:
@@ -96,7 +95,7 @@ class Mirror:
             superseded = list(itertools.takewhile(lambda old: supersedes(row, old, every), reversed(self.rows)))[::-1]
             if superseded:
                 self._keep_superseded(superseded)
-            with held(self._consistent, _LEFT_SEC):
+            with self._consistent:
                 kept = len(self.rows) - len(superseded)
                 del self.rows[kept:], self._encoded[kept:]
                 self.rows.append(row)
@@ -107,7 +106,7 @@ class Mirror:
     def restore(self, rows: Sequence[EpochMetrics], source: str) -> None:
         """Take over rows that another copy of the run has, ours not; raise MirrorError if they are another run's."""
         with self._writing:
-            with held(self._consistent, _LEFT_SEC):
+            with self._consistent:
                 merged = merge_rows(self.rows, rows, self._journal.path, self._run.get("every_n_steps"))
                 restored = len({row.logged_at_ms for row in merged} - {row.logged_at_ms for row in self.rows})
                 if not restored:
@@ -124,7 +123,7 @@ class Mirror:
 
     def update_run(self, known: Mapping[str, Any]) -> None:
         """Add to the JSON's run section, and have it written soon."""
-        with held(self._consistent, _LEFT_SEC):
+        with self._consistent:
             self._run.update(known)
             self.revision += 1
         if not self.is_foreign:
@@ -134,8 +133,8 @@ class Mirror:
         """Bring CSV and JSON up to this moment; return whether they hold everything."""
         if self.is_foreign:
             return False
-        with held(self._writing, _LEFT_SEC) as has_lock:
-            if has_lock and not (self._lock.may_write and self._journal.is_current(self.rows)):
+        with self._writing:
+            if not (self._lock.may_write and self._journal.is_current(self.rows)):
                 self._write_csv()  # which takes a lock anew that another program deleted
         if not self._json.holds(self.revision):
             self._json.write_now(timeout)
@@ -144,7 +143,7 @@ class Mirror:
     def current_files(self, since: int | None = None) -> list[Path]:
         """Return those of CSV and JSON whose file of that name holds everything, or what there was at a revision."""
         current = []
-        with held(self._writing, _LEFT_SEC):
+        with self._writing:
             if self.rows and self._journal.is_current(self.rows):
                 current.append(self.directory / CSV_NAME)
         if self._json.holds(self.revision if since is None else since):
@@ -155,7 +154,7 @@ class Mirror:
         """Write all files a last time and let the directory go; return whether the CSV, read back, has every row."""
         if self.is_foreign:
             return False
-        with held(self._consistent, _LEFT_SEC):
+        with self._consistent:
             self._run["status"] = outcome.status
             if outcome.at_ms is not None:
                 self._run["end_time_ms"] = outcome.at_ms
@@ -256,7 +255,7 @@ class Mirror:
             _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
 
     def _render(self) -> tuple[int, bytes]:
-        with held(self._consistent, _LEFT_SEC):
+        with self._consistent:
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
             rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self.revision
         return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)

@@ -29,7 +29,7 @@ from mlflow_ddpm.core.errors import (
     error_chain,
 )
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.storage.fault_rules import SEND_CREDENTIALS, Fault
+from mlflow_ddpm.storage.fault_rules import RESTORE, SEND_CREDENTIALS, Fault
 from mlflow_ddpm.storage.mlflow_faults import classify_fault
 from mlflow_ddpm.storage.mlflow_requests import bound_answers, bound_mlflow_waits, call_of_ours, store_called
 
@@ -87,12 +87,13 @@ def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool 
         except Exception as error:
             if ours := next((link for link in error_chain(error) if isinstance(link, MlflowDdpmError)), None):
                 raise ours from error
+            open_sqlite_again(tracking_uri)
             raise _translated(classify_fault(error), redact(tracking_uri), item, is_file=is_file) from error
 
 
 def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreError:
     remedy = f"; {fault.remedy}" if fault.remedy else ""
-    what, asks = redact(fault.cause.rstrip(".")) + remedy, fault.remedy == SEND_CREDENTIALS
+    what, asks = redact(fault.cause.rstrip(".")) + remedy, fault.remedy in (SEND_CREDENTIALS, RESTORE)
     if fault.kind is StoreUnavailableError:
         return StoreUnavailableError(f"MLflow at {where} is unavailable: {what}")
     if item and (fault.kind is ItemRefusedError or (is_file and fault.kind is StoreRefusedError and not asks)):
@@ -100,6 +101,16 @@ def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreE
     if fault.kind is RunMissingError:
         return RunMissingError(f"MLflow at {where} refused: {what}")
     return StoreRefusedError(f"MLflow at {where} refused: {what}")
+
+
+def open_sqlite_again(tracking_uri: str) -> None:
+    """Close the connections that MLflow keeps: a file that was put back from a backup is another file."""
+    if sqlite_file(tracking_uri):
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        engine = getattr(SqlAlchemyStore, "_engine_map", {}).get(tracking_uri)
+        if engine is not None:
+            engine.dispose()
 
 
 def _check_reachable(tracking_uri: str) -> None:
@@ -169,7 +180,8 @@ def sqlite_file(tracking_uri: str) -> Path | None:
     """Return the file of a sqlite store; None for every other store."""
     if not tracking_uri.startswith("sqlite:///") or ":memory:" in tracking_uri:
         return None
-    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])  # "?timeout=5" is for the driver
+    name = tracking_uri.removeprefix("sqlite:///").removeprefix("file:")
+    return Path(name.partition("?")[0])  # "?timeout=5" is for the driver
 
 
 def is_first_use(tracking_uri: str) -> bool:

@@ -190,6 +190,8 @@ def _database_fault(chain: list[BaseException], text: str) -> Fault | None:
         "database schema" not in text
     ):
         return None
+    if any(getattr(one, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED" for one in chain):
+        return Fault(PASSING, "the database file is not the one that was opened: it was moved, deleted or replaced")
     for pattern, kind, cause, remedy in DATABASE_TEXTS:
         found = re.search(pattern, text, re.IGNORECASE)
         if found:

@@ -76,6 +76,11 @@ class MlflowRun:
             keys = [key for key in self._client.get_run(self.run_id).data.metrics if is_row_key(key)]
             return frozenset((key, p.step, p.timestamp) for key in keys for p in self._history(key))
 
+    def times_of(self, key: str) -> set[tuple[int, int]]:
+        """Return (step, timestamp) of every point of one metric."""
+        with translate_mlflow_errors(self.tracking_uri), long_lived_objects_left_alone():
+            return {(p.step, p.timestamp) for p in self._history(key)}
+
     def logged_images(self) -> tuple[str, ...]:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
         try:

@@ -101,7 +101,8 @@ def absolute_uri(uri: str | Path) -> str:
         raise UsageError(f"{text!r} is no tracking URI; use http(s)://HOST:PORT, sqlite:///FILE, or a folder")
     if text.startswith("sqlite:///"):
         is_memory = ":memory:" in text or text == "sqlite:///"
-        return text if is_memory else f"sqlite:///{_resolved(text.removeprefix('sqlite:///'))}"
+        start = "sqlite:///file:" if text.startswith("sqlite:///file:") else "sqlite:///"  # with options
+        return text if is_memory else f"{start}{_resolved(text.removeprefix(start))}"
     if text.startswith("file:") and not text.startswith("file://"):
         return text if text.startswith("file:/") else _resolved(text.removeprefix("file:")).as_uri()
     if "://" in text or re.match(r"(databricks|databricks-uc|uc)(:|$)", text):

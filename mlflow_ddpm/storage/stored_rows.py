@@ -17,6 +17,7 @@ from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
 
 _log = logging.getLogger("mlflow_ddpm.progress")
+ROW_MARK = "cumulative_time_sec"  # every row has it
 _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
 _FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double

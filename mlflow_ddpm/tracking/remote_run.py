@@ -7,11 +7,10 @@ is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm s
 import contextlib
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -26,16 +25,15 @@ from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
-from mlflow_ddpm.storage.stored_rows import Point, points_of
+from mlflow_ddpm.storage.stored_rows import ROW_MARK, Point, points_of
 from mlflow_ddpm.tracking.outage import kind_of_cause
 from mlflow_ddpm.tracking.resume import resumed_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
-from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
+from mlflow_ddpm.tracking.upload_items import Artifact, metric_name, send_apart
 
 _log = logging.getLogger("mlflow_ddpm")
 _T = TypeVar("_T")
-_DESCRIPTION = "the run's description"
 _DESCRIBE_SEC = 300.0  # between two refreshes of the description while the run runs
 
 
@@ -57,6 +55,7 @@ class RemoteRun:
         self._created = False
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._logged_images: tuple[str, ...] | None = None
+        self.is_suspect = self._has_suspects = False  # one item may be why nothing is sent
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
         self.earlier_outcome: RunOutcome | None = None  # how the run had ended when it was opened
         self.logged_causes: set[str] = set()  # of set-aside items, that were logged
@@ -74,8 +73,8 @@ class RemoteRun:
 
     def open(self) -> None:
         """Find or create the run, and describe it: what makes its page readable from the first epoch on."""
-        if not self._state.tags:  # the user's as well, so that a sync has them
-            own = {"mlflow_ddpm.output_dir": self._mirror.directory.name}
+        own = {"mlflow_ddpm.output_dir": self._mirror.directory.name}
+        if not own.keys() <= self._state.tags.keys():
             with self._file.change() as state:
                 state.tags = context_tags({**own, **self._metadata.tags})
         sent_later = clean_tags(self._metadata.tags)  # one by one, if the store does not take them all
@@ -89,7 +88,7 @@ class RemoteRun:
         with self._file.change() as state:
             state.run_id = run.run_id
         if self._state.owned and not created and self._state.status == "RUNNING":
-            run.resume()
+            self._send_what_is_taken([run], lambda _: run.resume(), lambda _: "the run's status")
         self._describe(run)
         self._run = run
         if self._system_metrics and self._state.status == "RUNNING":
@@ -107,16 +106,23 @@ class RemoteRun:
         try:
             if self._logged is None:
                 self._logged = run.logged_points()
+                rows = [*self._lost_rows(run), *rows]
             logged = self._logged
             points = [p for row in rows for p in points_of(row) if (p.key, p.step, p.timestamp_ms) not in logged]
-            refused = self._send_what_is_taken(points, run.log_points, metric_name)
+            self._send_what_is_taken(points, run.log_points, metric_name)
         except StoreError:
             self._logged = None  # the answer may have been lost on the way back
             raise
         with self._file.change() as state:
             state.delivered_through_ms = max(state.delivered_through_ms, rows[-1].logged_at_ms)
-            if state.set_aside:
-                state.settle({metric_name(point) for point in points} - refused)
+
+    def _lost_rows(self, run: MlflowRun) -> list[EpochMetrics]:
+        """Return rows that the store had acknowledged and does not have, as where a backup of it was put back."""
+        sent = [row for row in list(self._mirror.rows) if row.logged_at_ms <= self._state.delivered_through_ms]
+        with contextlib.suppress(StoreError):
+            stored = run.times_of(ROW_MARK)
+            return [row for row in sent if (row.epoch, row.logged_at_ms) not in stored]
+        return []
 
     def send_points(self, points: Sequence[Point]) -> None:
         """Send points that belong to no row; the store may refuse them."""
@@ -137,7 +143,7 @@ class RemoteRun:
             if self._logged_images is None:
                 self._logged_images = run.logged_images()
             at = {"epoch": image.epoch, "timestamp_ms": image.timestamp_ms}
-            with _file_of(image) as path:
+            with image.file() as path:
                 run.log_image(image.name, path, **at, logged=self._logged_images)
         except Exception as error:  # noqa: BLE001 - sorted there
             self._logged_images = None
@@ -167,6 +173,9 @@ class RemoteRun:
             self._system_metrics.stop()
         if state.final_tags:
             self._send_tags(run, state.final_tags)
+        if lost := self._lost_rows(run):
+            self._logged = None
+            self.send_rows(lost)
         self._summarise(run)
         if state.owned:
             run.finish(state.status, state.ended_at_ms)
@@ -210,8 +219,9 @@ class RemoteRun:
         self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
         inputs = [self._metadata.dataset] if self._metadata.dataset else []
         self._send_what_is_taken(inputs, run.log_datasets, lambda _: "the data set")
-        known = run.info()
-        status, ended_ms = known.pop("status"), known.pop("end_time_ms")
+        known: dict[str, Any] = {}
+        self._send_what_is_taken([run], lambda _: known.update(run.info()), lambda _: "the run's experiment")
+        status, ended_ms = known.pop("status", "RUNNING"), known.pop("end_time_ms", None)
         self.earlier_outcome = None if status == "RUNNING" else RunOutcome(status, at_ms=ended_ms)
         self._mirror.update_run(redacted(known).value)  # what MLflow knows of the run comes from anyone
 
@@ -219,23 +229,25 @@ class RemoteRun:
         self._send_what_is_taken(list(tags.items()), lambda some: run.set_tags(dict(some)), lambda t: f"tag {t[0]}")
 
     def _send_what_is_taken(
-        self, items: Sequence[_T], send: Callable[[Sequence[_T]], None], name_of: Callable[[_T], str]
-    ) -> set[str]:
-        """Send all at once; where the store refuses, halve until what it refuses stands alone, and set that aside.
+        self, items: Sequence[_T], send: Callable[[Sequence[_T]], object], name_of: Callable[[_T], str]
+    ) -> None:
+        """Send all at once, or what the store takes of it, and set the rest aside; see :func:`send_apart`."""
+        is_suspect, are_alike = self.is_suspect or self._has_suspects, isinstance(next(iter(items), None), Point)
+        refused = send_apart(items, send, self._takes_tags, is_suspect=is_suspect, are_alike=are_alike)
+        for item, error in refused:
+            self._has_suspects |= isinstance(error, StoreUnavailableError)  # the next row may have one, too
+            self._set_aside(name_of(item), error)
+        if self._state.set_aside:
+            with self._file.change() as state:
+                state.settle({name_of(item) for item in items} - {name_of(item) for item, _ in refused})
 
-        Returns the names of what was refused.
-        """
-        if not items:
-            return set()
-        try:
-            send(items)
-        except ItemRefusedError as error:
-            if len(items) == 1:
-                self._set_aside(name_of(items[0]), error)
-                return {name_of(items[0])}
-            halves = items[: len(items) // 2], items[len(items) // 2 :]
-            return set().union(*(self._send_what_is_taken(half, send, name_of) for half in halves))
-        return set()
+    def _takes_tags(self) -> bool:
+        """Return whether the store takes a plain tag, so that another fault is an item's."""
+        with contextlib.suppress(StoreError):
+            now = {"mlflow.mlflow_ddpm.tried_at": str(time.time())}  # the same again would write nothing
+            MlflowRun(self.tracking_uri, str(self._state.run_id)).set_tags(now)
+            return True
+        return False
 
     def _set_aside_unless_passing(self, name: str, error: Exception) -> None:
         """Set a file aside unless the fault may pass. Whatever else reading or encoding it raised will come again."""
@@ -268,25 +280,14 @@ class RemoteRun:
 
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
+        self._send_what_is_taken([run], self._write_description, lambda _: "the run's description")
+
+    def _write_description(self, runs: Sequence[MlflowRun]) -> None:
         try:
             rows, about = list(self._mirror.rows), self._metadata.environment
             history = RunHistory.create(rows, run=self._state.as_run(), environment=about)
-            write_run_description(run, history, artifacts=list(self._sent_files))
-            with self._file.change() as state:
-                state.settle([_DESCRIPTION])
+            write_run_description(runs[0], history, artifacts=list(self._sent_files))
         except StoreUnavailableError:
             raise
-        except Exception as error:  # noqa: BLE001 - a server with limits of its own, or a rule that breaks on a history
-            self._set_aside(_DESCRIPTION, error)
-
-
-@contextlib.contextmanager
-def _file_of(image: LoggedImage) -> Iterator[Path]:
-    """Give the picture's file; one that the disk refused gets one in the system's temporary directory."""
-    if image.content is None:
-        yield image.path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / image.path.name
-        path.write_bytes(image.content)
-        yield path
+        except Exception as error:  # a server with limits of its own, or a rule that breaks on a history
+            raise ItemRefusedError(str(error) or type(error).__name__) from error

@@ -18,7 +18,7 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG
+from mlflow_ddpm.storage.mlflow_run import NONFINITE_TAG, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget
 from mlflow_ddpm.tracking.findings_watch import FindingsWatch
 from mlflow_ddpm.tracking.live_points import LiveReading
@@ -34,6 +34,7 @@ from mlflow_ddpm.tracking.resume import (
     undelivered,
 )
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.shutdown import insist
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, Tags, folder_of
 from mlflow_ddpm.tracking.uploader import Uploader
@@ -96,8 +97,8 @@ class RunRecorder:
         about = (self._mirror, self._metadata.environment, self._every_n_steps)
         self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
         self._uploader = uploader
-        with self._file.change():
-            pass  # on disk from here on: a kill leaves enough behind for a resume or a sync
+        # On disk from here on: a kill leaves enough behind for a resume or a sync.
+        self._file.put(tags=self._state.tags or clean_tags(self._metadata.tags))
         self._mirror.flush()
         self._uploader.start()
         joins = self._target.run_id is not None and not self._target.is_own  # or gets a child run, if it is taken
@@ -173,8 +174,8 @@ class RunRecorder:
         image_file = save_image(self._mirror.directory, name, image, epoch)
         if image_file.error:
             self._mirror.warn(image_file.error)
-        with self._file.change() as state:
-            state.pictures = {k: v for k, v in state.pictures.items() if k != image_file.path.name}  # drawn anew
+        drawn_anew = image_file.path.name
+        self._file.put(pictures=lambda sent: {name: at for name, at in sent.items() if name != drawn_anew})
         self._sink.write(image_file)
         return image_file.path
 
@@ -209,16 +210,12 @@ class RunRecorder:
         if self._is_forked() or self._is_closed:
             return self._sink.is_complete
         try:
-            try:
-                return self._end(outcome, timeout)
-            except BaseException:  # an interrupt: a second close may never come
-                self._end(outcome, _INTERRUPTED_SEC)
-                raise
-            finally:
-                self._let_go(outcome)
-        except BaseException:
-            self._let_go(outcome)
+            return self._end(outcome, timeout)
+        except BaseException:  # an interrupt: a second close may never come
+            insist(partial(self._end, outcome), _INTERRUPTED_SEC)
             raise
+        finally:
+            insist(lambda _: self._let_go(outcome), _INTERRUPTED_SEC)
 
     def _end(self, outcome: RunOutcome, timeout: float) -> bool:
         """Upload what waits, and end the run, at its last row at the earliest; return whether MLflow has everything."""
@@ -276,15 +273,13 @@ class RunRecorder:
 
     def _upload_files(self, artifacts: list[Artifact]) -> None:
         """Have files uploaded, noted on disk, so that a sync sends what an outage keeps back."""
-        with self._file.change() as state:
-            names = [self._remote.name_of(artifact.path) for artifact in artifacts]
-            state.artifacts = list(dict.fromkeys([*state.artifacts, *names]))
+        names = [self._remote.name_of(artifact.path) for artifact in artifacts]
+        self._file.put(artifacts=lambda waiting: list(dict.fromkeys([*waiting, *names])))
         for artifact in artifacts:
             self._sink.write(artifact)
 
     def _mark_resume(self, epoch: int) -> None:
         self._resuming = False
-        with self._file.change() as state:
-            state.resumed_at_epochs = [e for e in state.resumed_at_epochs if e < epoch] + [epoch]
+        self._file.put(resumed_at_epochs=lambda earlier: [*(e for e in earlier if e < epoch), epoch])
         self._mirror.update_run(self._state.as_run())
         self._sink.write(Tags(resumed_tags(self._state)))

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ _log = logging.getLogger("mlflow_ddpm")
 # SIGHUP: the terminal is gone. Windows does not have it.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _NO_ERRORS = (StopIteration, StopAsyncIteration)  # they end loops, not trainings
+_INTERRUPTS_MAX = 100  # within seconds, of a timer at worst
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
@@ -36,6 +38,19 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return RunOutcome("FINISHED")
     return RunOutcome("FAILED", type(error).__name__, str(error))
+
+
+def insist(step: Callable[[float], object], seconds: float) -> None:
+    """Take a step to its end in some seconds, whatever interrupts it; the first interrupt is raised after it."""
+    deadline, interrupt = time.monotonic() + seconds, None
+    for _ in range(_INTERRUPTS_MAX):
+        try:
+            step(max(0.0, deadline - time.monotonic()))
+            break
+        except BaseException as error:  # noqa: BLE001 - raised below
+            interrupt = interrupt or error
+    if interrupt:
+        raise interrupt
 
 
 class ShutdownHandler:

@@ -1,6 +1,5 @@
 """Late upload: what MLflow does not have of a run is sent from its output directory, by whoever has that."""
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.recovery import read_rows
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
+from mlflow_ddpm.tracking.outage import missing_remedy
 from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import final_files, restore_lost_rows, target_of, undelivered
 from mlflow_ddpm.tracking.run_metadata import RunMetadata, read_run_config
@@ -98,6 +98,8 @@ def sync_directory(
         )
     if uploader.last_error is None and not uploader.remote.is_open:
         raise StoreUnavailableError(f"MLflow at {redact(uri)} has not answered; everything is in {directory}")
+    if isinstance(uploader.last_error, RunMissingError):
+        raise RunMissingError(f"{uploader.last_error}; {missing_remedy(directory, uri)}")
     sent = at_first - uploader.waiting_rows - uploader.waiting_files
     raise uploader.last_error or StoreUnavailableError(
         f"the store took {sent} of {at_first} rows and files in {timeout:g} s; run the command again for the rest"
@@ -122,8 +124,7 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
     mirror.update_run({**document.run, **state.as_run()})
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
     uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])
-    with file.change():
-        pass
+    file.put()
     uploader.start()
     return uploader
 
@@ -166,8 +167,12 @@ def _are_rows_lost(state: DeliveryState, tracking_uri: str, directory: Path, doc
     One that has later rows was written to from elsewhere, where the run continues.
     """
     copies = [read_csv(path) if (path := directory / CSV_NAME).exists() else [], document.rows]
-    with contextlib.suppress(StoreError):
+    try:
         copies.append(MlflowRun(tracking_uri, state.run_id or "").read_rows())
+    except RunMissingError:
+        return True
+    except StoreError:
+        pass
     times = [{row.logged_at_ms for row in keep_last_written(rows, state.every_n_steps)} for rows in copies]
     went_on = max(set().union(*times), default=0) > state.delivered_through_ms
     return not went_on and any(other != times[0] for other in times)

@@ -89,7 +89,8 @@ class Uploader:
         if isinstance(item, (EpochMetrics, Tags)):
             self._rows.append(item)
             return self._row_lane
-        self._files.append(item)
+        if item not in list(self._files)[1:]:  # the first may be under way, with what the file held before
+            self._files.append(item)
         return self._file_lane
 
     def wait_open(self, timeout: float) -> bool:
@@ -112,8 +113,8 @@ class Uploader:
         Returns within ``timeout`` seconds, whatever the store does. Rows and the run's end go first. After an interrupt
         it may be called once more, before :meth:`stop`.
         """
-        with self._file.change() as state:
-            state.set_outcome(outcome)
+        self._state.set_outcome(outcome)
+        self._file.put()
         self._training_ended = True
         with long_lived_objects_left_alone():
             self._send_all(lambda: self._state.ended, timeout)
@@ -157,7 +158,9 @@ class Uploader:
         try:
             with self._file.gathered():
                 self._send_rows()
+            self._remote.is_suspect = False
         except Exception:
+            self._remote.is_suspect = True
             self._live.clear()  # they show how the present epoch goes: later they are of no use
             raise
 

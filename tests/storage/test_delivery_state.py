@@ -61,15 +61,12 @@ def test_each_change_is_on_disk_when_it_is_made_unless_it_is_one_of_many(tmp_pat
         return int(json.loads((tmp_path / DELIVERY_STATE_NAME).read_text())["delivered_through_ms"])
 
     file = StateFile(tmp_path, DeliveryState())
-    with file.change() as state:
-        state.delivered_through_ms = 1
+    file.put(delivered_through_ms=1)
     assert saved() == 1
     with file.gathered():
         for number in (2, 3):
-            with file.change() as state:
-                state.delivered_through_ms = number
+            file.put(delivered_through_ms=number)
     assert saved() == 3
     file.close()
-    with file.change() as state:
-        state.delivered_through_ms = 4
+    file.put(delivered_through_ms=4)
     assert saved() == 3

@@ -44,6 +44,12 @@ def _json_epochs(directory: Path) -> list[int]:
     return [row["epoch"] for row in json.loads((directory / JSON_NAME).read_bytes())["epochs"]]
 
 
+def _remove(directory: Path) -> None:
+    """Remove a directory, though the JSON's thread may make a file in it meanwhile."""
+    while directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _save_by_rename(path: Path) -> None:
     other = path.with_name("other")
     other.write_bytes(path.read_bytes())
@@ -224,7 +230,7 @@ def test_a_directory_that_goes_has_every_epoch_again(fate: str, away: int, tmp_p
     mirror = Mirror(out).open()
     mirror.write(_row(0))
     mirror.flush()
-    shutil.rmtree(out) if fate == "deleted" else out.rename(elsewhere)
+    _remove(out) if fate == "deleted" else out.rename(elsewhere)
     if fate == "a file":
         out.write_text("in the way")
     for epoch in range(1, 1 + away):
@@ -232,7 +238,7 @@ def test_a_directory_that_goes_has_every_epoch_again(fate: str, away: int, tmp_p
     if fate == "a file":
         out.unlink()
     elif fate == "back":
-        shutil.rmtree(out)
+        _remove(out)
         elsewhere.rename(out)
     elif fate == "back under ours":  # a disk that is mounted again
         out.rename(tmp_path / "meanwhile")
@@ -347,7 +353,7 @@ def test_a_change_while_a_row_is_flushed_is_not_taken_for_ours(
         patch.setattr("mlflow_ddpm.storage.csv_file.os.fsync", changed)
         mirror.write(_row(3))
     if change is _move_there_and_back:
-        shutil.rmtree(out, ignore_errors=True)
+        _remove(out)
         (tmp_path / "elsewhere").rename(out)
     else:
         assert _epochs(out) == [0, 1, 2, 3]
@@ -393,7 +399,7 @@ def test_a_close_that_cannot_write_says_where_the_rows_are(tmp_path: Path, caplo
     mirror = Mirror(out).open()
     mirror.write(_row(0))
     mirror.flush()
-    shutil.rmtree(out)
+    _remove(out)
     out.write_text("in the way")
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
         mirror.write(_row(1))
@@ -412,11 +418,11 @@ def _delete_hidden(directory: Path) -> None:
 
 
 def _recreate(directory: Path) -> None:
-    shutil.rmtree(directory)
+    _remove(directory)
     directory.mkdir()
 
 
-@pytest.mark.parametrize("fate", [_delete_hidden, shutil.rmtree, _recreate])
+@pytest.mark.parametrize("fate", [_delete_hidden, _remove, _recreate])
 def test_what_goes_after_the_last_row_is_there_again_at_the_close(
     fate: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

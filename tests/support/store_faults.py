@@ -33,6 +33,7 @@ class Front:
         self.upstream, self.token = urlsplit(upstream).netloc, token
         self.mood: str | int = "pass"
         self.file_mood: str | int = "pass"  # of requests to the artifact store
+        self.poison = b""  # what a request holds that is answered with 500
         self.requests = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = int(self._server.server_address[1])
@@ -89,6 +90,8 @@ class Front:
                 self._wait_while(mood)
             elif mood == "slow":
                 self._drip(request)
+            elif self.poison and self.poison in request.path.encode() + body:
+                _reply(request, 500, b"no", "text/plain")
             elif isinstance(mood, int):
                 _reply(request, mood, b"no", "text/plain")
             elif mood == "garbage":

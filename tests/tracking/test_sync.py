@@ -23,10 +23,11 @@ from support.store_faults import play, points_in_store, points_on_disk
 from mlflow_ddpm import MetricsTracker, publish_run, read_history
 from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.cli.main import main
-from mlflow_ddpm.core.errors import HistoryError, UsageError
+from mlflow_ddpm.core.errors import HistoryError, RunMissingError, UsageError
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
+from mlflow_ddpm.storage.mlflow_call import open_sqlite_again
 from mlflow_ddpm.storage.run_search import open_store
 from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.status import status_of
@@ -302,6 +303,10 @@ def test_a_store_that_lost_the_run_gets_it_anew_by_the_command_that_the_message_
     Path("mlflow.db").unlink()
     shutil.copy(empty_database, "mlflow.db" if lost == "the run" else "other.db")
     uri = sqlite_uri if lost == "the run" else f"sqlite:///{Path('other.db').resolve()}"
+    if lost == "the run":
+        open_sqlite_again(uri)
+        with pytest.raises(RunMissingError, match=r"`mlflow-ddpm sync out --tracking-uri \S+` makes the run anew"):
+            sync_directory(Path("out"))
     sync_directory(Path("out"), tracking_uri=uri, timeout=60)
 
     (run,) = MlflowClient(uri).search_runs(["0"])

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,76 @@ def test_odd_tags_params_and_metrics_are_set_aside_alone(sqlite_uri: str) -> Non
     assert run.data.params["plain"] == "3"
     assert run.data.tags["ok"] == "yes"
     assert run.data.metrics["fine"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("poison", "aside"),
+    [
+        (b'"odd"', {f"metric odd, epoch {epoch}" for epoch in range(3)}),
+        *map(
+            slow,
+            (b"bad", b'"params": [{', b"experiments/get?", b"note.content"),
+            (
+                {"tag t", "tag u", "param p"},
+                {"param p", "param q"},
+                {"the run's experiment"},
+                {"the run's description"},
+            ),
+        ),
+    ],
+)
+def test_what_a_server_fails_on_for_ever_holds_nothing_up(
+    poison: bytes, aside: set[str], server_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows, the rest and the end arrive; one warning names it; `sync` sends it once the server takes it."""
+    with front_of(server_uri) as front:
+        front.poison = poison
+        tags, config = {"t": "bad", "u": "bad", "fine": "x"}, {"p": "bad", "q": 1}
+        tracker = MetricsTracker("out", tracking_uri=front.url, tags=tags, config=config)
+        for epoch in range(3):
+            _epoch(tracker, epoch, extra={"odd": 1.0, "fine": 2.0})
+        assert not tracker.close()
+        state = DeliveryState.load(Path("out"))
+        assert state
+        assert set(state.set_aside) == aside
+        assert MlflowClient(server_uri).get_run(str(tracker.run_id)).info.status == "FINISHED"
+        assert len(points_in_store(server_uri, tracker.run_id)["loss_mean"]) == 3
+        assert len(_warnings(caplog, "is not sent to MLflow")) == 1
+        front.poison = b""
+        assert "is complete in MLflow" in sync_directory(Path("out"), tracking_uri=front.url)
+
+    assert points_on_disk("out") == points_in_store(server_uri, tracker.run_id)
+
+
+def _put_back(backup: Path) -> None:
+    backup.replace("mlflow.db")
+
+
+def _write_back(backup: Path) -> None:
+    Path("mlflow.db").write_bytes(backup.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("restore", "in_between"), [(_write_back, 0), *map(slow, (_put_back, _put_back, _write_back), (0, 1, 1))]
+)
+def test_rows_that_a_restored_backup_does_not_have_are_sent_again(
+    restore: Callable[[Path], None], in_between: int, sqlite_uri: str
+) -> None:
+    """In the same process, or in the one that resumes; no close is True before."""
+    tracker, backup = MetricsTracker("out"), Path("backup.db")
+    for epoch in range(5):
+        if epoch == 2:
+            shutil.copy("mlflow.db", backup)
+        if epoch == 4:
+            if in_between:
+                tracker.close()
+            restore(backup)
+            tracker = MetricsTracker("out", resume=True) if in_between else tracker
+        _epoch(tracker, epoch)
+        tracker.flush()
+    assert tracker.close()
+
+    assert points_on_disk("out") == points_in_store(sqlite_uri, tracker.run_id)
 
 
 class _Raises(logging.Handler):
