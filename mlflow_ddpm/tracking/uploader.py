@@ -158,9 +158,9 @@ class Uploader:
         try:
             with self._file.gathered():
                 self._send_rows()
-            self._remote.is_suspect = False
+            self.remote.is_suspect = False
         except Exception:
-            self._remote.is_suspect = True
+            self.remote.is_suspect = True
             self._live.clear()  # they show how the present epoch goes: later they are of no use
             raise
 
