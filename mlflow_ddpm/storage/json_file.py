@@ -147,7 +147,7 @@ class JsonWriter:
 
     @contextlib.contextmanager
     def _held(self, timeout: float) -> Iterator[bool]:
-        """Hold the lock, or do without one that an interrupted thread left; yield whether nobody else writes."""
+        """Hold the lock, or do without one that an interrupted thread left; yield whether no other thread writes."""
         left, rest = min(timeout, _LEFT_SEC), max(0.0, timeout - _LEFT_SEC)
         has_lock = self._writing.acquire(timeout=left) or (self._is_busy and self._writing.acquire(timeout=rest))
         try:
