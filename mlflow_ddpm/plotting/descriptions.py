@@ -60,9 +60,11 @@ def describe_loss(points: Points, history: RunHistory) -> str:
     first, last, best = points[0], points[-1], _lowest(points)
     if best[1] == _highest(points)[1]:
         return f"The mean loss is {_throughout(points, history)}."
-    lowest = "which is its lowest" if best == last else f"its lowest is {_at(best, history)}"
-    joint = "," if best == last else ";"
-    return f"The mean loss goes from {_at(first, history)} to {_at(last, history)}{joint} {lowest}."
+    start, end = _at(first, history), _at(last, history)
+    if best == first:
+        return f"The mean loss goes from {start}, which is its lowest, to {end}."
+    lowest = ", which is its lowest" if best == last else f"; its lowest is {_at(best, history)}"
+    return f"The mean loss goes from {start} to {end}{lowest}."
 
 
 @_about("loss_mean")

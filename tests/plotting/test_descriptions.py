@@ -38,6 +38,8 @@ def test_every_plot_has_a_sentence_and_says_when_nothing_was_measured(plot: str)
             {0: 1.0, 1: 0.25, 2: math.nan, 3: 0.5},
             "The mean loss goes from 1 (epoch 0) to 0.5 (epoch 3); its lowest is 0.25 (epoch 1).",
         ),
+        ("loss_linear", "loss_mean", {0: 0.5, 1: 1.0},
+         "The mean loss goes from 0.5 (epoch 0), which is its lowest, to 1 (epoch 1)."),
         ("loss_linear", "loss_mean", {0: 0.5, 1: 0.5}, "The mean loss is 0.5 throughout."),
         ("loss_distribution", "loss_std", {0: 0.5, 1: 0.5}, "The batch losses' standard deviation is 0.5 throughout."),
         (
