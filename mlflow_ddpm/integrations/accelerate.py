@@ -14,13 +14,16 @@ step, as diffusers' scripts log them. Other scalars are recorded as their means 
 """
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_ddpm.core.metrics import METRICS
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import METRICS, whole_number
 from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError
 from mlflow_ddpm.tracker import MetricsTracker
+from mlflow_ddpm.tracking.scalars import sample_count, scalar
 
 try:
     from accelerate.state import GradientState
@@ -65,6 +68,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         self._steps_done: int | None = None
         self._pending: dict[str, Any] = {}  # scalars that came without a loss
         self._has_ended = False
+        self._refused: set[str] = set()  # what one warning was logged of
 
     @property
     def tracker(self) -> MetricsTracker:
@@ -75,6 +79,10 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def start(self) -> None:
         """Let ``init_trackers`` begin another run after ``end_training``."""
+        trackers = getattr(sys._getframe(1).f_locals.get("self"), "trackers", [])  # noqa: SLF001 - Accelerate's list
+        for index in range(len(trackers) - 1, 0, -1):  # each init_trackers puts us there once more
+            if trackers[index] is self and self in trackers[:index]:
+                del trackers[index]
         if self._has_ended:
             self._tracker, self._steps_done, self._pending, self._has_ended = None, None, {}, False
 
@@ -92,17 +100,41 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         """Log one step, or a micro-batch of the next step if the number of steps done has not risen."""
         loss_name = next((name for name in _LOSS_NAMES if values.get(name) is not None), None)
         extra = {name: value for name, value in values.items() if name not in {*_OWN, *_TAKEN, loss_name}}
-        self._pending |= {name: value for name, value in extra.items() if _is_scalar(value)}
-        if loss_name is None:
+        taken = {name: self._take(name, value) for name, value in extra.items() if _is_scalar(value)}
+        self._pending |= {name: value for name, value in taken.items() if value is not None}
+        batch = {name: self._take(name, values.get(name)) for name in _OWN}
+        loss = self._take("loss", values[loss_name]) if loss_name else None
+        if loss is None:
             return
-        steps_done = step if step is not None else (self._steps_done or 0) + 1
+        try:
+            self._log({"loss": loss, **batch}, step if step is not None else (self._steps_done or 0) + 1)
+        except UsageError as error:  # the run was closed, or the step is no number
+            self._warn("step", error)
+
+    def _log(self, batch: dict[str, Any], steps_done: int) -> None:
+        whole_number("step", steps_done)
         if self._steps_done is None and not GradientState().sync_gradients:
             self._steps_done = steps_done  # a resume inside a step begins with a micro-batch of the next one
         has_risen = steps_done > (self._steps_done or 0)
-        batch = {"loss": values[loss_name], **{name: values.get(name) for name in _OWN}}
         scalars, self._pending = self._pending, {}
         self.tracker._rows.add_step(steps_done - 1 if has_risen else None, batch, scalars)  # noqa: SLF001 - ours
         self._steps_done = max(steps_done, self._steps_done or 0)
+
+    def _take(self, name: str, value: Any) -> Any:
+        """Return a value as it can be recorded; one that cannot, or whose name cannot, is one warning and None."""
+        rows = self.tracker._rows  # noqa: SLF001 - ours
+        try:
+            if name in {"loss", *_OWN}:
+                return sample_count(value) if name == "batch_size" or value is None else scalar(name, value)
+            return scalar(name, rows.checked_extras({name: value})[name])
+        except UsageError as error:
+            self._warn(name, error)
+            return None
+
+    def _warn(self, name: str, error: UsageError) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            _log.warning("accelerator.log: %s; further cases are not logged", error)
 
     def finish(self) -> None:
         """End the run."""

@@ -10,14 +10,17 @@ Losses are those that ``training_step`` returned, gradient norms are from before
 of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+
+from torch import Tensor
 
 from mlflow_ddpm.integrations.micro_batches import (
     FrameworkMissingError,
@@ -59,6 +62,8 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._logger_run: _LoggerRun | None = None
         self.tracker: MetricsTracker | None = None
         self._steps: StepLogger | None = None
+        self._loss: Any = None  # what training_step returned: Lightning divides it, in bfloat16 with an error
+        self._unwrap = ExitStack()
         self._paused = ExitStack()
         self._is_open = False
 
@@ -83,10 +88,25 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
             options |= self._logger_run.target() if self._logger_run else {}
         self.tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
         self._steps = StepLogger(self.tracker, by_steps=self._every is not None)
+        self._wrap_training_step(pl_module)
         averages = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
         pairs = [*((pl_module, average) for average in averages if average is not None), *self._pairs]
         for model, ema_model in pairs:
             self.tracker.watch(model, ema_model)
+
+    def _wrap_training_step(self, pl_module: Any) -> None:
+        step, own = pl_module.training_step, vars(pl_module)
+
+        @functools.wraps(step)
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            output = step(*args, **kwargs)
+            loss = output.get("loss") if isinstance(output, Mapping) else output
+            self._loss = loss.detach().clone() if isinstance(loss, Tensor) else loss  # a CUDA graph writes it anew
+            return output
+
+        restore = {"training_step": step} if "training_step" in own else {}
+        self._unwrap.callback(lambda: own.pop("training_step", None) and own.update(restore))
+        pl_module.training_step = tracked
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
@@ -109,11 +129,9 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         """Log the batch."""
         if self._steps is None:
             return
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        loss, self._loss = self._loss, None
         has_stepped = self._steps.grad_norm is not None
         if loss is not None:
-            if pl_module.automatic_optimization:
-                loss = loss * trainer.accumulate_grad_batches  # Lightning divided it
             self._steps.add(loss, batch_size_of(batch))
         elif not (pl_module.automatic_optimization or self._has_warned):
             self._has_warned = True
@@ -153,6 +171,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
     def _end(self, error: BaseException | None) -> None:
         tracker, self.tracker, self._steps, self._is_open = self.tracker, None, None, False
         self._paused.close()
+        self._unwrap.close()
         if tracker:
             self._has_ended = True
             tracker.close(error=error)

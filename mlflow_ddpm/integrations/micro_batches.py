@@ -1,12 +1,16 @@
 """What the integrations share: micro-batches of a step, their sizes, and the error of a missing framework."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.tracker import MetricsTracker
+
+_log = logging.getLogger("mlflow_ddpm")
 
 
 class FrameworkMissingError(UsageError, ImportError):
@@ -47,6 +51,7 @@ class StepLogger:
         self._step: list[tuple[Any, int | None]] = []  # loss and size of its micro-batches
         self.lr: float | None = None
         self.grad_norm: Any = None
+        self._has_warned = False
 
     def begin(self, steps_done: int) -> None:
         """Note how many steps were done before the first one: a step of two optimizers counts as two."""
@@ -58,18 +63,27 @@ class StepLogger:
         if self._by_steps:
             self._step.append((loss, size))
         else:
-            self.tracker.log_batch(loss, lr=self.lr, grad_norm=self.grad_norm, batch_size=size)
-            self.grad_norm = None
+            self._log(self.tracker.log_batch, loss, size)
 
     def end_step(self, steps_done: int) -> None:
         """Log the optimizer step whose micro-batches were noted."""
         batches, self._step = self._step, []
         if not self._by_steps:
             return
-        norm, self.grad_norm = self.grad_norm, None
         if not batches:
+            self.grad_norm = None
             return
         losses, sizes = zip(*batches, strict=True)
         size = None if None in sizes else sum(filter(None, sizes))
         loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)  # on the losses' device, unread
-        self.tracker.log_step(steps_done - 1, loss, lr=self.lr, grad_norm=norm, batch_size=size)
+        self._log(partial(self.tracker.log_step, steps_done - 1), loss, size)
+
+    def _log(self, log: Callable[..., None], loss: Any, size: int | None) -> None:
+        """Log a batch or step; what cannot be recorded is one warning, for a measurement never ends a training."""
+        norm, self.grad_norm = self.grad_norm, None
+        try:
+            log(loss, lr=self.lr, grad_norm=norm, batch_size=size)
+        except UsageError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("a batch was not recorded: %s; further cases are not logged", error)

@@ -158,6 +158,10 @@ class _Recording(TrainerCallback):  # type: ignore[misc]
         """Write the epoch's row."""
         if self._tracker and self._is_open:
             self._is_open = False
+            meter = self._tracker._rows.meter  # noqa: SLF001 - ours
+            if meter.batches and not meter.batches.batches:  # a resume skipped the whole of this pass
+                meter.drop()
+                return
             is_cut = control.should_training_stop or control.should_epoch_stop
             self._tracker.end_epoch(partial=is_cut and _is_inside(state.epoch))
 

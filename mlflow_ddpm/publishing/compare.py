@@ -79,7 +79,7 @@ def compare_runs(
     Raises:
         UsageError: fewer runs than two, more lines than there are looks for, a run twice, a directory that holds a
             run, both ``sources`` and ``parent``; no such hyperparameter, theme, format or width.
-        HistoryError: a source has no history to read, or no run has an epoch yet.
+        HistoryError: a source has no history to read, or no run has a row yet.
         StoreError: the store is away or has no such run.
     """
     wanted = FigureSet.create(theme, formats, widths, font)
@@ -97,7 +97,7 @@ def compare_runs(
     if store is None:
         _check_lines(len(groups), "settings")
     if not any(run.history.rows for run in runs):
-        raise HistoryError("none of the runs has an epoch yet; there is nothing to compare")
+        raise HistoryError("none of the runs has a row yet; there is nothing to compare")
     files = _write(runs, groups, directory, wanted)
     if store is not None:
         for path in files:

@@ -77,7 +77,7 @@ def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
     for run in runs:
         name = escape(run.name)
         if not run.history.rows:
-            lines.append(f"- {name} has no epochs yet; the pictures do not show it.")
+            lines.append(f"- {name} has no rows yet; the pictures do not show it.")
         if run.history.resumed_at_epochs:
             epochs = run.history.format_epochs(run.history.resumed_at_epochs)
             lines.append(f"- {name} was resumed at {run.history.axis_label.lower()} {epochs}.")

@@ -19,7 +19,6 @@ BEST_MARK = "\u2605"
 _SHORT = {  # head cells of the results that every run has
     "best_loss": "Best loss",
     "final_loss": "Final loss",
-    "epochs": "Epochs",
     "training_time_sec": "Training time",
     "total_time_sec": "Total wall time",
     "samples_per_sec_median": "Median throughput\n(samples/s)",
@@ -61,7 +60,8 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     names = list(dict.fromkeys(name for results in by_run.values() for name in reversed(results)))
     names = [name for name in names if any(name in r and r[name].value is not None for r in by_run.values())]
     best = best_of_all(runs)
-    short = {**_SHORT, "best_epoch": f"at {runs[0].history.axis_label.lower()}"}
+    history = runs[0].history
+    short = {**_SHORT, "best_epoch": f"at {history.axis_label.lower()}", "epochs": history.worded("Epochs")}
     head = ["Run", *(short.get(name, f"{name},\nlast") for name in names)]
     rows, data = [], [["run", "run_id", *names]]
     for run in runs:

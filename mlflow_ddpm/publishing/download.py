@@ -98,6 +98,6 @@ def _check_nothing_is_lost(fetched: dict[Artifact, Path], directory: Path) -> No
     lost = epochs_missing_from(load_history(data[0].parent).rows, directory) if data else 0
     if lost:
         raise UsageError(
-            f"{display_path(directory)} has {count_of(lost, 'epoch')} that were not published; publish the run again, "
+            f"{display_path(directory)} has {count_of(lost, 'row')} that were not published; publish the run again, "
             "or choose another directory"
         )

@@ -119,7 +119,7 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
         artifacts.fetch([*find_model(artifacts, f"run {store.run_id}"), *pictures], fetched)
         root, samples = fetched, fetched / ARTIFACT_FOLDER
     if not history.rows:
-        raise HistoryError(f"{source} has no epochs; there is nothing to export yet")
+        raise HistoryError(f"{source} has no rows; there is nothing to export yet")
     if samples != root and (samples / SAMPLES_FOLDER).exists():
         (samples / SAMPLES_FOLDER).rename(root / SAMPLES_FOLDER)
     return history, root

@@ -96,7 +96,7 @@ def _publish(
 ) -> Published:
     history = describe_stored_run(store, logged)
     if not history.rows:
-        raise HistoryError(f"run {store.run_id} has no epochs logged by mlflow_ddpm; nothing to publish")
+        raise HistoryError(f"run {store.run_id} has no rows logged by mlflow_ddpm; nothing to publish")
     check_nothing_is_lost(directory, logged)
     directory.mkdir(parents=True, exist_ok=True)
     _fetch_samples(Artifacts(store), directory)
@@ -191,7 +191,7 @@ def check_nothing_is_lost(directory: Path, logged: Iterable[EpochMetrics]) -> No
     lost = epochs_missing_from(logged, directory)
     if lost:
         raise UsageError(
-            f"{display_path(directory)} has {count_of(lost, 'epoch')} not yet in MLflow; send them with "
+            f"{display_path(directory)} has {count_of(lost, 'row')} not yet in MLflow; send them with "
             f"`mlflow-ddpm sync {display_path(directory)}`, or choose another output directory"
         )
 

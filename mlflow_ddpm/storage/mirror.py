@@ -113,8 +113,8 @@ class Mirror:
                     return
                 self.rows[:], self._encoded = merged, []
                 self.revision += 1
-            path, epochs = display_path(self._journal.path), count_of(restored, "epoch")
-            _log.warning("%s: restored from %s: %s", path, source, epochs)
+            path, count = display_path(self._journal.path), count_of(restored, "row")
+            _log.warning("%s: restored from %s: %s", path, source, count)
             self._write_csv()
 
     def describe(self, *, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
@@ -205,7 +205,7 @@ class Mirror:
             self.abandon()
             raise UsageError(
                 f"{display_path(self.directory)} holds a finished run and cannot be moved aside ({error.strerror}); "
-                "choose another output_dir, or pass resume=True to add epochs to that run"
+                "choose another output_dir, or pass resume=True to add to that run"
             ) from error
         self._closed = True
         directory.mkdir(exist_ok=True)  # what a link of that name points to is there again
@@ -251,8 +251,8 @@ class Mirror:
             self.warn(error)
         elif self._warned is not None and self._journal.is_current(self.rows):
             self._warned = None
-            where, epochs = display_path(self.directory), count_of(len(self.rows), "epoch")
-            _log.warning("%s can be written again, and has all rows (%s)", where, epochs)
+            where, count = display_path(self.directory), count_of(len(self.rows), "row")
+            _log.warning("%s can be written again, and has all of them (%s)", where, count)
 
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:
@@ -271,6 +271,6 @@ class Mirror:
             _log.error(
                 "%s could not be written; everything (%s) is in %s: copy it there when it can be written, and continue",
                 display_path(self.directory / CSV_NAME),
-                count_of(len(self.rows), "epoch"),
+                count_of(len(self.rows), "row"),
                 display_path(folder / CSV_NAME),
             )

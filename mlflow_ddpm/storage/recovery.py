@@ -44,7 +44,7 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
         journal.forget()
         _log.warning(
             "%s had %d of %s; the others are restored from %s",
-            *(display_path(journal.path), len(from_csv), count_of(len(rows), "epoch"), JSON_NAME),
+            *(display_path(journal.path), len(from_csv), count_of(len(rows), "row"), JSON_NAME),
         )
     return RecoveredFiles(rows, document.run, document.config, restored)
 
@@ -58,7 +58,7 @@ def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
             document = json.recover()
             rows = document.rows if document else ()
         if rows:
-            remedy = f"{JSON_NAME} has {count_of(len(rows), 'epoch')}, which are restored once it is moved away"
+            remedy = f"{JSON_NAME} has {count_of(len(rows), 'row')}, which are restored once it is moved away"
             raise MirrorError(f"{error}; {remedy}") from error
         raise
 
@@ -94,6 +94,6 @@ def merge_rows(
     shares_none = len(by_time) == len(csv) + len(json)
     if csv and json and shares_none and {row.epoch for row in rows} != {row.epoch for row in csv}:
         raise MirrorError(
-            f"{path} and {JSON_NAME} hold two different runs, of {len(csv)} and {len(json)} epochs; move one away"
+            f"{path} and {JSON_NAME} hold two different runs, of {len(csv)} and {len(json)} rows; move one away"
         )
     return rows

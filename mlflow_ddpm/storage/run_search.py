@@ -55,7 +55,7 @@ def newest_run(tracking_uri: str | None = None) -> MlflowRun:
     uri = _store_uri(tracking_uri)
     runs = _search(uri, "metrics.epoch_time_sec >= 0", at_most=1)
     if not runs:
-        raise HistoryError(f"no run with epochs in MLflow at {redact(uri)}; name another store with --tracking-uri")
+        raise HistoryError(f"no run of mlflow_ddpm in MLflow at {redact(uri)}; name another store with --tracking-uri")
     return MlflowRun(uri, runs[0].info.run_id)
 
 

@@ -35,11 +35,11 @@ def move_finished(mirror: Mirror, target: RunTarget) -> bool:
     aside = display_path(mirror.move_aside())
     is_whole = state.ended and all(row.logged_at_ms <= state.delivered_through_ms for row in mirror.rows)
     _log.warning(
-        "%s held the finished run %s (%s): its directory is now %s%s, and a new run begins; resume=True adds epochs to "
+        "%s held the finished run %s (%s): its directory is now %s%s, and a new run begins; resume=True adds rows to "
         "the finished one instead",
         display_path(directory),
         state.run_name or state.run_id,
-        count_of(len(mirror.rows), "epoch"),
+        count_of(len(mirror.rows), "row"),
         aside,
         "" if is_whole else f", from where `mlflow-ddpm sync {aside}` sends what MLflow does not have yet",
     )
@@ -58,16 +58,16 @@ def begin_or_resume(
     state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:
         return _begin(resolve_run_target(target), now_ms())
-    epochs, where = count_of(len(mirror.rows), "epoch"), display_path(mirror.directory)
+    count, where = count_of(len(mirror.rows), "row"), display_path(mirror.directory)
     if state.status == "FINISHED" and not resume:
         raise UsageError(
-            f"{where} holds the finished run {state.run_id} ({epochs}); choose another output_dir, "
-            "or pass resume=True (mlflow-ddpm train --resume) to add epochs to that run"
+            f"{where} holds the finished run {state.run_id} ({count}); choose another output_dir, "
+            "or pass resume=True (mlflow-ddpm train --resume) to add to that run"
         )
     wanted = resolve_run_target(target)
     if state.run_id and wanted.run_id not in (None, state.run_id, state.parent_run_id):
         raise UsageError(
-            f"{where} holds run {state.run_id} ({epochs}), but run {wanted.run_id} is asked for; "
+            f"{where} holds run {state.run_id} ({count}), but run {wanted.run_id} is asked for; "
             "choose another output_dir, or the run that is there"
         )
     uri = store_of(state, target.tracking_uri)
@@ -159,7 +159,7 @@ def undelivered(mirror: Mirror, state: DeliveryState) -> list[UploadItem]:
 
     Files are taken from below the directory alone, whatever its delivery state names: it may be a stranger's.
     """
-    again = {name.rpartition(", epoch ")[2] for name in state.set_aside if name.startswith("metric ")}
+    again = {name.rpartition(" ")[2] for name in state.set_aside if name.startswith("metric ")}
     rows = [r for r in mirror.rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
     here = mirror.directory
     paths = [here / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]

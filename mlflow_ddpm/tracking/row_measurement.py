@@ -130,6 +130,8 @@ class RowMeasurement:
         if is_first:
             self.open("log_step")
         self.meter.add(values, extra, is_untimed=is_first)
+        if done == windows.every and not self.recorder.rows:
+            windows.begin(0)  # the first row of a run that logs once a window
         if done is not None and windows.note(done):
             self._end_window(windows, done)
         elif time.monotonic() >= self.live.due:

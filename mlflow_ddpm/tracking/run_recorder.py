@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
+from mlflow_ddpm.core.formatting import in_steps
 from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
@@ -150,7 +151,8 @@ class RunRecorder:
         self._findings.notify()
         if row.faulty_batches and not self._has_nonfinite:
             self._has_nonfinite = True
-            self._sink.write(Tags({NONFINITE_TAG: f"first in epoch {row.epoch}"}))
+            first = f"first in epoch {row.epoch}"
+            self._sink.write(Tags({NONFINITE_TAG: in_steps(first) if self._every_n_steps else first}))
 
     def write_live(self, take: Callable[[], LiveReading]) -> None:
         """Have values within the epoch uploaded. They are no rows, and lost if the store is away."""

@@ -21,6 +21,7 @@ class StepWindows:
         self.every, self.steps_done = every, 0
         self.has_steps = False  # a window is open, and a step was done in it
         self._has_begun = self._is_resumed_inside = False
+        self._first = 0  # steps done after the first one noted, until the second one comes
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
@@ -41,6 +42,9 @@ class StepWindows:
 
     def overdue(self, done: int) -> int | None:
         """Return the number of the open window if it ended before this step, which skipped its last ones."""
+        if self._first:  # a loop that logs every tenth step left none out before the first one that it logged
+            self._is_resumed_inside &= (self._first - 1) % self.every >= done - self._first
+            self._first = 0
         end = -(-self.steps_done // self.every) * self.every
         return end if self.has_steps and self.steps_done < end < done else None
 
@@ -51,7 +55,9 @@ class StepWindows:
 
     def note(self, done: int) -> bool:
         """Note a step; return whether the window ends at it."""
-        self.begin(done - 1)
+        if not self._has_begun:
+            self.begin(done - 1)
+            self._first = done
         self.steps_done, self.has_steps = done, True
         return done % self.every == 0
 

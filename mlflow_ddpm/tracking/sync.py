@@ -65,7 +65,7 @@ def sync_directory(
         state.begin_anew()
         is_complete = False
     if is_complete and not _are_rows_lost(state, uri, directory, document):
-        return f"{directory}: run {state.run_id} was complete in MLflow ({count_of(len(rows), 'epoch')})"
+        return f"{directory}: run {state.run_id} was complete in MLflow ({count_of(len(rows), 'row')})"
     state.tracking_uri = redact(uri)
     mirror, uploader = Mirror(directory.absolute()), None
     try:
@@ -86,14 +86,14 @@ def sync_directory(
             mirror.close(outcome)
         else:
             mirror.abandon()
-    epochs = count_of(len(mirror.rows), "epoch")
+    count = count_of(len(mirror.rows), "row")
     if done:
-        return f"{directory}: run {state.run_id} is complete in MLflow ({epochs})"
+        return f"{directory}: run {state.run_id} is complete in MLflow ({count})"
     if state.ended and state.set_aside and not uploader.waiting_files:
         name, cause = next(iter(state.set_aside.items()))
         more = f" and {len(state.set_aside) - 1} more" if len(state.set_aside) > 1 else ""
         return (
-            f"{directory}: run {state.run_id} is in MLflow ({epochs}), without what it does not take: "
+            f"{directory}: run {state.run_id} is in MLflow ({count}), without what it does not take: "
             f"{name}{more} ({cause})"
         )
     if uploader.last_error is None and not uploader.remote.is_open:

@@ -39,7 +39,7 @@ def folder_of(path: Path, directory: Path) -> str:
 
 def metric_name(point: Point) -> str:
     """Return the name of a point in the delivery state."""
-    return f"metric {point.key}, epoch {point.step}"
+    return f"metric {point.key}, step {point.step}"
 
 
 def send_apart(

@@ -144,7 +144,7 @@ def test_sync_says_what_became_of_each_directory(run_id: str, capsys: pytest.Cap
     """Here nothing was left to send."""
     assert main(["sync", "out"]) == 0
 
-    assert f"out: run {run_id} was complete in MLflow (2 epochs)" in capsys.readouterr().out
+    assert f"out: run {run_id} was complete in MLflow (2 rows)" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("run_id")

@@ -352,7 +352,7 @@ def test_a_finished_run_that_is_asked_for_by_its_id_is_not_mixed_with_a_second_h
     with MetricsTracker("out") as tracker:
         _train(tracker, range(2))
 
-    with pytest.raises(UsageError, match=r"holds the finished run .* \(2 epochs\); choose another .* resume=True"):
+    with pytest.raises(UsageError, match=r"holds the finished run .* \(2 rows\); choose another .* resume=True"):
         MetricsTracker("out", run_id=tracker.run_id)
     assert len(_table("out")) == 2
 
@@ -418,7 +418,7 @@ def test_a_store_that_is_away_is_a_warning_and_the_rows_wait(caplog: pytest.LogC
     assert delivered is False
     assert "Training continues" in first
     assert "mlflow-ddpm sync out" in first
-    assert "(3 epochs)" in said
+    assert "(3 rows)" in said
     assert "was complete" in again
     assert [(int(r["epoch"]), float(r["fid"]), int(r["logged_at_ms"])) for r in _table("out")] == stored["fid"]
     assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})

@@ -146,6 +146,15 @@ def test_transformers_counts_the_epochs_of_data_without_a_length(sqlite_uri: str
     assert _column("loss_mean")[1] == pytest.approx(sum(model.seen[7:14]) / 7, rel=1e-5)
 
 
+def test_transformers_resumed_after_a_pass_of_such_data_has_no_empty_row(sqlite_uri: str) -> None:
+    """It skips the eight batches of four steps: the first pass has seven."""
+    options = {"max_steps": 8, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    _trainer(_Net(), _Stream(), **options | {"max_steps": 4}).train()
+    _trainer(_Net(), _Stream(), **options).train(resume_from_checkpoint="hf/checkpoint-4")
+
+    assert min(_column("batches")) > 0
+
+
 def test_transformers_that_begins_anew_with_smaller_batches_goes_on_in_one_run(
     sqlite_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +178,49 @@ def test_a_second_training_of_transformers_is_a_second_run_beside_its_callback(s
     runs = MlflowClient(sqlite_uri).search_runs(["0"])
     assert [{"loss", "loss_mean"} <= run.data.metrics.keys() for run in runs] == [True, True]
     assert _column("batches", "out-1") == _column("batches") == [7]
+
+
+def test_accelerate_drops_what_cannot_be_recorded_and_logs_once_however_often_it_was_begun(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A measurement never ends a training."""
+    from accelerate import Accelerator
+
+    from mlflow_ddpm.integrations.accelerate import AccelerateTracker
+
+    accelerator = Accelerator(cpu=True, log_with=AccelerateTracker("out", every_n_steps=4))
+    odd = {
+        "a,b": 1.0,
+        "live/x": 1.0,
+        "good/sub": 1.0,
+        5: 1.0,
+        "big": 10**400,
+        "text": "x",
+        "lr": "0.1",
+        "w": torch.ones(3),
+    }
+    for run in range(2):
+        accelerator.init_trackers("project", config={"run": run})
+        accelerator.init_trackers("project")
+        for step in range(1, 9):
+            accelerator.log({"loss": float(step), "good": 2.0, "batch_size": 4.0, **odd}, step=step)
+        for loss, number in ((torch.ones(3), 9), (1.0, "x"), (1.0, -3)):
+            accelerator.log({"loss": loss}, step=number)
+        accelerator.end_training()
+        accelerator.log({"loss": 1.0}, step=10)
+        assert (_column("epoch"), _column("batches"), _column("loss_mean")) == ([4, 8], [4, 4], [2.5, 6.5])
+        assert _column("good") == [2, 2]
+
+    for refused in (
+        "'a,b'",
+        "live/ is taken",
+        "both a metric and a folder",
+        "big must",
+        "loss must",
+        "step must",
+        "lr must",
+    ):
+        assert sum(refused in text for text in caplog.messages) == 1, refused
 
 
 def test_accelerate_takes_train_loss_and_says_when_there_is_no_loss(

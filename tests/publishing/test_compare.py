@@ -218,7 +218,7 @@ def test_a_run_without_epochs_is_in_the_tables_and_the_page_says_so(sqlite_uri: 
     table = results_table(runs)
     page = "\n\n".join(page_parts(runs, _tables(runs), {plot.name: [] for plot in PLOTS}, len(runs)))
 
-    assert "- new has no epochs yet; the pictures do not show it." in page
+    assert "- new has no rows yet; the pictures do not show it." in page
     assert ["old", "new"] == [row[0] for row in table.data[1:]]
 
 
@@ -263,7 +263,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(sqlite_uri: str) -> 
         (["a", "nowhere"], HistoryError, "no such file or directory: nowhere"),
         (["a", "0123456789abcdef0123456789abcdef"], StoreError, "0123456789abcdef0123456789abcdef"),
         ([healthy(2), steps], UsageError, "run 1 counts epochs, run 2 counts steps"),
-        (["b", "c"], HistoryError, "none of the runs has an epoch yet"),
+        (["b", "c"], HistoryError, "none of the runs has a row yet"),
     ):
         with pytest.raises(error, match=re.escape(says)):
             compare_runs(sources, save_dir="out")

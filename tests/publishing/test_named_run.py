@@ -111,9 +111,9 @@ def test_a_fuller_copy_is_not_replaced_by_an_emptier_one(sqlite_uri: str, kept: 
     shutil.rmtree("fuller/samples")
     before = _files("fuller")
 
-    with pytest.raises(UsageError, match="fuller has 1 epoch not yet in MLflow"):
+    with pytest.raises(UsageError, match="fuller has 1 row not yet in MLflow"):
         publish_run(run_id, output_dir="fuller")
-    with pytest.raises(UsageError, match="fuller has 1 epoch that"):
+    with pytest.raises(UsageError, match="fuller has 1 row that"):
         download_run(run_id, "fuller")
     assert before == _files("fuller")
     assert not [path for path in Path("fuller").iterdir() if path.name.startswith(".")]

@@ -124,7 +124,7 @@ def test_mistakes_get_one_clear_line_and_touch_nothing(sqlite_uri: str) -> None:
     other = MlflowClient().create_run("0").info.run_id
     with pytest.raises(StoreError, match="0123456789abcdef0123456789abcdef"):
         publish_run("0123456789abcdef0123456789abcdef")
-    with pytest.raises(HistoryError, match="has no epochs"):
+    with pytest.raises(HistoryError, match="has no rows"):
         publish_run(other)
     with pytest.raises(UsageError, match=f"out holds run .*, not {other}"):
         publish_run(other, output_dir="out")
@@ -146,7 +146,7 @@ def test_epochs_that_the_store_has_not_got_are_not_written_over(sqlite_uri: str)
         file.write(",".join(later.values()) + "\n")
     before = _hashes("out")
 
-    with pytest.raises(UsageError, match="out has 1 epoch not yet in MLflow; send them with `mlflow-ddpm sync"):
+    with pytest.raises(UsageError, match="out has 1 row not yet in MLflow; send them with `mlflow-ddpm sync"):
         publish_run(str(tracker.run_id), output_dir="out")
     assert before == _hashes("out")
 

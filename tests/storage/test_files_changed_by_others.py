@@ -387,7 +387,7 @@ def test_a_close_without_the_right_to_look_at_the_directory_says_where_the_rows_
         assert final_files(tmp_path / "out") == []
         assert not mirror.close(KILLED)
 
-    assert "could not be written; everything (1 epoch) is in " in caplog.text
+    assert "could not be written; everything (1 row) is in " in caplog.text
     rescued = Path(re.findall(r"is in (\S+): copy it", caplog.text)[0])
     assert [_epochs(rescued.parent), _epochs(tmp_path / "out")] == [[0], [0]]
     shutil.rmtree(rescued.parent)

@@ -108,7 +108,7 @@ def test_one_line_says_what_was_restored(tmp_path: Path, caplog: pytest.LogCaptu
 
     assert silent == []
     assert len(caplog.messages) == 1
-    assert f"had 0 of 5 epochs; the others are restored from {JSON_NAME}" in caplog.text
+    assert f"had 0 of 5 rows; the others are restored from {JSON_NAME}" in caplog.text
 
 
 def test_rows_that_a_resume_superseded_stay_superseded(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
     _record(tmp_path, *(_row(epoch, 9000 + epoch) for epoch in range(5)))
     (tmp_path / CSV_NAME).write_bytes(content)
 
-    with pytest.raises(MirrorError, match="two different runs, of 3 and 5 epochs; move one away"):
+    with pytest.raises(MirrorError, match="two different runs, of 3 and 5 rows; move one away"):
         Mirror(tmp_path).open()
     with pytest.raises(MirrorError, match="two different runs"):
         read_rows(tmp_path)
@@ -145,7 +145,7 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        (CSV_NAME, "has 3 epochs, which are restored once it is moved"),
+        (CSV_NAME, "has 3 rows, which are restored once it is moved"),
         (JSON_NAME, "written again from"),
     ],
 )

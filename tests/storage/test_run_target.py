@@ -175,7 +175,7 @@ def test_settings_that_name_no_store_matter_only_where_they_are_used(
     mlflow.set_tracking_uri(configured)
     assert resolve_run_target(RunTarget(sqlite_uri)).tracking_uri == sqlite_uri
     play("out", tracking_uri=sqlite_uri)
-    assert "was complete in MLflow (6 epochs)" in sync_directory(Path("out"))
+    assert "was complete in MLflow (6 rows)" in sync_directory(Path("out"))
     with pytest.raises(UsageError, match="is no tracking URI"):
         resolve_run_target()
 

@@ -42,7 +42,7 @@ def test_a_file_store_keeps_what_it_has_names_for(tmp_path: Path, monkeypatch: p
     assert run.info.status == "FINISHED"
     assert (run.data.params["fine"], run.data.params["ü" * 125]) == ("2", "1")
     assert run.data.tags["ö" * 125] == "x"
-    assert set(state.set_aside) == {"param c/d", "tag t", f"metric {'é' * 240}, epoch 0", "metric g/h, epoch 1"}
+    assert set(state.set_aside) == {"param c/d", "tag t", f"metric {'é' * 240}, step 0", "metric g/h, step 1"}
     assert run.data.metrics["fine"] == 2.0
     loss = points_on_disk("out")["loss_mean"]
     assert set(points_in_store(uri, tracker.run_id)["loss_mean"]) == set(loss)  # it keeps one that is sent twice

@@ -93,7 +93,7 @@ def test_what_the_store_does_not_take_is_set_aside_and_all_else_is_sent(sqlite_u
         remote.send_rows([ROW, odd])
         remote.send_file(Artifact(Path("out/gone.txt").absolute(), "metrics"))
 
-        assert list(state.set_aside) == [f"metric {'a' * 300}, epoch 1", "gone.txt"]
+        assert list(state.set_aside) == [f"metric {'a' * 300}, step 1", "gone.txt"]
         assert "No such file" in state.set_aside["gone.txt"]
     assert _points(sqlite_uri, state.run_id, "loss_mean") == [(0, 0.5, 1000), (1, 0.25, 2000)]
 

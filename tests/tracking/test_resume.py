@@ -76,7 +76,7 @@ def test_an_unfinished_run_is_continued_and_a_finished_one_on_request(sqlite_uri
         assert begin_or_resume(mirror, target(sqlite_uri), lambda: 0, resume=False)[0].run_id == killed
     finished = record(sqlite_uri)
     with opened() as mirror:
-        with pytest.raises(UsageError, match=rf"out holds the finished run {finished} \(2 epochs\); choose another"):
+        with pytest.raises(UsageError, match=rf"out holds the finished run {finished} \(2 rows\); choose another"):
             begin_or_resume(mirror, target(sqlite_uri), lambda: 0, resume=False)
         assert begin_or_resume(mirror, target(sqlite_uri), lambda: 0, resume=True)[0].run_id == finished
 

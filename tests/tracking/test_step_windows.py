@@ -8,6 +8,7 @@ import logging
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def _check_everywhere(numbers: list[int], partial: list[int], batches: list[int]
         assert [list(frame[name]) for name in ("epoch", "partial", "batches")] == [numbers, partial, batches], source
 
 
-def test_a_loop_that_logs_every_fifth_step_has_rows_of_its_own(sqlite_uri: str) -> None:
+def test_a_loop_that_logs_every_seventh_step_has_rows_of_its_own(sqlite_uri: str) -> None:
     """A window whose last steps were not logged ends before the next one that is."""
     with MetricsTracker("out", every_n_steps=10) as tracker:
         for step in range(0, 47, 7):
@@ -164,6 +165,23 @@ def test_a_loop_that_logs_every_fifth_step_has_rows_of_its_own(sqlite_uri: str) 
     assert [10, 20, 30, 40, 43] == _column("epoch")
     assert [2, 1, 2, 1, 1] == _column("batches")
     assert [3.5, 14.0, 24.5, 35.0, 42.0] == _column("loss_mean")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps", "partial"),
+    [(range(4, 60, 5), [0, 0, 0]), (range(19, 60, 20), [0, 0, 0]), (range(13, 60), [1, 0, 0]), ([13, 16, 59], [1, 0])],
+    ids=["every fifth", "once a row", "begun late", "begun late, by threes"],
+)
+def test_a_first_row_is_partial_where_steps_that_the_loop_would_have_logged_are_not_in_it(
+    sqlite_uri: str, steps: Sequence[int], partial: list[int]
+) -> None:
+    """How often the loop logs shows with its second step."""
+    with MetricsTracker("out", every_n_steps=20) as tracker:
+        for step in steps:
+            tracker.log_step(step, 1.0)
+
+    assert _column("partial") == partial
 
 
 def test_the_axis_is_known_wherever_the_run_is_read_from(sqlite_uri: str) -> None:

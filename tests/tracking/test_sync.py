@@ -291,7 +291,7 @@ def test_a_run_that_never_reached_its_store_goes_to_the_one_of_the_settings(
     play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri)
 
-    assert "is complete in MLflow (3 epochs)" in sync_directory(Path("out"), timeout=30)
+    assert "is complete in MLflow (3 rows)" in sync_directory(Path("out"), timeout=30)
 
 
 @pytest.mark.parametrize("lost", ["the run", "the store"])
@@ -339,7 +339,7 @@ def test_an_emptier_directory_takes_what_mlflow_has_more_and_changes_nothing_the
     client = MlflowClient(sqlite_uri)
     before = client.get_run(str(tracker.run_id))
 
-    assert "is complete in MLflow (4 epochs)" in sync_directory(Path("old"), tracking_uri=sqlite_uri, timeout=60)
+    assert "is complete in MLflow (4 rows)" in sync_directory(Path("old"), tracking_uri=sqlite_uri, timeout=60)
 
     after = client.get_run(str(tracker.run_id))
     assert (before.info.status, before.info.end_time) == (after.info.status, after.info.end_time)
@@ -387,7 +387,7 @@ def test_a_sync_of_a_finished_run_brings_each_epoch_to_csv_json_and_store(
 
     for source in (run_id, "out/training_metrics.csv", path):
         assert before.equals(read_history(source))
-    assert "was complete in MLflow (7 epochs)" in sync_directory(Path("out"), timeout=60)
+    assert "was complete in MLflow (7 rows)" in sync_directory(Path("out"), timeout=60)
 
 
 @pytest.mark.parametrize("is_state_lost", [False, True])
@@ -439,7 +439,7 @@ def test_the_tables_of_a_new_database_take_no_time_from_a_sync(tmp_path: Path) -
     tracker.close(timeout=0.1)
 
     uri = f"sqlite:///{tmp_path / 'new.db'}"
-    assert "is complete in MLflow (1 epoch)" in sync_directory(Path("out"), tracking_uri=uri, timeout=10)
+    assert "is complete in MLflow (1 row)" in sync_directory(Path("out"), tracking_uri=uri, timeout=10)
 
 
 def test_a_file_that_is_set_aside_keeps_no_history_from_being_read_from_the_store(

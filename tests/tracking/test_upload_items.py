@@ -21,4 +21,4 @@ def test_a_file_keeps_its_folder_below_the_output_directory(path: str, folder: s
 
 def test_a_point_is_named_by_metric_and_epoch() -> None:
     """As ``status`` lists what was set aside."""
-    assert metric_name(Point("fid", 1.0, timestamp_ms=5, step=3)) == "metric fid, epoch 3"
+    assert metric_name(Point("fid", 1.0, timestamp_ms=5, step=3)) == "metric fid, step 3"

@@ -113,7 +113,7 @@ def test_what_was_set_aside_is_sent_by_a_later_sync_once_it_can_be(sqlite_uri: s
     client, run_id = MlflowClient(sqlite_uri), str(tracker.run_id)
     files = {f.path for folder in ("metrics", "metrics/samples") for f in client.list_artifacts(run_id, folder)}
     assert "without what it does not take" in first
-    assert "is complete in MLflow (1 epoch)" in second
+    assert "is complete in MLflow (1 row)" in second
     assert {"metrics/nothing.txt", "metrics/samples/torn_epoch_000000.png"} <= files
     assert DeliveryState.load(Path("out")).set_aside == {}  # type: ignore[union-attr]
 
