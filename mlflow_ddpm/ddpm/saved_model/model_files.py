@@ -107,11 +107,12 @@ def read_description(path: Path) -> dict[str, Any]:
             f"mlflow_ddpm {short_repr(description.get('mlflow_ddpm_version'))} wrote it: install that or a later one"
         )
     try:
-        _check_description(description)
+        sample = _check_description(description).sample
     except (ArithmeticError, ConfigError, LookupError, TypeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else first_line(error)
         raise ModelError(f"{path} describes no model that this version can build: {what}") from None
-    return dict(description)
+    complete = {name: getattr(sample, name) for name in ("sampler", "steps", "guidance_scale")}
+    return {**description, "sample": complete}
 
 
 def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
@@ -123,7 +124,8 @@ def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
     return Config(diffusion=diffusion, sample=sample)
 
 
-def _check_description(description: Mapping[str, Any]) -> None:
+def _check_description(description: Mapping[str, Any]) -> Config:
+    """Return the settings to draw with if the description is sound."""
     architecture, names = description["architecture"], description["class_names"]
     for key, (smallest, largest) in _LIMITS.items():
         value = architecture.get(key, smallest)
@@ -147,7 +149,7 @@ def _check_description(description: Mapping[str, Any]) -> None:
         raise TypeError("weights.sha256 must be a string")
     if description["diffusion"].get("schedule", "cosine") != "cosine":
         raise ValueError(f"schedule must be cosine, got {short_repr(description['diffusion']['schedule'])}")
-    sampling_settings(description)
+    return sampling_settings(description)
 
 
 def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def test_a_process_or_a_sampler_out_of_range_is_refused(model: Path, group: str,
         load_model(model)
 
 
+def test_a_setting_to_draw_with_that_is_missing_has_its_default(model: Path) -> None:
+    """Wherever it is read: by the sampler, and by an export's card."""
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample": {"steps": 5}}))
+
+    assert load_model(model).description["sample"] == {"sampler": "ddim", "steps": 5, "guidance_scale": 2.0}
+
+
 @pytest.mark.parametrize(
     "names", [["A"] * 3, ["A", "b"], "Ab3", ["A", "b", 3], ["A", "b", "\x1b[2J"], ["A", "b", "c" * 99]]
 )
