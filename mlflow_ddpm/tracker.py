@@ -203,6 +203,8 @@ class MetricsTracker:
         Raises:
             UsageError: the loop counts epochs, the step does not rise, or a value or an extra's name cannot be taken.
         """
+        if step is None:  # which an integration's batch without a step has
+            raise UsageError("step must be a whole number >= 0, got None")
         self._rows.add_step(step, {"loss": loss, "lr": lr, "grad_norm": grad_norm, "batch_size": batch_size}, extra)
 
     def paused(self) -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "history",
-        "print a run's history, one row per epoch",
+        "print a run's history, one row per epoch or window of steps",
         "mlflow-ddpm history runs/digits --columns epoch,loss_mean,lr",
         arguments="RUN",
     )

@@ -211,7 +211,7 @@ def test_mistakes_are_named_at_once(sqlite_uri: str) -> None:
             with pytest.raises(UsageError, match="call log_step alone"):
                 call()
         tracker.log_step(3, 1.0)
-        bad: list[tuple[Any, Any, dict[str, Any]]] = [(3, 1.0, {}), (2, 1.0, {}), (-1, 1.0, {}), (4.5, 1.0, {})]
+        bad: list[tuple[Any, Any, dict[str, Any]]] = [(3, 1.0, {}), (2, 1.0, {}), (-1, 1.0, {}), (None, 1.0, {})]
         for step, loss, extra in [*bad, (4, "low", {}), (4, 1.0, {"lr@": 1.0}), (4, 1.0, {"loss_mean": 1.0})]:
             with pytest.raises(UsageError):
                 tracker.log_step(step, loss, **extra)
