@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
@@ -105,10 +104,11 @@ def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1)
     widths = [max(len(str(name)), *map(len, column)) for name, column in texts.items()]
     ends = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
     shown = max(at_least, sum(width is None or end <= width for end in ends))
-    spaces = [cells + (_GAP - 1 if i else 0) for i, cells in enumerate(widths)]  # pandas puts one between columns
-    head, _, rows = dedent(texts.iloc[:, :shown].to_string(index=False, col_space=spaces[:shown])).partition("\n")
+    form = (" " * _GAP).join(f"{{:>{cells}}}" for cells in widths[:shown])
     console = console_on(sys.stdout)
     with console.capture() as capture:  # print, not rich, meets a closed pipe
-        console.print(head, style="bold")
-    print(capture.get() + rows)
+        console.print(form.format(*texts.columns), style="bold")
+    print(capture.get(), end="")
+    for row in texts.iloc[:, :shown].itertuples(index=False):
+        print(form.format(*row))
     return texts.iloc[:, shown:]
