@@ -129,7 +129,8 @@ class FigureSet(NamedTuple):
             width_of(self.theme, width)
         if self.font and self.theme != "paper":
             raise UsageError(f"font {self.font!r} goes with the theme paper, got {self.theme!r}")
-        font_families(self.font)
+        if self.font:  # asking for the installed ones loads matplotlib, which other ranks need not
+            font_families(self.font)
 
 
 FOLDERS = tuple(
