@@ -54,7 +54,7 @@ def _after_colon(match: Match) -> bool:
 
 
 def _header(match: Match) -> bool:
-    return match["scheme"] is not None or _mixed(match)
+    return (match["scheme"] is not None and not _PROSE.match(match["secret"])) or _mixed(match)
 
 
 def _after_name(match: Match) -> bool:

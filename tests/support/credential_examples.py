@@ -296,6 +296,7 @@ DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
 """)
 ORDINARY_TEXTS = _lines(r"""
 Authorization: required
+Authorization: Bearer missing
 a bearer of good news, with Basic blocks
 https://host/x?filter=loss%3D0.1%26sort_key%3Dval2
 <ns:key type="x">val_loss2</ns:key>
