@@ -138,7 +138,8 @@ class RowMeasurement:
             self.write_live(windows.steps_done)
 
     def _end_window(self, windows: StepWindows, number: int) -> None:
-        self.write_row(number, {}, partial=windows.end(number))
+        self.write_row(number, {}, partial=windows.is_partial(number))
+        windows.end()
         self._begin()
 
     def write_row(
@@ -202,6 +203,6 @@ class RowMeasurement:
         if not has_finished:  # the other ranks may be gone
             self.meter.reduce_over_ranks = False
         try:
-            self.write_row(windows.steps_done, {}, partial=windows.end(windows.steps_done))
+            self.write_row(windows.steps_done, {}, partial=windows.is_partial(windows.steps_done))
         except Exception as error:  # noqa: BLE001 - a device that failed; the run must end all the same
             _log.warning("the last steps up to %d were dropped: %s", windows.steps_done, error)

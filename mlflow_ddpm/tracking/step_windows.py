@@ -61,8 +61,10 @@ class StepWindows:
         self.steps_done, self.has_steps = done, True
         return done % self.every == 0
 
-    def end(self, number: int) -> bool:
-        """End the open window at this number of steps; return whether it is partial."""
-        is_partial = self._is_resumed_inside or number % self.every != 0
+    def is_partial(self, number: int) -> bool:
+        """Return whether the open window, ended at this number of steps, is a part of one."""
+        return self._is_resumed_inside or number % self.every != 0
+
+    def end(self) -> None:
+        """End the open window, whose row is written: one that failed is tried again, or named, when the run ends."""
         self.has_steps = self._is_resumed_inside = False
-        return is_partial
