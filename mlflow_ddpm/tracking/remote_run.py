@@ -20,6 +20,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
+from mlflow_ddpm.storage.fault_rules import PASSING_ERRNO
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
@@ -253,6 +254,8 @@ class RemoteRun:
         """Set a file aside unless the fault may pass. Whatever else reading or encoding it raised will come again."""
         if isinstance(error, StoreError) and not isinstance(error, ItemRefusedError):
             raise error
+        if isinstance(error, OSError) and error.errno in PASSING_ERRNO:
+            raise StoreUnavailableError(f"{name} cannot be read now: {error.strerror}") from error
         self._set_aside(name, error)
 
     def _set_aside(self, name: str, error: Exception) -> None:
