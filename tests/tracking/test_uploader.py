@@ -159,7 +159,7 @@ def test_odd_tags_params_and_metrics_are_set_aside_alone(sqlite_uri: str) -> Non
 @pytest.mark.parametrize(
     ("poison", "aside"),
     [
-        (b'"odd"', {f"metric odd, epoch {epoch}" for epoch in range(3)}),
+        (b'"odd"', {f"metric odd, step {epoch}" for epoch in range(3)}),
         *map(
             slow,
             (b"bad", b'"params": [{', b"experiments/get?", b"note.content"),
