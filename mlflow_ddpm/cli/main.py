@@ -6,6 +6,7 @@ call, 1 for everything else.
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from mlflow_ddpm.cli import compare, download, export, history, publish, sample,
 from mlflow_ddpm.cli.parser import CommandParser
 from mlflow_ddpm.cli.terminal import discard_stdout, log_to_stderr, prepare_streams, print_error
 from mlflow_ddpm.core.errors import MlflowDdpmError, RunMissingError, UsageError
+from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.core.version import __version__
 
 _EPILOG = """environment:
@@ -55,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory ({first_line(error)}){getattr(args, 'when_out_of_memory', '')}", 1)
     return 0
 
 
@@ -72,6 +78,11 @@ def build_parser() -> CommandParser:
     for module in (train, sample, publish, download, export, compare, history, sync, status):
         module.add(commands)
     return parser
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, NumPy or torch, on the CPU or a GPU, got no memory."""
+    return isinstance(error, MemoryError) or bool(re.search(r"out of memory|(can't|not enough).*memory", str(error)))
 
 
 def _fail(message: str, status: int) -> int:

@@ -31,7 +31,11 @@ def add(commands: Commands) -> None:
         "mlflow-ddpm train --data emnist-mnist --data-dir ~/emnist --epochs 8",
     )
     add_training_options(parser)
-    parser.set_defaults(run=run, when_interrupted="; run the same command to continue from the last checkpoint")
+    parser.set_defaults(
+        run=run,
+        when_interrupted="; run the same command to continue from the last checkpoint",
+        when_out_of_memory="; choose a smaller --batch-size or --base-channels: --dry-run estimates what they take",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -193,3 +193,15 @@ def test_an_unknown_option_is_refused_by_name() -> None:
 
     assert done.returncode == 2
     assert done.stderr == "mlflow-ddpm: error: train has no option --epoch-count; did you mean --epochs?\n"
+
+
+@pytest.mark.slow
+def test_a_model_too_large_for_the_memory_ends_in_one_line() -> None:
+    """Before a run is made; the line names the options that decide, and the dry run that estimates them."""
+    command = f"ulimit -v 6000000; {sys.executable} -m mlflow_ddpm train --base-channels 4096 --output-dir out"
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True, timeout=300)
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "out of memory (" in done.stderr
+    assert "choose a smaller --batch-size or --base-channels: --dry-run estimates" in done.stderr
+    assert not Path("mlruns").exists()
