@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,10 +72,9 @@ def test_an_ftp_server_that_never_answers_holds_nothing_up(
     """Python's FTP client waits for ever; neither a list, nor a download, nor an upload does."""
     for module in ("artifacts", "mlflow_run"):
         monkeypatch.setattr(f"mlflow_ddpm.storage.{module}.ANSWER_SEC", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=_greet, args=(server, greeting), daemon=True).start()
+    with _ftp_server(greeting) as port:
         client = MlflowClient(sqlite_uri)
-        place = f"ftp://ann@127.0.0.1:{server.getsockname()[1]}/files"
+        place = f"ftp://ann@127.0.0.1:{port}/files"
         run = MlflowRun(sqlite_uri, client.create_run(client.create_experiment("x", place)).info.run_id)
         artifacts = Artifacts(run)
         (tmp_path / "a.txt").touch()
@@ -86,10 +88,26 @@ def test_an_ftp_server_that_never_answers_holds_nothing_up(
                 call()
 
 
-def _greet(server: socket.socket, greeting: bytes) -> None:
-    """Take every connection, say hello, and nothing more."""
-    kept = []
-    with contextlib.suppress(OSError):
-        while True:
-            kept.append(server.accept()[0])
-            kept[-1].sendall(greeting)
+@contextlib.contextmanager
+def _ftp_server(greeting: bytes) -> Iterator[int]:
+    """Give the port of a server that takes every connection, says hello, and nothing more."""
+    before = set(threading.enumerate())
+    connections: list[socket.socket] = []
+
+    def greet() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connections.append(server.accept()[0])
+                connections[-1].sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)  # ends accept()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # ftplib leaves its socket open when the server goes
+        for connection in connections:
+            connection.close()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        gc.collect()
