@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import ItemRefusedError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.foreign_files import check_sendable
@@ -71,10 +71,22 @@ class MlflowRun:
         }
 
     def logged_points(self) -> frozenset[tuple[str, int, int]]:
-        """Return (key, step, timestamp) of every point. File stores keep a point that is sent twice, SQL stores not."""
-        with translate_mlflow_errors(self.tracking_uri), long_lived_objects_left_alone():
+        """Return (key, step, timestamp) of every point. File stores keep a point that is sent twice, SQL stores not.
+
+        A server may fail for ever on the history of one metric, whose points are then left out.
+        """
+        with translate_mlflow_errors(self.tracking_uri):
             keys = [key for key in self._client.get_run(self.run_id).data.metrics if is_row_key(key)]
-            return frozenset((key, p.step, p.timestamp) for key in keys for p in self._history(key))
+        points: set[tuple[str, int, int]] = set()
+        has_failed = False
+        for key in keys:
+            try:
+                points.update((key, *place) for place in self.times_of(key))
+            except StoreError:
+                if has_failed:
+                    raise
+                has_failed = True
+        return frozenset(points)
 
     def times_of(self, key: str) -> set[tuple[int, int]]:
         """Return (step, timestamp) of every point of one metric."""

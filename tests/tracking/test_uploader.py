@@ -195,6 +195,21 @@ def test_what_a_server_fails_on_for_ever_holds_nothing_up(
     assert points_on_disk("out") == points_in_store(server_uri, tracker.run_id)
 
 
+@pytest.mark.slow
+def test_rows_do_not_wait_for_a_history_that_a_server_fails_to_give(server_uri: str) -> None:
+    """After an outage the tracker asks what has arrived; of one metric it may never know."""
+    with front_of(server_uri) as front:
+        front.poison = b"metric_key=lr"
+        tracker = MetricsTracker("out", tracking_uri=front.url)
+        for epoch in range(3):
+            front.become(503 if epoch == 1 else "pass")
+            _epoch(tracker, epoch)
+            tracker.flush(5)
+        assert tracker.close()
+
+    assert points_on_disk("out") == points_in_store(server_uri, tracker.run_id)
+
+
 def _put_back(backup: Path) -> None:
     backup.replace("mlflow.db")
 
