@@ -11,15 +11,15 @@ from mlflow_ddpm.core.metrics import METRICS, Metric
 _PIPELINE = {
     "sample/accuracy": (
         "Sample accuracy, guidance 2",
-        "Share of samples at guidance 2, equally many of each class, in which a classifier finds the class asked for.",
+        "Share of samples at guidance 2, equally many of each class, that a classifier assigns to the requested class.",
     ),
     "sample/accuracy_g1": (
         "Sample accuracy, guidance 1",
-        "Share of samples at guidance 1, plain sampling, in which the classifier finds the class asked for.",
+        "Share of samples at guidance 1, plain sampling, that the classifier assigns to the requested class.",
     ),
     "sample/classifier_accuracy": (
         "Classifier accuracy",
-        "Share of held-out real images in which the classifier finds the right class.",
+        "Share of held-out real images that the classifier assigns to their class.",
     ),
     "sample/frechet": (
         "Sample Fréchet distance, guidance 2",
@@ -31,7 +31,7 @@ _PIPELINE = {
     ),
     "sample/real_frechet": (
         "Fréchet distance of real halves",
-        "Squared Fréchet distance of two halves of real images, each as many as the samples: a perfect model's.",
+        "Squared Fréchet distance of two halves of real images, each as many as the samples: a perfect model's value.",
     ),
     **{
         f"loss_t/q{quarter}": (
@@ -54,7 +54,7 @@ _PIPELINE = {
     },
     "update/weight_ratio": (
         "Update to weight",
-        "L2 norm of the epoch's last step over that of all weights before it; near 1e-3 in mid-training is usual.",
+        "L2 norm of the weights' change in the epoch's last step, divided by that of the weights; about 1e-3 is usual.",
     ),
     "time/data_sec": (
         "Data time",
@@ -62,7 +62,7 @@ _PIPELINE = {
     ),
     "time/maintenance_sec": (
         "Maintenance time",
-        "Time not in `epoch_time_sec`: for this epoch's grid and evaluation, and for the checkpoint before it.",
+        "Time outside `epoch_time_sec`: this epoch's sample grid and evaluation, and the previous epoch's checkpoint.",
     ),
 }
 INSIGHT = "Diagnostics"

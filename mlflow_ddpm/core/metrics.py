@@ -63,13 +63,13 @@ class EpochMetrics:
         "Gradient norm",
         "",
         "Gradient Norm",
-        "Mean over batches of the global L2 norm of all gradients, before clipping.",
+        "Mean of the finite global L2 norms of all gradients, before clipping, of the batches that have one.",
     )
     samples_per_sec: float | None = _metric(
-        "Throughput", "samples/s", "Throughput", "Samples of all ranks over `epoch_time_sec`."
+        "Throughput", "samples/s", "Throughput", "Samples of all ranks, divided by `epoch_time_sec`."
     )
     batches_per_sec: float | None = _metric(
-        "Batch rate", "batches/s", "Throughput", "Batches of rank 0 over `epoch_time_sec`."
+        "Batch rate", "batches/s", "Throughput", "Batches of rank 0, divided by `epoch_time_sec`."
     )
     gpu_allocated_mb: float | None = _metric(
         "GPU allocated", "MiB", "GPU Memory", "CUDA memory in tensors at the end of the epoch (2**20 bytes)."
@@ -81,10 +81,13 @@ class EpochMetrics:
         "GPU peak", "MiB", "GPU Memory", "Largest allocated CUDA memory since `start_epoch`."
     )
     ema_delta_norm: float | None = _metric(
-        "EMA distance", "", "EMA", "Global L2 distance between live parameters and their EMA shadow."
+        "EMA distance", "", "EMA", "Global L2 distance between the model's parameters and their moving average (EMA)."
     )
     epoch_time_sec: float | None = _metric(
-        "Epoch time", "s", "Timing", "From `start_epoch` to the entry of `end_epoch`, queued device work included."
+        "Epoch time",
+        "s",
+        "Timing",
+        "From `start_epoch` to `end_epoch`, less pauses; queued device work counts.",
     )
     cumulative_time_sec: float | None = _metric(
         "Cumulative time", "s", "Timing", "Sum of `epoch_time_sec` over the run, epochs before a resume included."
@@ -106,7 +109,7 @@ class EpochMetrics:
         "Partial",
         "",
         "Epoch",
-        "1 if the row covers a part of its epoch or window only, as after a resume inside it; else 0.",
+        "1 if the row covers only part of its epoch or window: after a resume in the middle, or at the end; else 0.",
     )
     # What follows are not metrics of the table: the caller's own scalars, and when the row was written.
     extra: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))

@@ -14,9 +14,7 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
-@rule(
-    "Non-finite batches", "error", "a batch whose loss or gradient norm is NaN or infinite, not counting skipped steps"
-)
+@rule("Non-finite batches", "error", "a batch whose loss is NaN or infinite; of finite losses, see `skipped_steps`")
 def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite_epochs("loss_mean")
@@ -32,7 +30,9 @@ def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     return RuleHit(f"{what} a NaN or infinite loss or gradient norm, first in epoch {epochs[0]}{whole}.", epochs)
 
 
-@rule("Skipped steps", "info", "a batch whose loss is finite and whose gradient norm is NaN or infinite")
+@rule(
+    "Skipped steps", "info", "a batch with a finite loss and a gradient norm that is not (GradScaler skips such steps)"
+)
 def skipped_steps(run: RunHistory) -> RuleHit | None:
     """Steps with a finite loss and gradients that are not, as GradScaler skips them."""
     counts = {row.epoch: row.skipped_steps for row in run.rows if row.skipped_steps}
@@ -61,8 +61,8 @@ def nonfinite_weights(run: RunHistory) -> RuleHit | None:
 @rule(
     "Divergence",
     "error",
-    f"the loss ends NaN or infinite, or above its best level by both {DIVERGED - 1:.0%} and {SIGMAS} standard "
-    "deviations of its noise",
+    f"at the run's end the loss is NaN or infinite, or exceeds its best level by more than {DIVERGED - 1:.0%} and by "
+    f"more than {SIGMAS} standard deviations of its noise",
 )
 def divergence(run: RunHistory) -> RuleHit | None:
     """A loss that went up and stayed there."""
@@ -94,8 +94,9 @@ def divergence(run: RunHistory) -> RuleHit | None:
 @rule(
     "Loss spike",
     "warning",
-    f"for a while, the mean loss is {SPIKE - 1:.0%} above its median of the ten epochs before, or the largest batch "
-    f"loss is {BATCH_SPIKE:g} times its own; rises below {SIGMAS} standard deviations of the noise do not count",
+    f"in one or more epochs the mean loss is {SPIKE - 1:.0%} above its median over the ten epochs before, or the "
+    f"largest batch loss is {BATCH_SPIKE:g} times the median of the largest ones; a rise must exceed {SIGMAS} standard "
+    "deviations of the noise",
 )
 def loss_spike(run: RunHistory) -> RuleHit | None:
     """A loss that jumps and comes down again."""
@@ -163,8 +164,8 @@ def plateau(run: RunHistory) -> RuleHit | None:
 @rule(
     "Gradient explosion",
     "error",
-    f"a gradient norm of {EXPLODED:g} times the median of the ten epochs before or, at the run's end, of "
-    f"{EXPLODED:g} times its lowest level",
+    f"the gradient norm is {EXPLODED:g} times its median over the ten epochs before, and {SIGMAS} standard deviations "
+    f"above it; or, at the run's end, {EXPLODED:g} times its lowest level",
 )
 def gradient_explosion(run: RunHistory) -> RuleHit | None:
     """A gradient norm that shoots up, at once or little by little."""

@@ -63,9 +63,9 @@ def ema_idle(run: RunHistory) -> RuleHit | None:
 @rule(
     "Learning-rate anomaly",
     "warning",
-    f"the learning rate is negative, NaN or infinite; is 0 for {LR_ZERO_EPOCHS} epochs in a row; comes down and then "
-    f"rises to {LR_JUMP:g} times its earlier peak; or is {LR_JUMP:g} times higher or {LR_FALL:g} times lower after a "
-    f"resume than before it, unless a schedule had ended there, below {LR_RAN_OUT:.1%} of its peak",
+    f"the learning rate is negative, NaN or infinite; is 0 for {LR_ZERO_EPOCHS} epochs in a row; falls and later "
+    f"exceeds {LR_JUMP:g} times its earlier peak; or, at a resume, falls to less than 1/{LR_FALL:g}, or rises to more "
+    f"than {LR_JUMP:g} times the rate before (unless that was below {LR_RAN_OUT:.1%} of the peak, at a schedule's end)",
 )
 def lr_anomaly(run: RunHistory) -> RuleHit | None:
     """A learning rate that no schedule intends."""
