@@ -14,7 +14,7 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
-@rule("Non-finite batches", "error", "a batch whose loss is NaN or infinite; of finite losses, see `skipped_steps`")
+@rule("Non-finite batches", "error", "a batch whose loss is NaN or infinite (only the norm: see `skipped_steps`)")
 def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite_epochs("loss_mean")
@@ -95,7 +95,7 @@ def divergence(run: RunHistory) -> RuleHit | None:
     "Loss spike",
     "warning",
     f"in one or more epochs the mean loss is {SPIKE - 1:.0%} above its median over the ten epochs before, or the "
-    f"largest batch loss is {BATCH_SPIKE:g} times the median of the largest ones; a rise must exceed {SIGMAS} standard "
+    f"largest batch loss is {BATCH_SPIKE:g} times its own median there; a rise must exceed {SIGMAS} standard "
     "deviations of the noise",
 )
 def loss_spike(run: RunHistory) -> RuleHit | None:
