@@ -27,7 +27,7 @@ _EDITS = {
         ("    nonfinite_batches: int\n", "    loss_range: float | None\n"),
         (
             "        nonfinite_batches=len(bad_losses | bad_norms),\n",
-            "        loss_range=None if loss.most is None or loss.least is None else loss.most - loss.least,\n",
+            "        loss_range=max(batches.losses) - min(batches.losses),\n",
         ),
     ],
     # A plot: one row.
