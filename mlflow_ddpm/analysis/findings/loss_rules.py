@@ -14,7 +14,7 @@ PLATEAU, PLATEAU_EPOCHS = 0.005, 40
 EXPLODED, VANISHED = 10.0, 1e-3
 
 
-@rule("Non-finite batches", "error", "a batch whose loss is NaN or infinite (only the norm: see `skipped_steps`)")
+@rule("Non-finite batches", "error", "a batch whose loss is NaN or infinite (norm alone: `skipped_steps`)")
 def nonfinite_batches(run: RunHistory) -> RuleHit | None:
     """NaN and infinities in loss or gradient."""
     lost = run.nonfinite_epochs("loss_mean")
