@@ -123,10 +123,12 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def _take(self, name: str, value: Any) -> Any:
         """Return a value as it can be recorded; one that cannot, or whose name cannot, is one warning and None."""
         rows = self.tracker._rows  # noqa: SLF001 - ours
+        if value is None:
+            return None
         try:
-            if name in {"loss", *_OWN}:
-                return sample_count(value) if name == "batch_size" or value is None else scalar(name, value)
-            return scalar(name, rows.checked_extras({name: value})[name])
+            if name == "batch_size":
+                return sample_count(value)
+            return scalar(name, value if name in {"loss", *_OWN} else rows.checked_extras({name: value})[name])
         except UsageError as error:
             self._warn(name, error)
             return None

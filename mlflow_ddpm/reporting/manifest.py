@@ -35,7 +35,7 @@ class OutputFile:
 
 
 def find_plot_files(names: Iterable[str], save_dir: Path, plot_paths: Mapping[str, Path] | None) -> dict[str, Path]:
-    """Return plots to embed: those given, or raise UsageError for no plot or no file; else those in ``save_dir``."""
+    """Return the plots to embed, those given or in ``save_dir``; raise UsageError for an unknown or missing one."""
     names = list(names)
     if plot_paths is None:
         drawn = {name: save_dir / f"{name}.png" for name in names}

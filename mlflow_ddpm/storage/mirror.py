@@ -252,7 +252,7 @@ class Mirror:
         elif self._warned is not None and self._journal.is_current(self.rows):
             self._warned = None
             where, count = display_path(self.directory), count_of(len(self.rows), "row")
-            _log.warning("%s can be written again, and has all of them (%s)", where, count)
+            _log.warning("%s can be written again, and has every row (%s)", where, count)
 
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:

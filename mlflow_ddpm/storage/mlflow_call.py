@@ -191,7 +191,7 @@ def is_first_use(tracking_uri: str) -> bool:
 
 @contextlib.contextmanager
 def exclusive_migration(tracking_uri: str) -> Iterator[None]:
-    """Hold a lock while the body runs, if the URI is a sqlite file's; OSError if it is not to be had in two minutes."""
+    """Hold a lock while the body runs, if the URI is a sqlite file's; raise OSError after two minutes without it."""
     path = sqlite_file(tracking_uri)
     if path is None:
         yield

@@ -49,7 +49,7 @@ def is_row_key(key: str) -> bool:
 
 
 def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
-    """Return all points of a metric; ``fetch`` returns the page of a token. HistoryError: the pages have no end."""
+    """Return all points of a metric; ``fetch`` returns the page of a token; raise HistoryError without end."""
     page = fetch(None)
     points, token = list(page), page.token
     for _ in range(_MOST_PAGES):

@@ -25,7 +25,7 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 def move_finished(mirror: Mirror, target: RunTarget) -> bool:
-    """Move the directory of a finished run that is not asked for aside, or raise UsageError; return whether it was."""
+    """Move aside the directory of a finished run that is not asked for, or raise UsageError; return whether it did."""
     directory = mirror.directory
     state = DeliveryState.load(directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None or state.status != "FINISHED":

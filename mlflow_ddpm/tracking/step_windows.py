@@ -25,7 +25,7 @@ class StepWindows:
 
     @classmethod
     def create(cls, every_n_steps: Any) -> Self | None:
-        """Return windows of a length, a whole number above 0, or raise UsageError; None: the loop counts epochs."""
+        """Return windows of this length, None where the loop counts epochs; raise UsageError unless above 0."""
         if every_n_steps is None:
             return None
         return cls(whole_number("every_n_steps", every_n_steps, 1))

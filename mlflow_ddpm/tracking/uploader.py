@@ -89,7 +89,8 @@ class Uploader:
         if isinstance(item, (EpochMetrics, Tags)):
             self._rows.append(item)
             return self._row_lane
-        if item not in list(self._files)[1:]:  # the first may be under way, with what the file held before
+        # A file that waits is sent as it then is; the first may be under way, with what it held before.
+        if not (isinstance(item, Artifact) and item in list(self._files)[1:]):
             self._files.append(item)
         return self._file_lane
 

@@ -1,9 +1,9 @@
-"""Measure what it costs a training step to tell loss by noise level, gradients by part and the rest of its diagnostics.
+"""Measure what diagnostics cost a training step: loss by noise level, gradients by part and the rest.
 
     python tests/bench/diagnostics.py [--quick]
 
-Two learners of the default digits run take steps in turn, one of them with clipping by torch alone and nothing told.
-The clock is the process's CPU time on one thread, which a neighbour disturbs least.
+Two trainers of the default digits run take steps in turn, one of them with clipping by torch alone and nothing
+recorded. The clock is the process's CPU time on one thread, which a neighbour disturbs least.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Silent(EpochDiagnostics):
 
 
 def steps_of(trainer: Trainer) -> Iterator[None]:
-    """Take a step at each ``next``, epoch after epoch; the tellers are read at each epoch's end."""
+    """Take a step at each ``next``, epoch after epoch; the diagnostics are read at each epoch's end."""
     for epoch in itertools.count():
         for _ in trainer.train_epoch(epoch):
             yield
@@ -77,20 +77,20 @@ def steps_of(trainer: Trainer) -> Iterator[None]:
 
 def main() -> None:
     """Print one line."""
-    parser = argparse.ArgumentParser(description="Measure what diagnostics costs a training step.")
-    parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, judges nothing")
+    parser = argparse.ArgumentParser(description="Measure what diagnostics cost a training step.")
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, measures nothing")
     epochs = 1 if parser.parse_args().quick else 16
     torch.set_num_threads(1)
     config = from_options({"device": "cpu"}).resolve()
     data = load_dataset(config.data).train
-    learners = [kind(config, data, 10, ALONE) for kind in (Trainer, Bare)]
-    told, bare = (steps_of(trainer) for trainer in learners)
-    batches = learners[0].batches_per_epoch
-    for stream in (told, bare):
+    trainers = [kind(config, data, 10, ALONE) for kind in (Trainer, Bare)]
+    recording, bare = (steps_of(trainer) for trainer in trainers)
+    batches = trainers[0].batches_per_epoch
+    for stream in (recording, bare):
         next(stream)
     # Pairs of whole epochs, so that what comes once an epoch is paid; within a pair the two take turns step by step.
-    ratios = [pair[0] / pair[1] for pair in (_epoch_of_each(told, bare, batches) for _ in range(epochs))]
-    parameters = sum(p.numel() for p in learners[0].model.parameters())
+    ratios = [pair[0] / pair[1] for pair in (_epoch_of_each(recording, bare, batches) for _ in range(epochs))]
+    parameters = sum(p.numel() for p in trainers[0].model.parameters())
     print(
         f"a training step ({parameters:,} parameters, batch {config.train.batch_size}) with diagnostics, beside the "
         f"same without: {statistics.median(ratios):.4f} x (median of {epochs} epochs of {batches} steps; "
@@ -98,12 +98,12 @@ def main() -> None:
     )
 
 
-def _epoch_of_each(told: Iterator[None], bare: Iterator[None], batches: int) -> tuple[float, float]:
+def _epoch_of_each(recording: Iterator[None], bare: Iterator[None], batches: int) -> tuple[float, float]:
     sums = [0.0, 0.0]
     for step in range(batches):
         for which in (0, 1) if step % 2 else (1, 0):
             began = time.process_time()
-            next((told, bare)[which])
+            next((recording, bare)[which])
             sums[which] += time.process_time() - began
     return sums[0], sums[1]
 

@@ -219,5 +219,5 @@ def test_a_full_disk_is_one_warning_and_loses_no_row(tmp_path: Path, caplog: pyt
     assert ["0", "1", "2"] == [cells["epoch"] for cells in _table(tmp_path)]
     warning, relief = (record.getMessage() for record in caplog.records)
     assert "cannot write to" in warning
-    assert "can be written again, and has all of them (3 rows)" in relief
+    assert "can be written again, and has every row (3 rows)" in relief
     assert "No space left" in caplog.text

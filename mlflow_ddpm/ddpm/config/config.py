@@ -36,7 +36,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def resolve(self) -> Self:
-        """Return the settings with every ``None`` replaced by the preset's value; ConfigError: two do not fit."""
+        """Return the settings with every ``None`` as the preset has it; raise ConfigError if two do not fit."""
         groups = {}
         for group, values in preset_values(self.train.preset, self.data.name).items():
             chosen = getattr(self, group)
@@ -79,7 +79,7 @@ def name_flags(message: str) -> str:
 
 
 def from_options(values: Mapping[str, Any]) -> Config:
-    """Return the settings of values by :attr:`Option.dest`, others at their defaults, or raise ConfigError."""
+    """Return settings from values by :attr:`Option.dest`, the others' defaults; raise ConfigError for a wrong one."""
     known = {o.dest: o for o in options()}
     unknown = sorted(set(values) - set(known))
     if unknown:
