@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlflow_ddpm.analysis.history import HistorySource, is_on_another_rank, load_history, log_made
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.atomic_file import replace_file
+from mlflow_ddpm.core.csv_table import csv_bytes
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.plotting.annotations import run_subtitle
-from mlflow_ddpm.plotting.figure import FORMATS, FigureGrid, build_figure, width_of, write_figure
-from mlflow_ddpm.plotting.plot_data import write_plot_data
+from mlflow_ddpm.plotting.comparison import draw_overlay
+from mlflow_ddpm.plotting.figure import FORMATS, WIDTHS, FigureGrid, build_figure, width_of, write_figure
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns, plot_named
+from mlflow_ddpm.plotting.run_styles import MOST_END_LABELS, NamedRuns, add_legend, run_lines
+from mlflow_ddpm.plotting.text import run_subtitle
 from mlflow_ddpm.plotting.themes import FONTS, THEMES, check_choice, font_families, theme_context
 from mlflow_ddpm.reporting.paper_tables import write_key_results
 
@@ -68,6 +70,34 @@ def make_figure(
     return build_figure(panels, theme=theme, width=width, font=font, add_header=add_header)
 
 
+def make_comparison(
+    name: str, runs: NamedRuns, *, theme: str = "dark", width: str | None = None, font: str = ""
+) -> Figure:
+    """Return one of the eleven plots with all runs, each a name and a history, in it: as :func:`make_figure` of one.
+
+    A name with several histories is a group: the mean of its runs, in a band from the lowest to the highest.
+
+    Raises:
+        UsageError: no such plot, theme, width or font.
+    """
+    check_choice("theme", theme, THEMES)
+    plot, lines = plot_named(name), run_lines(runs, theme)  # the legend may shorten their names
+    worded = lines[0].histories[0].worded
+    has_legend = len(plot.panels) > 1 or len(lines) > MOST_END_LABELS
+
+    def add_header(grid: FigureGrid) -> None:
+        if has_legend:
+            lines[:] = add_legend(grid, lines)
+        if len(plot.panels) > 1:
+            grid.add_header(worded(plot.title), "")
+
+    panels = [
+        (worded(panel.title), partial(draw_overlay, quantity=panel.quantity, runs=lines, is_named=not has_legend))
+        for panel in plot.panels
+    ]
+    return build_figure(panels, theme=theme, width=width, font=font, add_header=add_header)
+
+
 class FigureSet(NamedTuple):
     """Which files are made of the plots: a theme, some formats and, of the theme paper, some widths and a font.
 
@@ -94,25 +124,24 @@ class FigureSet(NamedTuple):
         return wanted
 
     @classmethod
-    def from_file_names(cls, folder: str, names: Collection[str]) -> list[FigureSet]:
-        """Return the sets that files of these names in a folder belong to, one a width: each has formats of its own."""
+    def from_file_names(cls, folder: str, names: Collection[str]) -> FigureSet | None:
+        """Return the set that files of these names in a folder belong to; None if no figures are among them."""
         theme, _, font = folder.partition("-")
         stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
-        formats = {width: tuple(f for f in FORMATS if f"{stem}.{f}" in names) for width, stem in stems.items()}
-        made = {width: names for width, names in formats.items() if names}
-        return [cls(theme, names, (width,) if theme == "paper" else (), font) for width, names in made.items()]
+        files = [(width, fmt) for width, stem in stems.items() for fmt in FORMATS if f"{stem}.{fmt}" in names]
+        formats, widths = (_listed([file[i] for file in files]) for i in (1, 0))
+        return cls(theme, formats, widths if theme == "paper" else (), font) if files else None
 
     @classmethod
     def merge(cls, sets: Iterable[FigureSet]) -> list[FigureSet]:
-        """Return sets of the same figures, of which none is in two: one for each theme, font and width."""
-        formats: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
+        """Return one set for each folder, with all formats and widths of the sets of that folder."""
+        merged: dict[str, FigureSet] = {}
         for figures in sets:
-            for width in figures.widths or ("single",):
-                widths = (width,) if figures.theme == "paper" else ()
-                formats.setdefault((figures.theme, figures.font, widths), set()).update(figures.formats)
-        return [
-            cls(theme, tuple(sorted(names)), widths, font) for (theme, font, widths), names in sorted(formats.items())
-        ]
+            widths = figures.widths or (WIDTHS[:1] if figures.theme == "paper" else ())
+            before = merged.get(figures.folder, figures._replace(formats=(), widths=()))
+            formats, widths = _listed([*before.formats, *figures.formats]), _listed([*before.widths, *widths])
+            merged[figures.folder] = before._replace(formats=formats, widths=widths)
+        return list(merged.values())
 
     @property
     def folder(self) -> str:
@@ -183,14 +212,20 @@ def write_figures(history: RunHistory, directory: Path, wanted: FigureSet) -> li
 
     written = [path for paths in write_plots(make, directory, wanted).values() for path in paths]
     if {"pdf", "svg"} & set(wanted.formats):
-        data = [(plot_columns(plot.name, history), directory / f"{plot.name}.csv") for plot in PLOTS]
-        written += [write_plot_data(columns, path) for columns, path in data]
+        written += [write_plot_data(plot.name, history, directory) for plot in PLOTS]
         written += write_key_results(history, directory)
     if wanted.theme == "paper":
         path = directory / CAPTIONS_NAME
         replace_file(path, "".join(f"{name}: {text}\n\n" for name, text in captions.items()).encode())
         written.append(path)
     return written
+
+
+def write_plot_data(name: str, history: RunHistory, directory: Path) -> Path:
+    """Write the numbers that a plot shows as a CSV beside its pictures."""
+    columns, path = plot_columns(name, history), directory / f"{name}.csv"
+    replace_file(path, csv_bytes(list(columns), zip(*columns.values(), strict=True)))
+    return path
 
 
 def _caption(name: str, history: RunHistory, facts: Iterable[str]) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlflow_ddpm.plotting.annotations import number
-from mlflow_ddpm.plotting.series import Floats
+from mlflow_ddpm.plotting.series import Floats, Series
+from mlflow_ddpm.plotting.text import epochs_text, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,3 +156,30 @@ def _value_label(ax: Axes, label: str) -> None:
     if written.get_window_extent().height > ax.bbox.height:
         head, bracket, unit = label.rpartition(" (") if " (" in label else label.rpartition(" ")
         written.set_text(f"{head}\n{bracket.strip()}{unit}")
+
+
+def show_placeholder(ax: Axes, reason: str) -> None:
+    """Write in the middle of empty axes why there is nothing to see."""
+    from matplotlib import rcParams
+
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.text(
+        0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=rcParams["axes.labelcolor"],
+        linespacing=1.6, gid="empty",
+    )  # fmt: skip
+
+
+def show_missing_reason(ax: Axes, drawn: Series, reason: str) -> bool:
+    """Return whether a series has no number at all; if so, the axes show whether and why it was never measured."""
+    if len(drawn.finite):
+        return False
+    if not len(drawn.epoch):
+        show_placeholder(ax, f"no {drawn.noun}s yet")
+    elif not drawn.measured:
+        show_placeholder(ax, f"not measured:\n{reason}")
+    else:
+        epochs = epochs_text(drawn, drawn.nonfinite_epochs)
+        show_placeholder(ax, f"measured, but never finite:\n{drawn.nonfinite_kind} in {epochs}")
+    return True

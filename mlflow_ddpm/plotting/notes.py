@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlflow_ddpm.plotting.annotations import muted_color, text_color
+import numpy as np
+
+from mlflow_ddpm.plotting.series import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +16,8 @@ NOTE_ROW = 1.4  # from one row of notes to the next, in the size of their letter
 BAND_ALPHA = 0.28
 _ROWS = 2
 _NOTE_GAP, _SWATCH_GAP = 1.3, 0.4  # after a note and after its swatch, in the size of their letters
+_LIGHT = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue at full strength
+_READABLE = 4.5  # what WCAG 2.1, level AA, asks of small letters
 _SWATCH_WIDTHS = {"band": 1.1, "bar": 0.8, "-": 1.7, "--": 2.1, ":": 1.7, "-.": 2.1}  # a marker takes 0.9
 
 
@@ -49,23 +53,23 @@ def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
     written = [
         ax.annotate(
             note.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
-            fontsize=size, color=text_color(note.color) if note.color else muted_color(), annotation_clip=False,
-            gid="note",
+            fontsize=size, color=text_color(note.color) if note.color else rcParams["axes.labelcolor"],
+            annotation_clip=False, gid="note",
         )
         for note in kept
     ]  # fmt: skip
     swatches = [em_px * (_SWATCH_WIDTHS.get(n.swatch, 0.9) + _SWATCH_GAP) if n.swatch else 0.0 for n in kept]
     widths = [w + text.get_window_extent().width for w, text in zip(swatches, written, strict=True)]
     for i in reversed(range(len(kept))):
-        if kept[i].brief and not _fit(_flow(widths, room, em_px), widths, room):
+        if kept[i].brief and not all(has_room for *_, has_room in _flow(widths, room, em_px)):
             written[i].set_text(kept[i].brief)
             widths[i] = swatches[i] + written[i].get_window_extent().width
     places = _flow(widths, room, em_px)
-    last = min(_ROWS - 1, max((row for row, _ in places), default=0)) if is_alone else _ROWS - 1
-    for note, text, swatch, width, (row, start) in zip(kept, written, swatches, widths, places, strict=True):
+    last = min(_ROWS - 1, max((row for row, *_ in places), default=0)) if is_alone else _ROWS - 1
+    for note, text, swatch, (row, start, has_room) in zip(kept, written, swatches, places, strict=True):
         up = 0.9 + NOTE_ROW * (last - row)
         text.xyann = ((start + swatch) / em_px, up)
-        text.set_visible(row < _ROWS and (start + width <= room or (row, start) == (0, 0.0)))
+        text.set_visible(has_room or (row, start) == (0, 0.0))
         if note.swatch and text.get_visible():
             _draw_swatch(ax, note, (start / ax.bbox.width, 1 + (up + 0.33) * em_px / ax.bbox.height), em_px)
 
@@ -76,7 +80,7 @@ def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float)
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
-    (x, y), color = place, note.color or muted_color()
+    (x, y), color = place, note.color or rcParams["axes.labelcolor"]
     em_x, em_y = em_px / ax.bbox.width, em_px / ax.bbox.height
     width = em_x * _SWATCH_WIDTHS.get(note.swatch, 0.9)
     if note.swatch in ("band", "bar"):
@@ -100,19 +104,15 @@ def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float)
     ax.add_artist(line)
 
 
-def _flow(widths: Sequence[float], room: float, em_px: float) -> list[tuple[int, float]]:
-    """Return row and start, in pixels, of notes put one after the other."""
+def _flow(widths: Sequence[float], room: float, em_px: float) -> list[tuple[int, float, bool]]:
+    """Return row and start, in pixels, of notes put one after the other, and whether there is room for each."""
     places, row, start = [], 0, 0.0
     for width in widths:
         if start and start + width > room:
             row, start = row + 1, 0.0
-        places.append((row, start))
+        places.append((row, start, row < _ROWS and start + width <= room))
         start += width + _NOTE_GAP * em_px
     return places
-
-
-def _fit(places: Sequence[tuple[int, float]], widths: Sequence[float], room: float) -> bool:
-    return all(row < _ROWS and start + width <= room for (row, start), width in zip(places, widths, strict=True))
 
 
 def note_rows(ax: Axes) -> int:
@@ -121,3 +121,20 @@ def note_rows(ax: Axes) -> int:
 
     notes = [text for text in ax.texts if isinstance(text, Annotation) and text.get_gid() == "note"]
     return len({text.xyann[1] for text in notes if text.get_visible()})
+
+
+def text_color(color: str) -> str:
+    """Return a colour for words: the given one, mixed with the text's own until it can be read on the background."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_hex, to_rgb
+
+    own, text, back = (np.array(to_rgb(c)) for c in (color, rcParams["text.color"], rcParams["axes.facecolor"]))
+    mixed = (own + share * (text - own) for share in np.linspace(0, 1, 21))
+    readable = next((rgb for rgb in mixed if contrast(rgb, back) >= _READABLE), text)
+    return to_hex((readable[0], readable[1], readable[2]))
+
+
+def contrast(color: Floats, other: Floats) -> float:
+    """Return the contrast of two colours (red, green, blue from 0 to 1), from 1 to 21: WCAG 2.1, contrast ratio."""
+    lights = [float(((c + 0.055) / 1.055) ** 2.4 @ _LIGHT) for c in (color, other)]  # no branch for near-black
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,20 +10,29 @@ import numpy as np
 
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
-from mlflow_ddpm.plotting.annotations import (
-    EndLabel,
-    add_end_labels,
-    duration,
-    epochs_text,
-    number,
+from mlflow_ddpm.plotting.axes import (
+    epoch_axis,
+    epoch_ticks,
+    linear_axis,
+    log_axis,
     show_missing_reason,
     show_placeholder,
+    width_in_em,
 )
-from mlflow_ddpm.plotting.axes import epoch_axis, epoch_ticks, linear_axis, log_axis, width_in_em
-from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
-from mlflow_ddpm.plotting.marks import Trace, band, bars, bars_stand_apart, downsampling_note, line, star
+from mlflow_ddpm.plotting.lines import (
+    Trace,
+    add_end_labels,
+    band,
+    bars,
+    bars_stand_apart,
+    downsampling_note,
+    line,
+    star,
+)
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.series import Quantity, Series, memory_unit, plus_minus_std, positive, series
+from mlflow_ddpm.plotting.text import duration, epochs_text, number
+from mlflow_ddpm.plotting.undrawable import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +53,7 @@ def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
         return
     _epoch_axis(ax, history)
     extent = (mean.finite, low.finite, high.finite)
+    unseen, mean_seen = None, mean
     if quantity.is_log:
         log_axis(ax, quantity.label(), *extent)
         unseen = mark_not_positive(ax, [Trace(mean)], "loss") or mark_not_positive(ax, [Trace(low)], "minimum")
@@ -50,22 +61,18 @@ def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     else:
         best = float(mean.finite.min())
         linear_axis(ax, quantity.label(), *extent, spikes=quantity.max_outlier_share, always_include=best)
-        unseen, mean_seen = None, mean
     band(ax, low, high, "C0")
     line(ax, Trace(mean_seen))
     epoch, value = star(ax, Trace(mean_seen), "C1")
-    add_notes(
-        ax,
-        [
-            *_exceptions(ax, mean, [mean_seen, low, high]),
-            unseen,
-            _best(mean, epoch, value),
-            Note("mean", "C0", swatch="-"),
-            Note("batch min\u2013max", "C0", "min\u2013max", "band"),
-            *_circumstances(ax, mean, history),
-            downsampling_note(ax, mean),
-        ],
-    )
+    brief = f"best {number(value)}"
+    explained = [
+        *_exceptions(ax, mean, [mean_seen, low, high]),
+        unseen,
+        Note(f"{brief} at {epochs_text(mean, np.array([epoch]))}", "C1", brief, "*", "best"),
+        Note("mean", "C0", swatch="-"),
+        Note("batch min\u2013max", "C0", "min\u2013max", "band"),
+    ]
+    _add_notes(ax, explained, mean, history, downsampling_note(ax, mean))
 
 
 def draw_distribution(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
@@ -80,17 +87,13 @@ def draw_distribution(ax: Axes, quantity: Quantity, history: RunHistory) -> None
     band(ax, low, high, "C0")
     line(ax, Trace(mean))
     line(ax, Trace(median, "C4", "--"), dots=False)  # on top of the mean, which shows between its dashes
-    add_notes(
-        ax,
-        [
-            *_exceptions(ax, mean, [mean, low, high]),
-            Note("mean", "C0", swatch="-"),
-            Note("median", "C4", swatch="--"),
-            Note("mean \u00b1 1\u03c3", "C0", "\u00b1 1\u03c3", "band"),
-            *_circumstances(ax, mean, history),
-            downsampling_note(ax, mean),
-        ],
-    )
+    explained = [
+        *_exceptions(ax, mean, [mean, low, high]),
+        Note("mean", "C0", swatch="-"),
+        Note("median", "C4", swatch="--"),
+        Note("mean \u00b1 1\u03c3", "C0", "\u00b1 1\u03c3", "band"),
+    ]
+    _add_notes(ax, explained, mean, history, downsampling_note(ax, mean))
 
 
 def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
@@ -107,18 +110,17 @@ def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     raised = max(bars(ax, better, "C2"), bars(ax, worse, "C3"))
     zero_line(ax)
     unchanged = change.measured - len(better.finite) - len(worse.finite)
-    add_notes(
-        ax,
-        [
-            Note(f"{len(better.finite):,} improving", "C2", "better", "bar"),
-            Note(f"{len(worse.finite):,} worsening", "C3", "worse", "bar"),
-            *_exceptions(ax, mean, [change]),
-            Note(f"{unchanged:,} unchanged") if unchanged else None,
-            _raised_note(raised) if raised else None,
-            *_circumstances(ax, mean, history),
-            downsampling_note(ax, change, is_bars=True),
-        ],
-    )
+    least = number(float(f"{raised:.2g}"))
+    explained = [
+        Note(f"{len(better.finite):,} improving", "C2", "better", "bar"),
+        Note(f"{len(worse.finite):,} worsening", "C3", "worse", "bar"),
+        *_exceptions(ax, mean, [change]),
+        Note(f"{unchanged:,} unchanged") if unchanged else None,
+        Note(f"changes under {least} are drawn {least} high", brief=f"lowest bars raised to {least}")
+        if raised
+        else None,
+    ]
+    _add_notes(ax, explained, mean, history, downsampling_note(ax, change, is_bars=True))
 
 
 def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
@@ -132,7 +134,7 @@ def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     exceptions = _exceptions(ax, values, [values])
     is_clipped = any(note.swatch in ("^", "v") for note in exceptions)
     extremes = Note(f"last {number(values.finite[-1])}") if is_clipped else _extremes(values)
-    add_notes(ax, [extremes, *exceptions, *_circumstances(ax, values, history), downsampling_note(ax, values)])
+    _add_notes(ax, [extremes, *exceptions], values, history, downsampling_note(ax, values))
 
 
 def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
@@ -145,51 +147,48 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
         return
     _epoch_axis(ax, history)
     linear_axis(ax, history.worded(quantity.label()), values.finite, np.zeros(1))
-    if bars_stand_apart(ax, values.spacing):
+    columns = int(_POINTS_PER_EM * width_in_em(ax))
+    stand_apart = bars_stand_apart(ax, values.spacing)
+    if stand_apart:
         bars(ax, values, "C0")
-        explained = None
     else:
-        columns = int(_POINTS_PER_EM * width_in_em(ax))
         line(ax, Trace(values), columns=columns)
-        explained = downsampling_note(ax, values, columns)
     median, color = float(np.median(values.finite)), str(rcParams["text.color"])
     ax.axhline(median, color=color, linestyle="--", linewidth=rcParams["lines.linewidth"] / 2, gid="median")
-    typical = Note(f"median {number(median)} {metric(quantity.metric).unit}", color, "median", "--", "median")
-    is_in_batches = quantity.metric == "batches_per_sec"
-    unknown = Note("batch sizes unknown: no samples/s", "C4", "no batch sizes") if is_in_batches else None
-    total = _total(values, history) if quantity.metric == "epoch_time_sec" else None
-    exceptions = _exceptions(ax, values, [values])
-    add_notes(ax, [typical, unknown, total, *exceptions, *_circumstances(ax, values, history), explained])
+    explained = [Note(f"median {number(median)} {metric(quantity.metric).unit}", color, "median", "--", "median")]
+    if quantity.metric == "batches_per_sec":
+        explained.append(Note("batch sizes unknown: no samples/s", "C4", "no batch sizes"))
+    if quantity.metric == "epoch_time_sec":  # the run's time counts epochs without a row too where it was measured
+        cumulative = series(history, "cumulative_time_sec").finite
+        total = cumulative[-1] if len(cumulative) else values.finite.sum()
+        explained.append(Note(f"training time {duration(total)}"))
+    explained += _exceptions(ax, values, [values])
+    _add_notes(ax, explained, values, history, None if stand_apart else downsampling_note(ax, values, columns))
 
 
 def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw peak, reserved and allocated CUDA memory as lines, each named at its end."""
-    drawn = [(name, Trace(series(history, name), color, style)) for name, color, style in _MEMORY]
-    drawn = [(name, trace) for name, trace in drawn if trace.series.measured] or drawn[:1]
-    unit, factor = memory_unit(quantity.metric, (trace.series for _, trace in drawn))
-    drawn = [(name, trace._replace(series=trace.series.scaled(factor))) for name, trace in drawn]
-    peak = drawn[0][1].series
+    names = {name: metric(name).label.removeprefix("GPU ") for name, *_ in _MEMORY}
+    traces = [Trace(series(history, name), color, style, names[name]) for name, color, style in _MEMORY]
+    traces = [trace for trace in traces if trace.series.measured] or traces[:1]
+    unit, factor = memory_unit(quantity.metric, (trace.series for trace in traces))
+    traces = [trace._replace(series=trace.series.scaled(factor)) for trace in traces]
+    peak = traces[0].series
     if show_missing_reason(ax, peak, quantity.missing_reason):
         return
     _epoch_axis(ax, history)
-    linear_axis(ax, f"GPU memory ({unit})", *(trace.series.finite for _, trace in drawn))
-    for _, trace in drawn:
+    linear_axis(ax, f"GPU memory ({unit})", *(trace.series.finite for trace in traces))
+    for trace in traces:
         line(ax, trace)
-    ends = [(metric(name).label.removeprefix("GPU "), trace) for name, trace in drawn if len(trace.series.finite)]
-    add_end_labels(ax, float(peak.epoch[-1]), [end_label(text, trace) for text, trace in ends])
+    add_end_labels(ax, float(peak.epoch[-1]), [trace for trace in traces if len(trace.series.finite)])
     epoch_ticks(ax, float(peak.epoch[0]), float(peak.epoch[-1]))
-    reserved = next((trace.series.finite for name, trace in drawn if name == "gpu_reserved_mb"), np.zeros(0))
-    exceptions = _exceptions(ax, peak, [trace.series for _, trace in drawn])
-    add_notes(
-        ax,
-        [_highest(peak, reserved, unit), *exceptions, *_circumstances(ax, peak, history), downsampling_note(ax, peak)],
-    )
-
-
-def end_label(text: str, trace: Trace) -> EndLabel:
-    """Return the label of a line at its last point."""
-    last = int(np.flatnonzero(trace.series.drawable)[-1])
-    return EndLabel(text, float(trace.series.epoch[last]), float(trace.series.value[last]), trace.color, trace.style)
+    top = int(np.nanargmax(peak.value))
+    brief = f"peak {number(peak.value[top])} {unit}"
+    text = f"{brief} at {epochs_text(peak, peak.epoch[[top]])}"
+    reserved = next((t.series.finite for t in traces if t.name == names["gpu_reserved_mb"]), np.zeros(0))
+    highest = Note(f"{text}, reserved up to {number(reserved.max())}" if len(reserved) else text, brief=brief)
+    exceptions = _exceptions(ax, peak, [trace.series for trace in traces])
+    _add_notes(ax, [highest, *exceptions], peak, history, downsampling_note(ax, peak))
 
 
 def zero_line(ax: Axes) -> None:
@@ -209,13 +208,12 @@ def _exceptions(ax: Axes, main: Series, drawn: list[Series]) -> list[Note]:
     return [*([nonfinite] if nonfinite else []), *mark_offscale(ax, [Trace(values) for values in drawn])]
 
 
-def _circumstances(ax: Axes, main: Series, history: RunHistory) -> list[Note | None]:
-    return [missing_note(main), mark_resumes(ax, [(Trace(main), history.resumed_at_epochs)])]
-
-
-def _best(loss: Series, epoch: float, value: float) -> Note:
-    brief = f"best {number(value)}"
-    return Note(f"{brief} at {epochs_text(loss, np.array([epoch]))}", "C1", brief, "*", "best")
+def _add_notes(
+    ax: Axes, explained: Iterable[Note | None], main: Series, history: RunHistory, downsampling: Note | None
+) -> None:
+    """Write a panel's notes, then those on the run: missing rows, resumes, and how many rows share a point."""
+    resumed = mark_resumes(ax, [(Trace(main), history.resumed_at_epochs)])
+    add_notes(ax, [*explained, missing_note(main), resumed, downsampling])
 
 
 def _extremes(values: Series) -> Note:
@@ -229,21 +227,3 @@ def _extremes(values: Series) -> Note:
     highest = f"highest {number(values.value[top])}"
     end = "the last" if not values.drawable[top + 1 :].any() else f"last {number(last)}"
     return Note(f"{highest}{where}, {end}", brief=highest)
-
-
-def _raised_note(height: float) -> Note:
-    text = number(float(f"{height:.2g}"))
-    return Note(f"changes under {text} are drawn {text} high", brief=f"lowest bars raised to {text}")
-
-
-def _total(values: Series, history: RunHistory) -> Note:
-    """Note the run's training time, which counts epochs without a row too where it was measured."""
-    cumulative = series(history, "cumulative_time_sec").finite
-    return Note(f"training time {duration(cumulative[-1] if len(cumulative) else values.finite.sum())}")
-
-
-def _highest(peak: Series, reserved: np.ndarray, unit: str) -> Note:
-    top = int(np.nanargmax(peak.value))
-    brief = f"peak {number(peak.value[top])} {unit}"
-    text = f"{brief} at {epochs_text(peak, peak.epoch[[top]])}"
-    return Note(f"{text}, reserved up to {number(reserved.max())}" if len(reserved) else text, brief=brief)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.plotting import descriptions as say
 from mlflow_ddpm.plotting import panels as draw
-from mlflow_ddpm.plotting import plot_data as data
-from mlflow_ddpm.plotting.descriptions import Sentence
-from mlflow_ddpm.plotting.series import EARLY, Quantity, positive
+from mlflow_ddpm.plotting import sentences as say
+from mlflow_ddpm.plotting.sentences import Sentence
+from mlflow_ddpm.plotting.series import EARLY, Quantity, Series, changes, plus_minus_std, positive, series
 from mlflow_ddpm.plotting.themes import check_choice
+
+MARK = "mark"  # the column of words: what is marked in a row
 
 
 class Plot(NamedTuple):
@@ -24,7 +28,7 @@ class Plot(NamedTuple):
     describe: Sentence  # what it shows of a run, in one sentence; empty for a run without epochs
     draw: Callable[..., None] | None = None  # one run: called with axes, quantity=, history=
     quantity: Quantity = Quantity("", "")  # what is drawn, and what a comparison overlays
-    columns: data.Columns | None = None  # the data of its CSV
+    columns: tuple[str, ...] = ()  # of its CSV: metrics as they were measured, and names of `_DERIVED`
     repeats: tuple[str, ...] = ()  # of a grid: the plots that are its panels, row by row
 
     @property
@@ -44,7 +48,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_loss,
         draw.draw_loss,
         _LOSS._replace(has_best=True),
-        data.measured("loss_mean", "loss_min", "loss_max"),
+        ("loss_mean", "loss_min", "loss_max"),
     ),
     Plot(
         "loss_log",
@@ -54,7 +58,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_fall,
         draw.draw_loss,
         _LOSS._replace(has_best=True, is_log=True),
-        data.measured("loss_mean", "loss_min", "loss_max"),
+        ("loss_mean", "loss_min", "loss_max"),
     ),
     Plot(
         "loss_distribution",
@@ -64,7 +68,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_spread,
         draw.draw_distribution,
         _LOSS._replace(has_spread=True),
-        data.distribution_columns,
+        ("loss_mean", "loss_median", "loss_mean_minus_std", "loss_mean_plus_std"),
     ),
     Plot(
         "learning_rate",
@@ -74,7 +78,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_learning_rate,
         draw.draw_line,
         Quantity("lr", "log_batch got no lr"),
-        data.measured("lr"),
+        ("lr",),
     ),
     Plot(
         "grad_norm",
@@ -84,7 +88,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_typical("grad_norm", "gradient norm"),
         draw.draw_line,
         Quantity("grad_norm", "log_batch got no grad_norm"),
-        data.measured("grad_norm"),
+        ("grad_norm",),
     ),
     Plot(
         "throughput",
@@ -94,7 +98,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_throughput,
         draw.draw_bars,
         Quantity("samples_per_sec", "no batch was counted", from_zero=True, is_rate=True),
-        data.rate_columns,
+        ("samples_per_sec", "samples_per_sec_median"),
     ),
     Plot(
         "gpu_memory",
@@ -104,7 +108,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_memory,
         draw.draw_memory,
         Quantity("gpu_peak_mb", "no CUDA device", lower="gpu_allocated_mb"),
-        data.measured("gpu_allocated_mb", "gpu_reserved_mb", "gpu_peak_mb"),
+        ("gpu_allocated_mb", "gpu_reserved_mb", "gpu_peak_mb"),
     ),
     Plot(
         "ema_divergence",
@@ -114,7 +118,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_distance,
         draw.draw_line,
         Quantity("ema_delta_norm", "neither watch nor end_epoch\ngot an ema_model"),
-        data.measured("ema_delta_norm"),
+        ("ema_delta_norm",),
     ),
     Plot(
         "epoch_timing",
@@ -124,7 +128,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_typical("epoch_time_sec", "epoch time"),
         draw.draw_bars,
         Quantity("epoch_time_sec", "no epoch was timed", from_zero=True),
-        data.time_columns,
+        ("epoch_time_sec", "epoch_time_sec_median"),
     ),
     Plot(
         "loss_derivative",
@@ -134,7 +138,7 @@ PLOTS: tuple[Plot, ...] = (
         say.describe_changes,
         draw.draw_change,
         Quantity("loss_mean", _LOSS.missing_reason, is_change=True, from_zero=True),
-        data.change_columns,
+        ("loss_mean_change",),
     ),
     Plot(
         "training_dashboard",
@@ -158,11 +162,43 @@ def plot_named(name: str) -> Plot:
     return by_name[name]
 
 
-def plot_columns(name: str, history: RunHistory) -> dict[str, list[int] | list[float | None] | list[str]]:
-    """Return the data of a plot of a run: see :func:`mlflow_ddpm.plotting.plot_data.plot_columns`."""
+def plot_columns(name: str, history: RunHistory) -> dict[str, list[Any]]:
+    """Return the columns of a plot's CSV: the numbers that it shows of a run, every row, before thinning or clipping.
+
+    They are ``epoch``, what is drawn, and what is marked in a row (``best``, ``resumed``). The three kinds of "no
+    number" stay apart: None is nothing to show, NaN and infinities are what the picture marks as not finite, an epoch
+    without a row is in no line.
+    """
     panels = plot_named(name).panels
+    epochs = [row.epoch for row in history.rows]
+    drawn = dict(_column(column, panel.quantity, history) for panel in panels for column in panel.columns)
     starred = next((panel.quantity for panel in panels if panel.quantity.has_best), None)
-    best = starred and starred.of(history)
-    if best and starred and starred.is_log:
-        best = positive(best)  # what a log axis cannot show is not its best
-    return data.plot_columns([panel.columns for panel in panels if panel.columns], history, best)
+    best = -1
+    if starred:
+        loss = starred.of(history)
+        loss = positive(loss) if starred.is_log else loss  # what a log axis cannot show is not its best
+        best = int(np.nanargmin(loss.value)) if len(loss.finite) else -1
+    marks = []
+    for i, epoch in enumerate(epochs):
+        words = ["best"] * (i == best) + ["resumed"] * (epoch in history.resumed_at_epochs)
+        marks.append(" ".join(words))
+    return {"epoch": epochs, **drawn, MARK: marks}
+
+
+def _column(name: str, quantity: Quantity, history: RunHistory) -> tuple[str, list[float | None]]:
+    """Return a column and its name; of throughput, the one that the picture shows."""
+    shown = quantity.in_runs([history])
+    name = name.replace(quantity.metric, shown.metric)
+    if name == f"{shown.metric}_median":
+        finite = shown.of(history).finite
+        return name, [float(np.median(finite)) if len(finite) else None] * len(history.rows)
+    if name in _DERIVED:
+        return name, [value if math.isfinite(value) else None for value in _DERIVED[name](history).value.tolist()]
+    return name, [None if (value := row.value(name)) is None else float(value) for row in history.rows]
+
+
+_DERIVED: dict[str, Callable[[RunHistory], Series]] = {  # columns that are no metrics, as the panels compute them
+    "loss_mean_minus_std": lambda history: plus_minus_std(history)[0],
+    "loss_mean_plus_std": lambda history: plus_minus_std(history)[1],
+    "loss_mean_change": lambda history: changes(series(history, "loss_mean")),
+}

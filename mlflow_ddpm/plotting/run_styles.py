@@ -1,18 +1,15 @@
-"""The look of each run when several share a picture: colour, dashes and name, the same in every picture."""
+"""The look of each run when several share a picture: colour, dashes, name and legend, the same in every picture."""
 
-import logging
-import re
+from __future__ import annotations
+
 from collections.abc import Sequence
-from functools import cache
-from itertools import takewhile
-from typing import NamedTuple
-from unicodedata import east_asian_width
+from typing import Any, NamedTuple
 
 from mlflow_ddpm.analysis.run_history import RunHistory
-from mlflow_ddpm.core.markdown import one_line
-from mlflow_ddpm.plotting.themes import add_new_fonts, font_families
+from mlflow_ddpm.plotting.figure import FigureGrid
+from mlflow_ddpm.plotting.text import drawable_name, short_names
 
-_log = logging.getLogger("mlflow_ddpm")
+NamedRuns = Sequence[tuple[str, RunHistory | Sequence[RunHistory]]]
 
 # M. Okabe and K. Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/: all but the one of the eight
 # that the background swallows, strongest contrast first. Light grey stands for black on the dark background.
@@ -20,9 +17,12 @@ _COLORS = {
     "dark": ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#E6E8EB"),
     "paper": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9"),
 }
-_LEFT_OUT = "\N{HORIZONTAL ELLIPSIS}"  # stands for the letters of a name that are not drawn
 _STYLES = ("-", "--")  # once all colours are taken, they return dashed
 MOST_RUNS = len(_STYLES) * len(_COLORS["dark"])
+MOST_END_LABELS = 5  # more runs get a legend, which has them in the same order in every picture
+_LETTERS = (40, 32, 26, 21, 17, 14, 12, 10, 8, 7)  # of names in the legend, tried until it has few rows
+_ROWS = 5  # of the legend, at most
+_ROW, _HANDLE, _GAP = 1.35, 2.0, 1.4  # height of a row, sample of a line, gap between entries, in the size of letters
 
 
 class RunLine(NamedTuple):
@@ -34,7 +34,7 @@ class RunLine(NamedTuple):
     style: str  # of its line
 
 
-def run_lines(runs: Sequence[tuple[str, RunHistory | Sequence[RunHistory]]], theme: str) -> list[RunLine]:
+def run_lines(runs: NamedRuns, theme: str) -> list[RunLine]:
     """Return each run, a name and its history (or those of a group), with its look; ``MOST_RUNS`` at most."""
     looks = [(color, style) for style in _STYLES for color in _COLORS[theme]]
     return [
@@ -44,54 +44,57 @@ def run_lines(runs: Sequence[tuple[str, RunHistory | Sequence[RunHistory]]], the
 
 
 def with_short_names(runs: Sequence[RunLine], length: int) -> list[RunLine]:
-    """Return the runs with names of at most ``length`` characters; numbered, if leaving out letters made two alike."""
-    names = [run.name for run in runs]
-    if max(map(len, names)) > length:
-        names = _without_common_start(names)
-    names = [shortened(name, length) for name in names]
-    if len(set(names)) < len(names):
-        names = [f"{i} {shortened(run.name, length - 3)}" for i, run in enumerate(runs, start=1)]
-    # A dollar sign would begin a formula.
-    return [run._replace(name=name.replace("$", r"\$")) for run, name in zip(runs, names, strict=True)]
+    """Return the runs with names of at most ``length`` characters, as they are drawn."""
+    names = short_names([run.name for run in runs], length)
+    return [run._replace(name=name) for run, name in zip(runs, names, strict=True)]
 
 
-def _without_common_start(names: Sequence[str]) -> list[str]:
-    """Leave out the words that all names begin with; runs of a sweep often share them."""
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    start = "".join(letters[0] for letters in alike)
-    shared = max(start.rfind(separator) + 1 for separator in "-_ ./")
-    return [name[shared:] or name for name in names] if len(names) > 1 else list(names)
+def add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
+    """Show each run's line and name under the title of the picture, which gets higher by it.
 
+    Returns the runs with their names as they are written.
+    """
+    from matplotlib import rcParams
+    from matplotlib.lines import Line2D
 
-@cache
-def drawable_name(name: str, substitute: str) -> str:
-    """Return a name without the letters that no font of the pictures has, or a substitute if that leaves none."""
-    name = one_line(name)
-    if _missing_letters(name):
-        add_new_fonts()
-    missing = _missing_letters(name)
-    if not missing:
-        return name
-    drawn = re.sub(f"[{re.escape(missing)}]+", _LEFT_OUT, name)
-    drawn = drawn if any(map(str.isalnum, drawn)) else substitute
-    _log.warning(
-        "figures write %r for %r: no font here has all its letters; install one, such as Noto Sans CJK or Noto Emoji",
-        drawn, name,
+    figure, size = grid.figure, rcParams["legend.fontsize"]
+    em = size * figure.dpi / 72
+    is_dashboard = len(grid.axes) > 1
+    left = grid.axes[0].bbox.x0 if grid.is_titled else 0.6 * em
+    named, columns = _fitted(grid, runs, (grid.axes[-1].bbox.x1 - left) / em)
+    rows = -(-len(runs) // columns)
+    x = left / figure.bbox.width
+    grid.add_legend_room(x, ((rows - 1) * _ROW if is_dashboard else rows * _ROW + 0.2) * size)
+    y = 1 - grid.header_points / 72 / figure.get_figheight()
+    samples: list[Any] = [{"color": run.color, "linestyle": run.style} for run in named]
+    legend = figure.legend(
+        [Line2D([], [], **sample) for sample in samples], [run.name for run in named],
+        ncols=columns, frameon=False, fontsize=size,
+        loc="upper left" if is_dashboard else "lower left",
+        bbox_to_anchor=(x, y), borderpad=0, borderaxespad=0,
+        handlelength=_HANDLE, handletextpad=0.5, columnspacing=_GAP, labelspacing=_ROW - 1.15,
     )  # fmt: skip
-    return drawn
+    for text in legend.get_texts():
+        text.set_gid("legend")
+    return named
 
 
-def _missing_letters(name: str) -> str:
-    from matplotlib.font_manager import fontManager, get_font
+def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Sequence[RunLine], int]:
+    """Return the runs with names short enough, and columns enough, that a legend fits into the room (in ems)."""
+    from matplotlib import rcParams
 
-    fonts = [get_font(fontManager.findfont(family)) for family in font_families("")]
-    return "".join({c for c in name if not any(font.get_char_index(ord(c)) for font in fonts)})
-
-
-def shortened(name: str, length: int) -> str:
-    """Leave out the middle: runs of a sweep differ at the end as often as at the start. A wide letter counts twice."""
-    length = int(length * len(name) / (sum(1 + (east_asian_width(c) in "WF") for c in name) or 1))
-    if len(name) <= length:
-        return name
-    tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}{_LEFT_OUT}{name[-tail:]}"
+    size = rcParams["legend.fontsize"]
+    probe = grid.figure.text(0, 0, "", fontsize=size)
+    try:
+        for letters in _LETTERS:
+            named, widest = with_short_names(runs, letters), 0.0
+            for run in named:
+                probe.set_text(run.name)
+                widest = max(widest, probe.get_window_extent().width * 72 / grid.figure.dpi / size)
+            columns = max(1, int((room + _GAP) / (widest + _HANDLE + 0.5 + _GAP)))
+            rows = -(-len(runs) // columns)
+            if rows <= _ROWS:
+                return named, -(-len(runs) // rows)  # rows of about one length
+    finally:
+        probe.remove()
+    return named, columns

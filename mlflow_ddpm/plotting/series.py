@@ -42,6 +42,12 @@ class Series:
         """Return the finite values alone."""
         return self.value[self.drawable]
 
+    @property
+    def last_point(self) -> tuple[float, float]:
+        """Return epoch and value of the last finite value; there must be one."""
+        last = np.flatnonzero(self.drawable)[-1]
+        return float(self.epoch[last]), float(self.value[last])
+
     def count_text(self, rows: int) -> str:
         """Count rows: as epochs, or as windows of steps."""
         return f"{rows:,} {'epoch' if self.noun == 'epoch' else 'window'}{'' if rows == 1 else 's'}"
@@ -110,25 +116,25 @@ def mean_and_range(group: list[Series]) -> tuple[Series, Series, Series]:
 
     They begin and end where all runs that were measured have rows: the mean of other runs would be another curve.
     """
-    epoch = np.unique(np.concatenate([member.epoch for member in group]))
-    shared = [member.epoch for member in group if len(member.finite)] or [epoch]
-    inside = (epoch >= max(epochs[0] for epochs in shared)) & (epoch <= min(epochs[-1] for epochs in shared))
-    if not inside.any():
-        inside[:] = True
-    values = np.full((len(group), len(epoch)), np.nan)
-    for row, member in zip(values, group, strict=True):
-        row[np.searchsorted(epoch, member.epoch)] = member.value
-    epoch, values = epoch[inside], values[:, inside]
-    count = np.isfinite(values).sum(axis=0)
-    total = np.nansum(values, axis=0)
-    mean = np.divide(total, count, out=np.full(len(epoch), np.nan), where=count > 0)
-    nonfinite, measured = [member.nonfinite_epochs for member in group], max(member.measured for member in group)
+    import pandas as pd
+
+    values = pd.concat([pd.Series(member.value, member.epoch) for member in group], axis=1).sort_index()
+    measured = [member.epoch for member in group if len(member.finite)]
+    if measured:
+        shared = values.loc[max(epochs[0] for epochs in measured) : min(epochs[-1] for epochs in measured)]
+        values = shared if len(shared) else values
     together = replace(
-        group[0], epoch=epoch, value=mean, nonfinite_epochs=np.unique(np.concatenate(nonfinite)),
-        nonfinite_kind=nonfinite_kinds(group), measured=measured,
-    )  # fmt: skip
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-    return together, replace(together, value=low), replace(together, value=high)
+        group[0],
+        epoch=values.index.to_numpy(),
+        nonfinite_epochs=np.unique(np.concatenate([member.nonfinite_epochs for member in group])),
+        nonfinite_kind=nonfinite_kinds(group),
+        measured=max(member.measured for member in group),
+    )
+    mean, low, high = (
+        replace(together, value=column.to_numpy())
+        for column in (values.mean(axis=1), values.min(axis=1), values.max(axis=1))
+    )
+    return mean, low, high
 
 
 class Quantity(NamedTuple):

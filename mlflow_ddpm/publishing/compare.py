@@ -17,11 +17,10 @@ from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import HistoryError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.links import artifact_link
-from mlflow_ddpm.plots import FigureSet, write_plots
+from mlflow_ddpm.plots import FigureSet, make_comparison, write_plots
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
 from mlflow_ddpm.publishing.comparison_page import describe_comparison, page_parts
-from mlflow_ddpm.publishing.comparison_plots import make_comparison
 from mlflow_ddpm.publishing.comparison_tables import ComparedTable, groups_table, hyperparameters_table, results_table
 from mlflow_ddpm.publishing.named_run import has_history
 from mlflow_ddpm.storage.mlflow_run import MlflowRun

@@ -156,7 +156,7 @@ def _further_figures(store: MlflowRun) -> list[FigureSet]:
     """Return which figures the run has beside those of the report."""
     artifacts = Artifacts(store)
     names = {folder: {file.name for file in artifacts.find(f"{ARTIFACT_FOLDER}/{folder}")} for folder in FOLDERS}
-    return [figures for folder in FOLDERS for figures in FigureSet.from_file_names(folder, names[folder])]
+    return list(filter(None, map(FigureSet.from_file_names, names, names.values())))
 
 
 def _fetch_samples(artifacts: Artifacts, directory: Path) -> None:

@@ -15,8 +15,8 @@ from mlflow_ddpm.analysis.frame import frame_from_rows
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import THEMES, generate_all_plots, make_figure
-from mlflow_ddpm.plotting.annotations import duration, number
 from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.plotting.text import duration, number
 
 NAMES = [plot.name for plot in PLOTS]
 ALL_PANELS = ("loss_distribution", "training_dashboard")  # each of the ten panels is in one of these two

@@ -28,7 +28,7 @@ from mlflow_ddpm.core.extra_metrics import axis_label
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting.axes import spike_limit
-from mlflow_ddpm.plotting.marks import envelope
+from mlflow_ddpm.plotting.lines import envelope
 from mlflow_ddpm.plotting.plot_table import PLOTS
 
 SINGLES = [plot.name for plot in PLOTS if len(plot.panels) == 1]

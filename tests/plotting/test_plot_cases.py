@@ -17,9 +17,8 @@ from support.histories import constant, healthy, notes, resumed, scaled, sick, v
 from mlflow_ddpm.analysis.frame import numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plots import make_figure
-from mlflow_ddpm.plotting.annotations import contrast
-from mlflow_ddpm.plotting.plot_data import MARK
-from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns
+from mlflow_ddpm.plotting.notes import contrast
+from mlflow_ddpm.plotting.plot_table import MARK, PLOTS, plot_columns
 
 if TYPE_CHECKING:
     import pandas as pd

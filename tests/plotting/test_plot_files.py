@@ -22,9 +22,9 @@ from support.histories import changed, drawn, everywhere, healthy, only_axes, re
 from mlflow_ddpm.analysis.frame import numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.plots import generate_all_plots, make_figure
+from mlflow_ddpm.plots import generate_all_plots, make_figure, write_plot_data
 from mlflow_ddpm.plotting.figure import build_figure, write_figure
-from mlflow_ddpm.plotting.plot_table import PLOTS, plot_columns
+from mlflow_ddpm.plotting.plot_table import PLOTS
 from mlflow_ddpm.plotting.themes import add_new_fonts, font_families
 
 NAMES = [plot.name for plot in PLOTS]
@@ -165,11 +165,10 @@ def test_the_csv_has_every_epoch_of_what_the_picture_shows(name: str, epochs: in
 @pytest.fixture
 def csv_of(tmp_path: Path) -> object:
     """Return a function that writes a plot's data and reads the lines back."""
-    from mlflow_ddpm.plotting.plot_data import write_plot_data
 
     def read(name: str, frame: object) -> list[list[str]]:
         history = RunHistory.from_frame(frame)  # type: ignore[arg-type]
-        path = write_plot_data(plot_columns(name, history), tmp_path / f"{name}.csv")
+        path = write_plot_data(name, history, tmp_path)
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.reader(file))
 

@@ -19,7 +19,7 @@ _FIELD = """    loss_range: float | None = _metric("Loss range", "", "Loss", "La
 """
 _PLOT = """    Plot("loss_range", "Loss Range", "How far the batches lie apart.", "How far the batches lie apart.",
         say.describe_typical("loss_range", "range"), draw.draw_line,
-        Quantity("loss_range", "log_batch was never called"), data.measured("loss_range")),
+        Quantity("loss_range", "log_batch was never called"), ("loss_range",)),
 """
 _EDITS = {
     "core/metrics.py": [("    # What follows are not metrics of the table", _FIELD)],

@@ -30,14 +30,15 @@ from support.histories import (
     words,
 )
 
+from mlflow_ddpm import plots
 from mlflow_ddpm.analysis.frame import RESUMED, frame_from_rows, numbers
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import make_figure
 from mlflow_ddpm.plotting import themes
 from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
-from mlflow_ddpm.plotting.run_styles import MOST_RUNS, drawable_name
-from mlflow_ddpm.publishing import comparison_plots
+from mlflow_ddpm.plotting.run_styles import MOST_RUNS
+from mlflow_ddpm.plotting.text import drawable_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ SETS: dict[str, Runs] = {
 def make_comparison(name: str, runs: Runs, theme: str = "dark") -> Figure:
     """Return a comparison of frames."""
     histories = [(run, RunHistory.from_frame(frame)) for run, frame in runs]
-    return comparison_plots.make_comparison(name, histories, theme=theme)
+    return plots.make_comparison(name, histories, theme=theme)
 
 
 def _colors(ax: Axes, kind: str) -> list[str]:
@@ -201,7 +202,7 @@ def test_runs_in_steps_that_end_inside_a_window_have_no_gap_and_no_short_window(
         rows += [replace(rows[-1], epoch=1000 * count + rest, epoch_time_sec=0.1, partial=1)] if rest else []
         runs.append((f"{count}", RunHistory.create(rows, run={"every_n_steps": 1000})))
     for name in ("grad_norm", "epoch_timing"):
-        lines = drawn(only_axes(comparison_plots.make_comparison(name, runs)), "line")
+        lines = drawn(only_axes(plots.make_comparison(name, runs)), "line")
         counts = [np.isfinite(value).sum() for _, value in lines]
         assert counts == ([31, 46, 20] if name == "grad_norm" else [30, 45, 20])
         assert all(np.isfinite(value[:count]).all() for (_, value), count in zip(lines, counts, strict=True))
@@ -386,7 +387,7 @@ def test_axes_begin_where_those_of_the_run_s_own_picture_do(name: str) -> None:
 def test_a_group_is_the_mean_of_its_runs_in_a_band_from_lowest_to_highest() -> None:
     """It ends with the first of its runs: the mean of fewer would be another curve."""
     group = [RunHistory.from_frame(scaled(healthy(n), k)) for n, k in ((20, 1.0), (20, 2.0), (15, 3.0))]
-    figure = comparison_plots.make_comparison("grad_norm", [("group", group), ("one", [group[0]])])
+    figure = plots.make_comparison("grad_norm", [("group", group), ("one", [group[0]])])
     ax = only_axes(figure)
     (_, mean), (_, single) = drawn(ax, "line")
     (band,) = [c for c in ax.collections if c.get_gid() == "band"]

@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.plotting.annotations import add_end_labels, epochs_text, number, show_missing_reason, show_placeholder
-from mlflow_ddpm.plotting.axes import SPIKE_RATIO, epoch_axis, linear_axis, log_axis, spike_limit, width_in_em
-from mlflow_ddpm.plotting.edge_marks import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes
-from mlflow_ddpm.plotting.marks import Trace, band, downsampling_note, line, star
+from mlflow_ddpm.plotting.axes import (
+    SPIKE_RATIO,
+    epoch_axis,
+    linear_axis,
+    log_axis,
+    show_missing_reason,
+    show_placeholder,
+    spike_limit,
+    width_in_em,
+)
+from mlflow_ddpm.plotting.lines import Trace, add_end_labels, band, downsampling_note, line, star
 from mlflow_ddpm.plotting.notes import Note, add_notes
-from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, end_label, zero_line
+from mlflow_ddpm.plotting.panels import NO_CHANGE, NO_POSITIVE, zero_line
 from mlflow_ddpm.plotting.run_styles import RunLine, with_short_names
 from mlflow_ddpm.plotting.series import (
     Floats,
@@ -31,6 +38,8 @@ from mlflow_ddpm.plotting.series import (
     positive,
     series,
 )
+from mlflow_ddpm.plotting.text import epochs_text, number
+from mlflow_ddpm.plotting.undrawable import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +87,7 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     resumed = mark_resumes(ax, [(curve.trace, curve.run.histories[0].resumed_at_epochs) for curve in single])
     offscale = mark_offscale(ax, traces)
     if is_named:
-        add_end_labels(ax, last, [end_label(trace.name, trace) for trace in traces])
+        add_end_labels(ax, last, traces)
     rest = [_band_note(quantity, drawn), _unmeasured_note(every), resumed, downsampling_note(ax, aligned[0].series)]
     add_notes(ax, [best, nonfinite, *offscale, unseen, *rest])
 

@@ -1,4 +1,4 @@
-"""What is drawn from series: lines, bands, bars and stars, none with more points than there are pixels.
+"""What is drawn from series: lines with their names, bands, bars and stars, none with more points than pixels.
 
 The same functions draw one run and several. A :class:`Trace` is a series with its look; of several runs it bears the
 run's name, which the notes then mention.
@@ -6,21 +6,24 @@ run's name, which the notes then mention.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlflow_ddpm.plotting.axes import pixel_columns, width_in_em
-from mlflow_ddpm.plotting.notes import BAND_ALPHA, Note
+from mlflow_ddpm.plotting.notes import BAND_ALPHA, Note, text_color
 from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 _DOT_EMS = 2.0  # lines show each row as a dot while these are so far apart
 _BAR_EMS = 0.35  # bars stand apart while they are so wide
 _FEW_BARS = 60  # bars that are drawn where those of all rows would be a solid block
 _MIN_BAR = 0.012  # of the height of the axes: a lower bar could not be seen
+_SAMPLE = (0.5, 1.9)  # from where to where the sample of a line beside its name reaches, in the size of letters
 
 
 class Trace(NamedTuple):
@@ -30,10 +33,6 @@ class Trace(NamedTuple):
     color: str = "C0"
     style: str = "-"
     name: str = ""  # "" in the picture of one run
-
-    def mention(self, words: str) -> str:
-        """Return words about this run, which name it where there are several."""
-        return f"{self.name}, {words}" if self.name else words
 
 
 class Envelope(NamedTuple):
@@ -192,3 +191,58 @@ def _alone(value: Floats) -> Flags:
     there = np.concatenate([[False], np.isfinite(value), [False]])
     alone: Flags = there[1:-1] & ~there[:-2] & ~there[2:]
     return alone
+
+
+def add_end_labels(ax: Axes, last_epoch: float, traces: Sequence[Trace]) -> None:
+    """Write each trace's name beside the end of its line, pushed apart where lines meet; of equals, the first on top.
+
+    A sample of its line stands before each name, joined to the line's end by a thin stroke. The axes get longer by
+    the room that the names take; the ticks stay as they are.
+    """
+    from matplotlib import rcParams
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground=rcParams["axes.facecolor"])]  # legible on the grid
+    reach = ax.get_ylim()[1] - ax.get_ylim()[0] if ax.get_yscale() == "linear" else 0.0
+    ends = [(trace, *trace.series.last_point) for trace in reversed(traces)]
+    ends.sort(key=lambda end: round(end[2] / reach, 2) if reach else end[2])
+    start = _SAMPLE[1] + 0.4
+    written = [
+        ax.annotate(
+            trace.name, (last_epoch, value), (start, 0), textcoords="offset fontsize", va="center",
+            color=text_color(trace.color), gid="end", annotation_clip=False, path_effects=halo,
+        )
+        for trace, _, value in ends
+    ]  # fmt: skip
+    boxes = [text.get_window_extent() for text in written]
+    em_px = float(written[0].get_fontsize()) * ax.figure.dpi / 72
+    first, last = ax.get_xlim()
+    room = max(box.width for box in boxes) + start * em_px
+    ax.set_xlim(first, first + (last - first) / (1 - min(0.6, room / ax.bbox.width)))
+    middles = _push_apart(ax, written, 1.05 * boxes[0].height)
+    thin = rcParams["lines.linewidth"] / 2
+    for (trace, epoch, value), text, middle in zip(ends, written, middles, strict=True):
+        end_x, end_y = ax.transData.transform((epoch, value))
+        label_x = ax.transData.transform((last_epoch, value))[0]
+        text.xyann = (start, (middle - end_y) / em_px)
+        end_y = min(max(end_y, ax.bbox.y0), ax.bbox.y1)  # where a line off scale leaves the axes
+        left, right = (label_x + em * em_px for em in _SAMPLE)
+        lead, sample = ((end_x, end_y), (left, middle)), ((left, middle), (right, middle))
+        _line_in_pixels(ax, lead, linestyle="-", color=trace.color, linewidth=thin, alpha=0.5)
+        _line_in_pixels(ax, sample, linestyle=trace.style, color=trace.color, alpha=1.0)
+
+
+def _line_in_pixels(ax: Axes, ends: Sequence[tuple[float, float]], **look: Any) -> None:
+    """Draw a line between pixels that keeps its place in the axes at any resolution."""
+    (x0, y0), (x1, y1) = ax.transAxes.inverted().transform(ends)
+    ax.plot([x0, x1], [y0, y1], transform=ax.transAxes, clip_on=False, gid="leader", scalex=False, scaley=False, **look)
+
+
+def _push_apart(ax: Axes, written: Sequence[Annotation], distance: float) -> list[float]:
+    """Return the middles, in pixels, of labels sorted upwards: ``distance`` apart and within the axes."""
+    wanted = ax.transData.transform([(0, text.xy[1]) for text in written])[:, 1]
+    bottom, top = ax.bbox.y0 + distance / 2, ax.bbox.y1 - distance / 2
+    middles = np.minimum(wanted, top - distance * np.arange(len(wanted))[::-1])
+    for i, middle in enumerate(middles):
+        middles[i] = max(middle, bottom if i == 0 else middles[i - 1] + distance)
+    return [float(middle) for middle in middles]
