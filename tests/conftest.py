@@ -44,7 +44,7 @@ def pytest_unconfigure() -> None:
 def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test starts in an empty directory, without MLflow settings or a launcher's variables, and leaves none."""
     for name in list(os.environ):
-        launcher = name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith(("SLURM_", "OMPI_", "PMI_"))
+        launcher = name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith(("SLURM_", "OMPI_", "PMI"))
         if launcher or (name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

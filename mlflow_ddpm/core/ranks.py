@@ -15,6 +15,7 @@ _LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),  # mpiexec of MPICH and Intel MPI
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH2
     ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # jsrun
+    ("PMIX_RANK", ""),  # prterun, and what else starts processes by PMIx: their number is in no variable
 )
 
 
@@ -24,14 +25,15 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return the number of processes, 1 where nothing launched several."""
+    """Return the number of processes, 1 where nothing launched several; those up to this one if no more is known."""
     return _ask("get_world_size", index=1, default=1)
 
 
 def describe_launcher() -> str | None:
-    """Return the variable that alone numbers this process, as ``SLURM_PROCID=3``; None in a group and without it."""
+    """Return what numbers a process that has no group, as ``SLURM_PROCID=3 makes it rank 3 of 8``; else None."""
     names = None if group() is not None else _launcher()
-    return names and f"{names[0]}={os.environ[names[0]]}"
+    of_all = f" of {world_size()}" if names and names[1] else ""
+    return names and f"{names[0]}={os.environ[names[0]]} makes it rank {rank()}{of_all}"
 
 
 def _ask(method: str, *, index: int, default: int) -> int:
@@ -39,7 +41,9 @@ def _ask(method: str, *, index: int, default: int) -> int:
     if distributed is not None:
         return int(getattr(distributed, method)())
     names = _launcher()
-    return default if names is None else int(os.environ[names[index]])
+    if names is None:
+        return default
+    return int(os.environ[names[index]]) if names[index] else rank() + 1
 
 
 def group() -> Any:
@@ -51,4 +55,5 @@ def group() -> Any:
 
 def _launcher() -> tuple[str, str] | None:
     """Return the variables of rank and world size that are set."""
-    return next((names for names in _LAUNCHERS if all(os.environ.get(name, "").isdigit() for name in names)), None)
+    known = (names for names in _LAUNCHERS if all(os.environ.get(name, "").isdigit() for name in filter(None, names)))
+    return next(known, None)

@@ -103,9 +103,7 @@ def warn_if_nothing_is_recorded(*, is_group_due: bool) -> None:
     launcher = ranks.describe_launcher()
     if launcher and launcher.startswith("RANK=") != is_group_due:
         _log.warning(
-            "nothing is recorded in this process: %s makes it rank %d of %d, and rank 0 records for all. If the "
-            "processes are independent trainings, set RANK=0 WORLD_SIZE=1 in each and give each its own output_dir",
+            "nothing is recorded in this process: %s, and rank 0 records for all. If the processes are independent "
+            "trainings, set RANK=0 WORLD_SIZE=1 in each and give each its own output_dir",
             launcher,
-            ranks.rank(),
-            ranks.world_size(),
         )

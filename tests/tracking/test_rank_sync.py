@@ -120,14 +120,15 @@ def test_without_a_group_the_next_epoch_raises_on_other_ranks(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "names", [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")]
+    "names",
+    [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMIX_RANK",)],
 )
 def test_tasks_that_a_launcher_numbers_are_told_why_they_record_nothing(
-    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sqlite_uri: str
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sqlite_uri: str
 ) -> None:
     """A sweep under srun would lose all runs but one; the way out that the line names works."""
-    monkeypatch.setenv(names[0], "2")
-    monkeypatch.setenv(names[1], "4")
+    for name, value in zip(names, ("2", "4"), strict=False):
+        monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING, "mlflow_ddpm"):
         MetricsTracker("out").close()
     (line,) = [record.getMessage() for record in caplog.records]
@@ -135,7 +136,7 @@ def test_tasks_that_a_launcher_numbers_are_told_why_they_record_nothing(
     monkeypatch.setenv("WORLD_SIZE", "1")
     MetricsTracker("mine", tracking_uri=sqlite_uri).close()
 
-    assert f"{names[0]}=2 makes it rank 2 of 4" in line
+    assert f"{names[0]}=2 makes it rank 2{' of 4' if names[1:] else ''}, and" in line
     assert "RANK=0 WORLD_SIZE=1" in line
     assert not Path("out").exists()
     assert Path("mine/training_metrics.json").exists()
