@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -41,7 +42,10 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
 
 
 def insist(step: Callable[[float], object], seconds: float) -> None:
-    """Take a step to its end in some seconds, whatever interrupts it; the first interrupt is raised after it."""
+    """Take a step to its end in some seconds, whatever interrupts it; the first interrupt is raised after it.
+
+    An error of the step's own is raised at once: it would come again.
+    """
     deadline, interrupt = time.monotonic() + seconds, None
     for _ in range(_INTERRUPTS_MAX):
         try:
@@ -49,8 +53,17 @@ def insist(step: Callable[[float], object], seconds: float) -> None:
             break
         except BaseException as error:  # noqa: BLE001 - raised below
             interrupt = interrupt or error
+            if not _is_interrupt(error):
+                break
     if interrupt:
         raise interrupt
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether an error came from outside: Ctrl-C, or what a signal's handler raised, as a timer's."""
+    handlers = {getattr(signal.getsignal(signum), "__code__", None) for signum in signal.valid_signals()}
+    frames = traceback.walk_tb(error.__traceback__)
+    return not isinstance(error, Exception) or any(frame.f_code in handlers for frame, _ in frames)
 
 
 class ShutdownHandler:

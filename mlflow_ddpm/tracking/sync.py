@@ -27,7 +27,7 @@ from mlflow_ddpm.tracking.run_metadata import RunMetadata, read_run_config
 from mlflow_ddpm.tracking.uploader import Uploader
 
 _REPORT_SEC = 1.0
-_AWAY_SEC = 40.0  # without an answer of the store, before a sync gives up
+_AWAY_SEC = 30.0  # without an answer of the store, before a sync gives up
 
 
 def sync_directory(

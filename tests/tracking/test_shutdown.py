@@ -21,7 +21,7 @@ from support.common import slow
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.errors import PeerLostError
 from mlflow_ddpm.core.run_outcome import RunOutcome
-from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit, insist
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -68,6 +68,38 @@ def in_thread(action: Callable[[], Any]) -> Any:
 def test_an_exit_is_classified(error: BaseException | None, signum: int | None, status: str) -> None:
     """After the death of a rank the launcher signals the others: that is no reason of its own."""
     assert classify_exit(error, signum).status == status
+
+
+class AlarmError(Exception):
+    """What a timer's handler raises."""
+
+
+def ring(signum: int, frame: object) -> None:
+    """Handle SIGALRM."""
+    raise AlarmError
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(KeyboardInterrupt, 3), (SystemExit, 3), (AlarmError, 3), (OSError, 1), (StopIteration, 1)]
+)
+def test_a_step_of_the_end_is_done_whatever_interrupts_it_and_an_error_of_its_own_comes_once(
+    error: type[BaseException], tries: int
+) -> None:
+    """A timer of the user's raises what it likes, from its handler."""
+    calls, before = [], signal.signal(signal.SIGALRM, ring)
+
+    def step(seconds: float) -> None:
+        calls.append(seconds)
+        if len(calls) < 3 and error is AlarmError:
+            signal.raise_signal(signal.SIGALRM)
+        if len(calls) < 3:
+            raise error
+
+    with pytest.raises(error):
+        insist(step, 5.0)
+    signal.signal(signal.SIGALRM, before)
+
+    assert len(calls) == tries
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
