@@ -223,7 +223,8 @@ class MlflowRun:
     def read_rows(self) -> list[EpochMetrics]:
         """Return every row that was ever logged, superseded ones included: see :mod:`storage.stored_rows`."""
         with translate_mlflow_errors(self.tracking_uri), long_lived_objects_left_alone():
-            return read_stored_rows(self._client.get_run(self.run_id).data.metrics, self._history)
+            data = self._client.get_run(self.run_id).data
+            return read_stored_rows(data.metrics, self._history, data.tags)
 
     def _history(self, key: str) -> list[Any]:
         return read_pages(partial(self._store.get_metric_history, self.run_id, key, _PAGE), key)

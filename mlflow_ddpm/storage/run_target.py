@@ -11,6 +11,7 @@ from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError, Us
 from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text, client
+from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, NO_ROW_YET, ROW_MARK
 
 # The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second
 # tracker out of a run that is taken. MLflow's pages hide tags that begin with "mlflow.".
@@ -148,6 +149,8 @@ def _take(mlflow: Any, target: RunTarget, run: Any) -> None:
     if run.data.tags.get(RUN_KEY) == target.run_key:
         return
     mlflow.set_tag(run.info.run_id, RUN_KEY, target.run_key)
+    if ROW_MARK not in run.data.metrics and FIRST_ROWS_TAG not in run.data.tags:
+        mlflow.set_tag(run.info.run_id, FIRST_ROWS_TAG, NO_ROW_YET)
     if target.run_name not in (None, run.info.run_name):
         _log_unused("run_name", target.run_name, run, run.info.run_name)
     if target.experiment_name is not None:
@@ -186,7 +189,7 @@ def _create_run(
     key = {RUN_KEY: target.run_key} if target.run_key else {}  # first: file stores write tags one by one, until a kill
     same = f"tags.`{RUN_KEY}` = '{target.run_key}'"
     found = mlflow.search_runs([experiment_id], same, max_results=1) if key else []
-    tags = {**key, **tags}
+    tags = {**key, FIRST_ROWS_TAG: NO_ROW_YET, **tags}
     run = found[0] if found else mlflow.create_run(experiment_id, start_time=started_at_ms, tags=tags, run_name=name)
     if not run.info.run_id:
         where = redact(target.tracking_uri)

@@ -2,7 +2,8 @@
 
 The tracker writes all points of a row at one step and one timestamp, among them metrics that it measures in every
 epoch. Only a place (step, timestamp) where those stand, and fit each other, is a row: points that users log into the
-same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more.
+same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more, or
+those of another run: each row follows from an earlier one, and a tag names the first.
 """
 
 import logging
@@ -10,7 +11,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import HistoryError
@@ -18,6 +19,9 @@ from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetri
 
 _log = logging.getLogger("mlflow_ddpm.progress")
 ROW_MARK = "cumulative_time_sec"  # every row has it
+FIRST_ROWS_TAG = "mlflow.mlflow_ddpm.first_rows"  # STEP@MS of the row with which the training began, each time
+NO_ROW_YET = "-"
+_FIRST_MAX = 99  # earlier ones that are kept: the tag has at most 5,000 characters
 _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
 _FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double
@@ -61,11 +65,22 @@ def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
     raise HistoryError(f"MLflow sends more than {_MOST_PAGES} pages of the metric {key!r}; no run has that many")
 
 
-def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Sequence[Any]]) -> list[EpochMetrics]:
+def first_row_tag(tags: Mapping[str, str], row: EpochMetrics) -> dict[str, str]:
+    """Return the tag by which a run names its first row, unless its tags do already.
+
+    A run that an older version began has no such tag, and gets none: its own rows would count as another's.
+    """
+    places, place = tags.get(FIRST_ROWS_TAG, "").split(), f"{row.epoch}@{row.logged_at_ms}"
+    return {FIRST_ROWS_TAG: " ".join([*places[-_FIRST_MAX:], place])} if places and place not in places else {}
+
+
+def read_stored_rows(
+    keys: Iterable[str], points_of: Callable[[str], Sequence[Any]], tags: Mapping[str, str]
+) -> list[EpochMetrics]:
     """Return every row that was ever logged, superseded ones included, in order of time.
 
-    ``points_of`` returns all points of a metric, each with ``step``, ``timestamp`` and ``value``. Raises HistoryError
-    for more metrics or points than any run of this package has.
+    ``points_of`` returns all points of a metric, each with ``step``, ``timestamp`` and ``value``; ``tags`` are the
+    run's. Raises HistoryError for more metrics or points than any run of this package has.
     """
     wanted = sorted(
         filter(is_row_key, keys), key=lambda key: (key not in _ALWAYS_MEASURED, key not in TABLE_COLUMNS, key)
@@ -84,10 +99,11 @@ def read_stored_rows(keys: Iterable[str], points_of: Callable[[str], Sequence[An
             cells = rows.get((point.step, point.timestamp))
             if cells is not None:
                 cells[key] = read(point.value)
+    first = tags.get(FIRST_ROWS_TAG, "").split()
     in_order = sorted(((place, cells) for place, cells in rows.items() if place[0] >= 0), key=lambda row: row[0][1])
     return [
         EpochMetrics.from_cells({**cells, "epoch": step, "logged_at_ms": ms})
-        for (step, ms), cells in _without_users_rows(in_order)
+        for (step, ms), cells in _without_users_rows(_of_this_run(in_order, first))
     ]
 
 
@@ -99,6 +115,27 @@ def _row_places(marking: Iterable[Sequence[Any]], *, is_marked: bool) -> list[Pl
     counts = Counter(place for points in marking for place in {(p.step, p.timestamp) for p in points})
     most = max(counts.values(), default=0) if is_marked else 1
     return [place for place, count in counts.items() if count >= most]
+
+
+def _of_this_run(rows: Sequence[tuple[Place, Cells]], first: Collection[str]) -> Iterator[tuple[Place, Cells]]:
+    """Yield, in order of time, the rows that follow from the first ones; all, where none of those is there.
+
+    A row's cumulative time is that of the row before and its own. One that follows from none is ours if it comes after
+    our last, as where the store has lost the row between.
+    """
+    begin = {place for place, _ in rows if f"{place[0]}@{place[1]}" in first}
+    totals: dict[int, bool] = {}  # cumulative times, in nanoseconds, and whether they are ours
+    last = (-1, 0)  # step and cumulative time of our last row
+    for place, cells in rows:
+        total, own = (_whole((cells.get(name) or 0.0) * 1e9) or 0 for name in (ROW_MARK, "epoch_time_sec"))
+        before = total - own
+        follows = [totals[time] for time in (before, before - 1, before + 1) if time in totals]
+        is_lost_between = not follows and place[0] > last[0] >= 0 and before >= last[1]
+        is_ours = not begin or place in begin or any(follows) or is_lost_between
+        totals[total] = is_ours or totals.get(total, False)
+        if is_ours:
+            last = (place[0], total)
+            yield place, cells
 
 
 def _without_users_rows(rows: Iterable[tuple[Place, Cells]]) -> Iterator[tuple[Place, Cells]]:
@@ -140,7 +177,7 @@ def _unclipped(value: float) -> float:
 
 
 def _whole(value: float) -> int | None:
-    return int(value) if math.isfinite(value) else None  # not one of ours
+    return round(value) if math.isfinite(value) else None  # not one of ours
 
 
 class _Progress:

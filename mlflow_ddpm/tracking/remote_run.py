@@ -26,7 +26,7 @@ from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
-from mlflow_ddpm.storage.stored_rows import ROW_MARK, Point, points_of
+from mlflow_ddpm.storage.stored_rows import ROW_MARK, Point, first_row_tag, points_of
 from mlflow_ddpm.tracking.outage import kind_of_cause
 from mlflow_ddpm.tracking.resume import resumed_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
@@ -55,6 +55,7 @@ class RemoteRun:
         self._run: MlflowRun | None = None
         self._created = False
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
+        self._first_row: EpochMetrics | None = None  # that the run names
         self._logged_images: tuple[str, ...] | None = None
         self.is_suspect = self._has_suspects = False  # one item may be why nothing is sent
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
@@ -108,9 +109,12 @@ class RemoteRun:
             if self._logged is None:
                 self._logged = run.logged_points()
                 rows = [*self._lost_rows(run), *rows]
-            logged = self._logged
-            points = [p for row in rows for p in points_of(row) if (p.key, p.step, p.timestamp_ms) not in logged]
-            self._send_what_is_taken(points, run.log_points, metric_name)
+            first = next(iter(self._mirror.rows), rows[0])
+            if first is not self._first_row:
+                self._send_tags(run, first_row_tag(run.read_page().tags, first))
+                self._first_row = first
+            new = [p for row in rows for p in points_of(row) if (p.key, p.step, p.timestamp_ms) not in self._logged]
+            self._send_what_is_taken(new, run.log_points, metric_name)
         except StoreError:
             self._logged = None  # the answer may have been lost on the way back
             raise

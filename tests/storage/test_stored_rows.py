@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from support.common import slow
 from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
 from mlflow_ddpm.storage.recovery import read_rows
-from mlflow_ddpm.storage.stored_rows import read_stored_rows
+from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, read_stored_rows
+from mlflow_ddpm.tracking.sync import sync_directory
 from mlflow_ddpm.tracking.timing import unix_ms
 
 NAMES = [m.name for m in METRICS if m.name != "epoch"]
@@ -107,8 +109,70 @@ def test_a_run_that_an_earlier_version_began_keeps_its_rows() -> None:
 
 def _points(**values: list[tuple[int, int, float]]) -> list[dict[str, float | None]]:
     """Return the losses of the rows of these points, each a step, a timestamp and a value."""
-    rows = read_stored_rows(values, lambda key: [Metric(key, value, ms, step) for step, ms, value in values[key]])
+    rows = read_stored_rows(values, lambda key: [Metric(key, value, ms, step) for step, ms, value in values[key]], {})
     return [{"epoch": row.epoch, "loss_mean": row.loss_mean, **row.extra} for row in rows]
+
+
+Rows = list[tuple[int, float, float]]  # step, its seconds, those of the run
+
+OURS: Rows = [(0, 1.5, 1.5), (1, 1.25, 2.75), (2, 1.125, 3.875)]
+OTHER: Rows = [(0, 2.5, 2.5), (1, 2.25, 4.75), (2, 2.125, 6.875), (3, 2.0, 8.875), (4, 2.0, 10.875)]
+AGAIN: Rows = [(0, 3.5, 3.5), (1, 3.25, 6.75)]
+
+
+@pytest.mark.parametrize(
+    ("logged", "first", "steps"),
+    [
+        ([*OURS, *OTHER], [0], [0, 1, 2]),
+        ([*OTHER, *OURS], [5], [0, 1, 2]),
+        ([OURS[0], *OTHER, *OURS[1:]], [0], [0, 1, 2]),
+        ([*OTHER[:3], *OURS, *OTHER[3:]], [3], [0, 1, 2]),
+        ([*OURS, *OTHER[3:]], [0], [0, 1, 2, 3, 4]),  # whether the store lost rows, nothing shows
+        ([*OURS, *AGAIN, *OTHER], [0, 3], [0, 1, 2, 0, 1]),
+        ([*OURS, (1, 1.75, 3.25), (2, 1.0, 4.25), *OTHER], [0], [0, 1, 2, 1, 2]),  # resumed at 1
+        ([OURS[0], OURS[2], *OTHER], [0], [0, 2]),  # the store lost one
+        ([*OURS, *OTHER], [], [0, 1, 2, 0, 1, 2, 3, 4]),  # of a version that named none
+    ],
+)
+def test_rows_of_another_run_are_known_by_their_times(logged: Rows, first: list[int], steps: list[int]) -> None:
+    """Whenever a user logs them, whole, into our run; ``first``: which of the logged ones the run names."""
+    points = {
+        "epoch_time_sec": [Metric("epoch_time_sec", row[1], ms, row[0]) for ms, row in enumerate(logged)],
+        "cumulative_time_sec": [Metric("cumulative_time_sec", row[2], ms, row[0]) for ms, row in enumerate(logged)],
+    }
+    tag = " ".join(f"{logged[ms][0]}@{ms}" for ms in first)
+    rows = read_stored_rows(points, points.__getitem__, {FIRST_ROWS_TAG: tag})
+
+    assert [row.epoch for row in rows] == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clock", [0, -30 * 86_400_000])
+def test_a_run_that_holds_the_rows_of_another_is_read_resumed_and_synced_as_its_own(
+    sqlite_uri: str, clock: int
+) -> None:
+    """They were logged before ours, between them and after them; the clock may be set back meanwhile."""
+    other = _record(sqlite_uri, epochs=9)
+    shutil.move("out", "other")
+    rows, client = read_rows(Path("other")), MlflowClient(sqlite_uri)
+
+    def log_other() -> None:
+        for row in rows:
+            points = [Metric(name, value, unix_ms(), row.epoch) for name, value in row.points().items()]
+            client.log_batch(run_id, points)
+
+    for first in (0, 3, 0):
+        with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True, now_ms=lambda: unix_ms() + clock) as tracker:
+            run_id = str(tracker.run_id)
+            for epoch in range(first, first + 4):
+                tracker.start_epoch(epoch)
+                tracker.log_batch(1.0, lr=0.1, grad_norm=1.0, batch_size=8)
+                tracker.end_epoch(extra={"fid": 3.0})
+                log_other()
+        log_other()
+        assert read_history("out").equals(read_history(run_id))
+    assert "was complete" in sync_directory(Path("out"))
+    assert len(read_history(other)) == 9
 
 
 def test_runs_of_old_versions_have_fewer_marks() -> None:

@@ -271,7 +271,7 @@ def test_a_sync_to_a_store_that_is_away_fails_within_a_minute_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It repeats no line, and does not speak of a training."""
-    monkeypatch.setattr("mlflow_ddpm.tracking.sync._AWAY_SEC", 3.0)  # forty by default
+    monkeypatch.setattr("mlflow_ddpm.tracking.sync._AWAY_SEC", 3.0)  # thirty by default
     play("out", epochs=3, tracking_uri=NOWHERE, close_sec=0.1)
     capsys.readouterr()
 
