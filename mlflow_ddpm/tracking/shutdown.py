@@ -44,7 +44,8 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
 def insist(step: Callable[[float], object], seconds: float) -> None:
     """Take a step to its end in some seconds, whatever interrupts it; the first interrupt is raised after it.
 
-    An error of the step's own is raised at once: it would come again.
+    An interrupt is Ctrl-C, or what a signal's handler raises, as a timer's. An error of the step's own is raised at
+    once: it would come again.
     """
     deadline, interrupt = time.monotonic() + seconds, None
     for _ in range(_INTERRUPTS_MAX):
@@ -53,17 +54,17 @@ def insist(step: Callable[[float], object], seconds: float) -> None:
             break
         except BaseException as error:  # noqa: BLE001 - raised below
             interrupt = interrupt or error
-            if not _is_interrupt(error):
+            if isinstance(error, Exception) and _signal_behind(error) is None:
                 break
     if interrupt:
         raise interrupt
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Return whether an error came from outside: Ctrl-C, or what a signal's handler raised, as a timer's."""
-    handlers = {getattr(signal.getsignal(signum), "__code__", None) for signum in signal.valid_signals()}
-    frames = traceback.walk_tb(error.__traceback__)
-    return not isinstance(error, Exception) or any(frame.f_code in handlers for frame, _ in frames)
+def _signal_behind(error: BaseException) -> int | None:
+    """Return the signal whose handler, one in Python, raised an error, wherever the handler came from."""
+    codes = {getattr(signal.getsignal(signum), "__code__", None): signum for signum in signal.valid_signals()}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((codes[frame.f_code] for frame in frames if frame.f_code in codes), None)
 
 
 class ShutdownHandler:
@@ -104,8 +105,12 @@ class ShutdownHandler:
             _restore_handlers()
 
     def outcome_of(self, error: BaseException | None) -> RunOutcome:
-        """Return how a training ended that left with ``error``; a generator that is closed has ended its loop."""
-        error = None if isinstance(error, GeneratorExit) else error
+        """Return how a training ended that left with ``error``.
+
+        A generator that is closed has ended its loop, unless a signal raised something where its values are used.
+        """
+        if isinstance(error, GeneratorExit):
+            error = next(iter(self._raised.values()), None)
         return classify_exit(error, self._ending_signal(error))
 
     def epoch_begins(self) -> None:
@@ -137,16 +142,21 @@ class ShutdownHandler:
 
     def _ending_signal(self, error: BaseException | None) -> int | None:
         """Return the signal that ended a training which left with ``error``."""
-        raised = [signum for link in error_chain(error) for signum, own in self._raised.items() if link is own]
+        chain = list(error_chain(error))
+        raised = [signum for link in chain for signum, own in self._raised.items() if link is own]
+        raised += [signum for link in chain if (signum := _signal_behind(link)) in _SIGNALS]  # by a handler set later
         if raised:
             return raised[0]
+        ways_out: tuple[signal.Signals, ...] = ()
         if error is None or isinstance(error, SystemExit):
-            way_out = signal.SIGTERM
-        elif type(error).__name__ == "CancelledError":  # by Ctrl-C, asyncio cancels the main task
-            way_out = signal.SIGINT
-        else:
-            return None
-        return way_out if self._survived.get(way_out, _EPOCHS_TO_LEAVE + 1) <= _EPOCHS_TO_LEAVE else None
+            ways_out = (signal.SIGTERM,)
+        elif (
+            type(error).__name__ == "CancelledError"
+        ):  # by Ctrl-C, asyncio cancels the main task; as users' handlers do
+            ways_out = (signal.SIGINT, signal.SIGTERM)
+        return next(
+            (way for way in ways_out if self._survived.get(way, _EPOCHS_TO_LEAVE + 1) <= _EPOCHS_TO_LEAVE), None
+        )
 
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:

@@ -120,6 +120,31 @@ def test_an_exception_that_a_signal_raised_ends_the_run_as_killed(signum: signal
         shutdown.stop()
 
 
+@pytest.mark.parametrize("code", [0, 1, "preempted"])
+@pytest.mark.parametrize("form", ["function", "lambda", "method"])
+def test_a_handler_that_was_set_during_the_run_and_leaves_ends_it_as_killed(form: str, code: int | str) -> None:
+    """It stands in the tracker's place; an exit that no signal caused counts as it is."""
+
+    class Leaver:
+        def leave(self, *_: object) -> None:
+            raise SystemExit(code)
+
+    def leave(*_: object) -> None:
+        raise SystemExit(code)
+
+    shutdown = watch()
+    handler: Any = {"function": leave, "lambda": lambda *_: leave(), "method": Leaver().leave}[form]
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert shutdown.outcome_of(caught.value) == RunOutcome("KILLED", "SIGTERM")
+        assert shutdown.outcome_of(SystemExit(code)).status == ("FAILED" if code else "FINISHED")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        shutdown.stop()
+
+
 def test_an_ignored_signal_stays_ignored_and_changes_nothing() -> None:
     """Neither nohup nor `&` in a script is undone."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -302,13 +327,17 @@ def test_a_handler_of_another_signal_than_sigterm_that_returns_changes_nothing(s
         signal.signal(signum, before)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, "KILLED"), (None, "FAILED")])
-def test_a_task_that_ctrl_c_cancelled_ends_its_run_as_killed(
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, "KILLED"), slow(signal.SIGTERM, "KILLED"), (None, "FAILED")]
+)
+def test_a_task_that_a_signal_cancelled_ends_its_run_as_killed(
     signum: signal.Signals | None, status: str, sqlite_uri: str
 ) -> None:
-    """By asyncio's own handler, which returns; a task that something else cancelled has failed."""
+    """By asyncio's own handler, or the user's, which return; a task that something else cancelled has failed."""
 
     async def train() -> None:
+        if signum == signal.SIGTERM:
+            asyncio.get_running_loop().add_signal_handler(signum, asyncio.current_task().cancel)  # type: ignore[union-attr]
         with MetricsTracker("out") as tracker:
             for epoch in range(500):
                 tracker.start_epoch(epoch)
@@ -343,9 +372,12 @@ def test_a_generator_that_is_closed_ends_its_run_as_finished(sqlite_uri: str) ->
         os.kill(os.getpid(), signal.SIGTERM)
         break
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in epochs("Ctrl-C"):
+            os.kill(os.getpid(), signal.SIGINT)
 
     runs = MlflowClient(sqlite_uri).search_runs(["0"], order_by=["attributes.start_time"])
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
 
 
 def test_a_resumed_run_that_finishes_bears_no_old_error(sqlite_uri: str) -> None:
