@@ -20,8 +20,9 @@ from mlflow_ddpm.core.strict_json import plain
 _KNOWN_LENGTH = 8  # a shorter value is not searched for elsewhere: it may be part of anything
 _NUMERIC_LENGTH, _WORD_LENGTH = 10, 14  # nor is a shorter number or word
 _PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label", "option", "parameter", "param")
-_PAIR_VALUES = ("value", "val", "v", "content", "data", "default")
+_PAIR_VALUES = ("value", "val", "v", "content", "data", "stringdata", "default")
 _BREAK = "\x1f"  # between the words of a command: white space that no text has
+_COLUMN = re.compile(r"[\s\"'`*]*(?:[A-Za-z_][\w.\-]{0,60}(?: [\w.\-]{1,60})?)?[\s\"'`*]*")  # a column's name
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
 
 
@@ -72,7 +73,36 @@ def without_credentials(uri: str) -> str:
 def _hide(text: str, known: Iterable[str]) -> tuple[str, list[str]]:
     for secret in (*known, *_environment_secrets()):
         text = _cut(text, secret)
-    return hide_in_text(text)
+    in_tables: list[str] = []
+    clean, found = hide_in_text(_hide_in_tables(text, in_tables))
+    return clean, in_tables + found
+
+
+def _hide_in_tables(text: str, found: list[str]) -> str:
+    """Hide what stands below ``password`` in a table with names on top, as CSV and Markdown write it."""
+    lines, mark, levels = text.split("\n"), ",", list[Suspicion]()
+    for number, line in enumerate(lines):
+        cells = line.split(mark)
+        if len(cells) != len(levels):
+            mark, levels = _columns(line)
+            continue
+        for place, (cell, level) in enumerate(zip(cells, levels, strict=True)):
+            value = cell.strip(" \t\r\"'`*")
+            if level is Suspicion.IF_MIXED and is_secret(value, level):
+                found.append(value)
+                cells[place] = cell.replace(value, HIDDEN)
+        lines[number] = mark.join(cells)
+    return "\n".join(lines)
+
+
+def _columns(line: str) -> tuple[str, list[Suspicion]]:
+    """Return what separates the names in a table's first row, and the suspicion of what stands below each."""
+    for mark in "|\t;,":
+        cells = line.split(mark)
+        is_prose = mark != "|" and f"{mark} " in line
+        if len(cells) > 1 and not is_prose and all(_COLUMN.fullmatch(cell) for cell in cells):
+            return mark, [min(suspicion(cell), Suspicion.IF_MIXED) for cell in cells]
+    return ",", []
 
 
 def _cut(text: str, secret: str) -> str:
@@ -190,7 +220,7 @@ def _is_name(value: Any) -> bool:
 def _name_of_pair(value: dict[str, Any]) -> str:
     """Return the name in {"name": "HF_PASSWORD", "value": ...}; empty for any other dict."""
     texts = {key.lower(): item for key, item in value.items() if isinstance(item, str)}
-    kinds = [texts[key] for key in ("id", "type") if suspicion(texts.get(key, "")) >= Suspicion.IF_TEXT]
+    kinds = [texts[key] for key in ("id", "kind", "type") if suspicion(texts.get(key, "")) >= Suspicion.IF_TEXT]
     return max([texts[key] for key in _PAIR_NAMES if key in texts] + kinds, key=suspicion, default="")
 
 

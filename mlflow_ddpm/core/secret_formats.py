@@ -5,17 +5,16 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-from mlflow_ddpm.core.secret_names import ISSUERS, Suspicion, is_odd, is_secret, looks_random, suspicion
+from mlflow_ddpm.core.secret_names import ISSUERS, Suspicion, is_issued, is_odd, is_secret, looks_random, suspicion
 
 HIDDEN = "***"
 _NESTED_LENGTH = 400  # a longer value is not read again for what is in it, so that time stays in proportion
 _INDENT = 200  # a name that stands farther to the right starts no line
-_RUN_LENGTH, _WORD_LENGTH = 16, 24  # letters and digits without a break that a token has and a word has not
 
-_RUN = re.compile(r"[A-Za-z0-9]+")
 _PROSE = re.compile(
     r"(?:required|missing|invalid|incorrect|wrong|must|not|is|was|expected|expired|got|unexpected)\b", re.IGNORECASE
 )
+_KIND = re.compile(r"(?:^|[_\-])(?:[rs]k|pat|api|apikey|live|secret|token|auth|svc)[_\-]")
 _END = re.compile(r"[ \"']*(?:\Z|[\n#,;})])")
 
 
@@ -66,8 +65,9 @@ def _after_name(match: Match) -> bool:
 def _in_sentence(match: Match) -> bool:
     """Read ``the API_TOKEN is abc123``, but neither ``the token is missing`` nor ``key 'conv1' is missing``."""
     level = _suspicion(match)
-    most = Suspicion.IF_MIXED if level >= Suspicion.IF_TEXT else Suspicion.IF_RANDOM
-    return is_secret(match["secret"], min(level, most))
+    if level is Suspicion.IF_MIXED:
+        return _random(match) or (match["verb"] is not None and _used(match))
+    return is_secret(match["secret"], min(level, Suspicion.IF_MIXED))
 
 
 def _option(match: Match) -> bool:
@@ -95,6 +95,10 @@ def _mixed(match: Match) -> bool:
     return is_secret(match["secret"], Suspicion.IF_MIXED)
 
 
+def _sure(match: Match) -> bool:
+    return match["sure"] is not None or _mixed(match)
+
+
 def _in_path(match: Match) -> bool:
     """Take the part of an address that a service has made up; ``hooks/tree/v1`` and ``hooks/usestate18`` are none."""
     parts = re.findall(r"\w{10,}", match["secret"])
@@ -115,33 +119,25 @@ def _basic(match: Match) -> bool:
 
 
 def _issued(match: Match) -> bool:
-    """Take what follows an issuer's prefix if it is no words: ``hf_internal_testing_model`` is no token."""
-    runs = [run for run in _RUN.findall(match["tail"]) if len(run) >= _RUN_LENGTH]
-    if _generated(match) or re.search(r"-[0-9a-f]{4}-[0-9a-f]{12}$", match["tail"]):
-        return True
-    return any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
-
-
-def _generated_tail(match: Match) -> bool:
-    return _generated(match) and looks_random(match["tail"])
+    return is_issued(match["tail"])
 
 
 def _generated(match: Match) -> bool:
-    """Take small letters, capitals and digits, mixed: no checksum and no name has all three so long."""
-    return len(match["tail"]) >= _RUN_LENGTH and all(re.search(c, match["tail"]) for c in ("[a-z]", "[A-Z]", r"\d"))
+    """Take what ends in letters and digits at random: after ``api_`` any, elsewhere those that no checksum has."""
+    return looks_random(match["tail"]) and (is_odd(match["tail"]) or _KIND.search(match["secret"]) is not None)
 
 
 _NAME = r"(?P<name>[A-Za-z_][\w.\-]{0,60})"
 _START = r"(?<![\w.\-/\\])"
 _NOUN = rf"{_START}(?:(?P<before>[A-Za-z]{{2,15}})[ ])?-{{0,2}}{_NAME}"  # "access key" as well as "access_key"
-_BARE = r"[^\s,;&'\"<>]+"
+_BARE = r"[^\s,;&'\"`<>]+"
 _TEXT = r"(?:(?!(?P=q)).)+"  # up to the quote that it began with
-_QUOTED = rf"\\?(?P<q>['\"]{{3}}|['\"])(?P<secret>{_TEXT})"
-_VALUE = rf"(?:\\?(?P<q>['\"]{{3}}|['\"]))?(?P<secret>(?(q){_TEXT}|{_BARE}))"
+_QUOTED = rf"\\?(?P<q>['\"]{{3}}|['\"`])(?P<secret>{_TEXT})"
+_VALUE = rf"(?:\\?(?P<q>['\"]{{3}}|['\"`]))?(?P<secret>(?(q){_TEXT}|{_BARE}))"
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 _FIELD = r"\\?['\"]?{}\\?['\"]?"  # in JSON, YAML or XML, within quotes or not
-_PASSWORD = r"(?:password|passwd|passphrase)"  # noqa: S105
-_SCHEME = r"(?P<scheme>(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+)?+"
+_PASSWORD = r"(?:password|passwd|passphrase|pwd)"  # noqa: S105
+_SCHEME = r"(?P<scheme>(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS4[\w\-]*)\s+|(?=[\w.\-]+=))?+"
 _LINE = r"(?:[^\n'\"]|(?<==)\"[^\n\"]*\")+"  # up to the quote that ends it: Digest username="bob", response="1f" is one
 # A key without a value, and what is indented below it, as YAML writes lists and mappings.
 _BLOCK = (
@@ -154,7 +150,8 @@ _OPTIONS = (
     rf"\b(?:(?:sshpass|\w*login|mongo\w*|cqlsh|rdesktop|psexec|useradd|usermod|ncftp\w*|snowsql){_ARGUMENTS}-p|"
     rf"(?:(?:un)?zip|sqlcmd|[iot]sql|bcp|mosquitto_\w+|ipmitool|ssh-keygen){_ARGUMENTS}-P|ssh-keygen{_ARGUMENTS}-N|"
     rf"redis-cli{_ARGUMENTS}-a|ldap\w+{_ARGUMENTS}-w|openssl{_ARGUMENTS}-[kK]|(?:plink|pscp|psftp){_ARGUMENTS}-pw|"
-    rf"(?:mysql\w*|mariadb\w*|7z[ar]?|(?:un)?rar){_ARGUMENTS}-h?p(?=\S))"
+    rf"(?:mysql\w*|mariadb\w*|7z[ar]?|(?:un)?rar){_ARGUMENTS}-h?p(?=\S)|"
+    r"htpasswd\s+(?=-\w*b)(?:-\w*n\w*|-\w+\s+\S+)\s+\S+|(?:wpa_passphrase|add_user|lftp\s+-u|https?\s+-a)\s+[^\s,:]+[\s,:])"
 )
 _CREDENTIAL_CALL = r"(?i:(?:Auth(?=\([^()]{1,80},)|Secret(?:Str|Bytes)?|Credentials?|Password)|\bauth['\"]?\s?[:=]\s?)"
 # Everything that repeats is bounded, or starts at the start of a word: a long text takes time in proportion.
@@ -168,19 +165,21 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             r"(?P<secret>[^/\s]{1,500}|[^/\s:@]{0,100}:(?!\d{1,5}/)[^\s'\"]{1,500})@"
         ),
     ),
-    # the same without a scheme, as Go and Oracle write it: user:password@tcp(host:3306)/name
-    (_always, r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>(?!//)[^\s@]{1,100})@(?:\w{2,12}\(|[\w.\-]{1,100}:\d{2,5}/\w)"),
+    # the same without a scheme; as Go and others write it, any word is a password: user:password@tcp(host:3306)/name
     (
-        _mixed,
+        _sure,
         (
-            r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{4,100})"
-            r"@(?!sha\d)(?:localhost|[\w\-]+(?:\.[\w\-.]+|:\d{2,5}|/\w))"
+            r"(?<![\w/.\-])[\w.+\-]{1,60}:(?P<secret>[^\s:@/'\"]{1,100})@(?!sha\d)"
+            r"(?:(?P<sure>\w{2,12}\(|[\w.\-]{1,100}:\d{2,5}/\w)|localhost|[\w\-]+(?:\.[\w\-.]+|:\d{2,5}|/\w))"
         ),
     ),
     (_always, r"(?:\boracle:\w{1,9}:|\bsqlplus\s+)\w{1,60}/(?P<secret>[^\s@]{1,100})@"),
     (_mixed, r"(?m:^[^\s:/]{1,100}:(?:\d{2,5}|\*):[^\s:/]{1,60}:[^\s:/]{1,60}:(?P<secret>\S{1,200})$)"),  # .pgpass
     # webhooks: the path is the secret
-    (_always, r"(?i:https?://(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]+/(?P<secret>[^\s'\"<>]*\d[^\s'\"<>]{5,}))"),
+    (
+        _always,
+        r"(?i:https?://(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]{1,100}/(?P<secret>(?=[^\s'\"<>]{0,200}\d)[^\s'\"<>]{6,}))",
+    ),
     (_in_path, r"(?i:https?://[^\s?]{1,100}?/(?:(?:web)?hook(?:s|b2)?/|bot(?=\d))(?P<secret>[^\s'\"<>]{6,}))"),
     (
         _random,
@@ -192,8 +191,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         rf"(?i:(?:[?&#]|%3B|%26|%3F){_NAME}(?:=|(?P<e>%3D))(?P<secret>(?(e)(?:(?!%3B|%26)[^&#\s'\"])+|[^&#\s'\"]+)))",
     ),
     # headers whose whole line is the secret
-    (_always, r"(?i:\b(?:Set-)?Cookie['\"]?\s*:\s*['\"]?(?P<secret>[^\s=;'\"]+=[^\n'\"]+))"),
-    (_header, rf"(?i:\bAuthorization['\"]?\s*[:=]\s*['\"]?{_SCHEME}(?P<secret>(?!\*\*\*){_LINE}))"),
+    (_header, rf"(?i:\b(?:Authorization|Cookie)['\"]?\s*[:=]\s*['\"]?{_SCHEME}(?P<secret>(?!\*\*\*){_LINE}))"),
     (_always, r"(?i:\bBearer\s+(?P<secret>(?=\S*\d)[\w.~+/\-]{8,}=*))"),
     (_basic, r"(?i:\bBasic\s+(?P<secret>[A-Za-z0-9+/]{8,}=*))"),
     # {"name": "HF_PASSWORD", "value": "..."}, as JSON, YAML and XML write it
@@ -204,6 +202,11 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             r"\\?['\"]?(?P<secret>[^\n'\"]+)"
         ),
     ),
+    # a field of a form: name="password", then other headers and an empty line, then the value
+    (
+        _named,
+        rf"(?i:\bname=\"{_NAME}\"[^\n]{{0,200}}\n(?:[\w\-]{{1,40}}:[^\n]{{0,200}}\n){{0,3}}\r?\n(?P<secret>[^\r\n]+))",
+    ),
     # "password": "..." and password='...', as JSON, Python and shells write them; password: '...' in YAML
     (_named, rf"{_START}(?P<n>\\?['\"]){_NAME}(?P=n)\]?\s{{0,9}}[:=]\s{{0,9}}{_QUOTED}"),
     (
@@ -213,39 +216,37 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_after_colon, rf"{_NOUN}(?:['\"]|[*_`]{{1,2}})?[ \t]?:[*_`]{{0,2}}[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
     (_named, rf"(?mi:{_BLOCK})"),
     (_named, rf"<(?:\w{{1,20}}:)?{_NAME}(?:\s[^<>]{{0,200}})?>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
-    (_always, rf"{_CREDENTIAL_CALL}\((?:[^()]{{1,80}},\s?)?{_QUOTED}"),
-    (_mixed, rf"\blogin\((?:[^()]{{1,80}}[,=]\s?)?{_QUOTED}"),
+    (_sure, rf"(?:{_CREDENTIAL_CALL}(?P<sure>)|\blogin)\((?:[^()]{{1,80}}[,=]\s?)?{_QUOTED}"),
     # command lines, also as Python shows a list
-    (_named, rf"(?P<n>['\"])--?{_NAME}(?P=n),\s?{_QUOTED}"),
-    (_named, rf"(?<![^\s'\"])--?{_NAME}\s+(?!-){_VALUE}"),
+    (_named, rf"(?<![^\s'\"])--?{_NAME}(?:\s+|['\"],\s?(?=['\"]))(?!-){_VALUE}"),
+    (_named, rf"(?<!\S)/{_NAME}:{_VALUE}"),  # of Windows
     (
         _after_name,
         rf"(?:(?:^|\s)(?=[A-Za-z][A-Za-z0-9]*_)|\b(?:ENV|set\w{{0,3}})\s+(?:-\w+\s+)?)(?P<name>[A-Za-z]\w*)\s+(?![A-Z0-9]+_){_VALUE}",
     ),
     (
         _always,
-        r"(?<!\S)(?:-[uU]|--user|--proxy-user|--auth)[\s=]?['\"]?[^\s:%'\"]+[:%](?P<secret>(?!\d+\b)[^\s'\"]+)",
+        r"(?<!\S)(?:-[uU]|--user|--proxy-user|--auth)[\s=]?['\"]?[^\s:%/'\"]+[:%](?P<secret>(?!\d+\b|/)[^\s'\"]+)",
     ),
-    (_mixed, rf"(?i:(?<!\S)/(?:p|pwd?|pass(?:word)?):{_VALUE})"),  # of Windows
     (_option, rf"{_OPTIONS}\s?{_VALUE}"),
-    (
-        _option,
-        r"\b(?:htpasswd\s+(?=-\w*b)(?:-\w*n\w*|-\w+\s+\S+)\s+\S+\s+|(?:wpa_passphrase|add_user|lftp\s+-u|https?\s+-a)\s+[^\s,:]+[\s,:])(?P<secret>[^\s|;&]+)",
-    ),
     (_random, rf"\b(?:login|\w{{0,20}}auth\w{{0,20}}(?::token)?)\s+(?:--?[\w\-]{{1,30}}\s+){{0,3}}{_VALUE}"),
     (_always, rf"\b(?:echo|printf)\s+(?:-n\s+)?{_VALUE}['\"]?\s*\|[^|\n]{{0,100}}(?:-stdin|\bsudo\s+-S)\b"),
     # sentences
-    (_always, rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY|SecureString)\s+(?:(?:is|was|of|<<<)\s+)?{_QUOTED})"),
+    (
+        _sure,
+        (
+            rf"(?i:\b(?:{_PASSWORD}|IDENTIFIED\s+BY|SecureString|(?:user(?:name)?|login)\s+\S{{1,60}}\s+(?:and\s+)?(?:pass|pwd?))"
+            rf"\s+(?:(?:is|was|of|<<<)\s+)?(?P<sure>(?=\\?['\"`]))?{_VALUE})"
+        ),
+    ),
     (
         _used,
         (
             r"(?i:\b(?:with|using|used?|by|sent|tried)\s+(?:(?:the|this|my|our|an?)\s+)?(?:[a-z]{2,12}\s+)?"
-            rf"(?:token|api[ _\-]?key|access[ _\-]key|secret|{_PASSWORD}|pwd|credentials?)\s+{_VALUE})"
+            rf"(?:token|api[ _\-]?key|access[ _\-]key|secret|{_PASSWORD}|credentials?)\s+{_VALUE})"
         ),
     ),
-    (_mixed, rf"(?i:\b{_PASSWORD}\s+(?:(?:is|was)\s+)?(?P<secret>{_BARE}))"),
-    (_in_sentence, rf"{_NOUN}\s+(?:(?:is|was|->|=>|:=)\s+)?{_QUOTED}"),
-    (_in_sentence, rf"{_NOUN}\s+(?:is|was|->|=>|:=)\s+(?P<secret>{_BARE})"),
+    (_in_sentence, rf"{_NOUN}\s+(?:(?P<verb>is|was|->|=>|:=)\s+|(?=\\?['\"`])){_VALUE}"),
     (
         _after_words,
         (
@@ -258,18 +259,16 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
     (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{ISSUERS})(?P<tail>[\w.\-]{{10,}}))"),
     (
-        _generated_tail,
+        _generated,
         (
             r"(?<![\w\-./\\])(?P<secret>[A-Za-z]{2,12}\d?(?:[_\-.][A-Za-z0-9]{1,24}){0,3}[_\-.]"
             r"(?P<tail>[A-Za-z0-9]{24,}+))(?![.\w\-]*\.\w{2,11}\b)"
         ),
     ),
     (
-        _random,
-        r"(?<![\w\-./\\])(?:[a-z]{2,12}[_\-])?(?:[rs]k|pat|api|apikey|live|secret|token|auth|svc)[_\-](?P<secret>[A-Za-z0-9]{24,}+)(?!\.\w)",
+        _always,
+        r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-|pat\w{12,20}\.)[0-9a-f]{32,}|[0-9a-f]{32}-us\d{1,2})\b",
     ),
-    (_always, r"\b(?P<secret>pat[A-Za-z0-9]{12,20}\.[0-9a-f]{32,}|[0-9a-f]{32}-us\d{1,2})\b"),
-    (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-)[0-9a-f]{32})\b"),
     (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{30,40}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
     (_always, r"(?P<secret>\$(?:2[abxy]|[1567y]|apr1|argon2\w{1,2}|scrypt|pbkdf2[\w\-]*)\$[\w./$,=+\-]{20,})"),
 )

@@ -121,6 +121,7 @@ _NOUNS: tuple[tuple[frozenset[str], frozenset[str] | None, Suspicion], ...] = (
     (_words("fernet hmac csrf xsrf sessionid jsessionid phpsessid sid"), None, Suspicion.IF_RANDOM),
 )
 _MIXED_LENGTH = 5
+_WORD_LENGTH = 24  # letters and digits without a break that no word has
 _RANDOM_LENGTH, _RANDOM_WORD = 16, 2.7  # generated texts change between cases and digits more often than words do
 # No credential whatever its name is: nothing, hidden already, a switch, a special token ([CLS], <pad>), an algorithm, a
 # variable ($X, {{ x }}), a call, a path.
@@ -227,6 +228,14 @@ def looks_random(text: str) -> bool:
     return len(letters) >= _RANDOM_LENGTH and len(letters) < _RANDOM_WORD * len(changes)
 
 
+def is_issued(tail: str) -> bool:
+    """Say whether a token follows an issuer's prefix; ``internal_testing_model`` after ``hf_`` is no token."""
+    runs = [run for run in _RUN.findall(tail) if len(run) >= _RANDOM_LENGTH]
+    if (len(tail) >= _RANDOM_LENGTH and is_odd(tail)) or re.search(r"-[0-9a-f]{4}-[0-9a-f]{12}$", tail):
+        return True
+    return any(len(run) >= _WORD_LENGTH or not run.isalpha() or not run.islower() for run in runs)
+
+
 def is_odd(text: str) -> bool:
     """Say whether a text mixes small letters, capitals, and digits or signs."""
     return all(re.search(c, text) for c in ("[a-z]", "[A-Z]", r"\d|[!@#$%^*+~?&]"))
@@ -235,6 +244,8 @@ def is_odd(text: str) -> bool:
 def _is_mixed(text: str) -> bool:
     """Say whether a text is more than words and numbers: ``hunter2`` and ``p@ssword`` are, ``resnet-50`` is not."""
     parts = re.split(r"[\s_.,:;\-/()=]+", text)
+    if re.fullmatch(r"(?=.*\d)[A-Z\d]{4,8}(?:-[A-Z\d]{4,8}){2,}", text):  # a licence: K7Q2-9XWT-PL3M
+        return True
     return any(
         len(part) >= _MIXED_LENGTH and re.search(r"[A-Za-z]", part) and re.search(r"[\d!@#$%^*+~?&]", part)
         for part in parts
@@ -251,5 +262,5 @@ def is_secret(value: str, level: Suspicion) -> bool:
         return not re.fullmatch(r"[\d.\-+]{1,6}", value)
     if level is Suspicion.IF_MIXED:
         return _is_mixed(value) or looks_random(value)
-    is_login = level is Suspicion.IF_LOGIN and re.fullmatch(r"[^\s:/]{1,100}:(?!\d+$)[^\s/]{4,}", value)
-    return bool(is_login) or looks_random(value)
+    login = re.fullmatch(r"[^\s:/]{1,100}([:/])((?!\d+$)[^\s/]{4,})", value) if level is Suspicion.IF_LOGIN else None
+    return looks_random(value) or (login is not None and (login[1] == ":" or _is_mixed(login[2])))

@@ -48,6 +48,7 @@ LONG_PARTS = [
         "=a%3D",
         'Authorization: Basic a="',
         "with the token ",
+        "https://a.hooks.",
     ),
 ]
 

@@ -293,6 +293,9 @@ acme-auth-«kQz81VbTqLm2Cx-aZ4xW8vT2mQ6rK1yJd3Gm6Lp»
 acme_live_«7fa91b0cd3e24466981b0d9c»
 pat05pMkVKZcXngj5.«fdd1ca394de0f394245088f718dbc33a140d9bd4ee385a37e44626fde8754a75»
 DOCKER_AUTH_CONFIG={"auths":{"r":{"auth":"«dXNlcjpwYXNzd29yZA==»"}}}
+the token is `«ab12cd34»` now
+log in with user bob and pw «hunter2x»
+form-data; name="password"\nContent-Type: text/plain\n\n«hunter2x»
 """)
 ORDINARY_TEXTS = _lines(r"""
 Authorization: required
@@ -303,6 +306,7 @@ https://host/x?filter=loss%3D0.1%26sort_key%3Dval2
 key : val_loss
 the key 'conv1_weight2' is missing
 unexpected token 'x1y2z3' in line 2
+rsync -u /data/emnist:/mnt /out
 the token is class0
 <key>conv1_weight2</key>
 <token_type>cls0x</token_type>
@@ -501,6 +505,13 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
         "yaml": "db:\n  passwords:\n    - «hunter»\n  lr: 1",
         "text": "secrets:\n- «hunter»\nlr: 1\nmy_credentials:\n  «a: b»\n",
     },
+    {
+        "csv": "user,password\nbob,«hunter2»\nann,«walrus8»\n\nx,y1z2w3",
+        "tabs": "host\tapi_key\nh1\t«abc12def»",
+        "markdown": "| name | API key |\n|------|---|\n| bob | `«abc12def»` |\n| ann | none |\n\nprose",
+    },
+    {"kind": "Secret", "metadata": {"name": "db"}, "stringData": {"user": "bob", "db": "«abc»"}},
+    {"auth": "«bob/hunter2x»", "license_key": "«K7Q2-9XWT-PL3M»"},
     {"pass_db": "«hunter»", "env": [{"param": "api_key", "default": "«abc»"}, {"label": "api-key", "data": "«abc»"}]},
     {"db": {"pass": "«hunter2»", "host": "db.example", "port": 5432, "user": "bob"}},
     {"passwords": ["«one-two-3»", "«four-five»"]},
@@ -550,6 +561,14 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {"key": ["«-----BEGIN EC PRIVATE KEY-----»", "«k3LmJgRF»", "«-----END EC PRIVATE KEY-----»"]},
 ]
 ORDINARY_CONFIGS: list[dict[str, Any]] = [
+    {
+        "csv": "token,count\ncls,12\npad,a\n",
+        "markdown": "| token | loss |\n|---|---|\n| class_a | ab12c |",
+        "prose": "the user, the password,\nthe host, and port80a,",
+        "kind": "ConfigMap",
+        "data": {"url": "a"},
+        "auth": "oauth/v2",
+    },
     {"token": "char", "client_key": "client_0", "user_token": "user_id", "session_key": "session_id", "pass": "low"},
     {
         "token": "word",
