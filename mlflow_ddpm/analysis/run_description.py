@@ -18,10 +18,10 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.formatting import count_of, format_duration, format_number
 from mlflow_ddpm.core.links import artifact_link, artifact_source
 from mlflow_ddpm.core.markdown import Markdown, Table, code, escape, table
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.core.run_summary import Summary
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, DASHBOARD_NAME, HTML_NAME, PREVIEW_NAME, SAMPLE_PATTERN
 from mlflow_ddpm.storage.mlflow_run import MlflowPage, MlflowRun, clean_tags
-from mlflow_ddpm.storage.stored_rows import Point
 
 DESCRIPTION_MAX = 4800  # characters; the oldest servers take 5000 of a tag, and the mark needs some
 FINDINGS_TAG = "mlflow_ddpm.findings"

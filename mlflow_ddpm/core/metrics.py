@@ -22,6 +22,15 @@ Number = int | float | None
 WHOLE_MAX = 2**53 - 1  # what JSON readers and plots, which count in float64, still tell apart
 
 
+class Point(NamedTuple):
+    """One value of one metric, as the tracking store gets it."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
 class Metric(NamedTuple):
     """One entry of the table of metrics."""
 
@@ -145,9 +154,10 @@ class EpochMetrics:
         found: float | None = getattr(self, name) if name in _OWN_COLUMNS else self.extra.get(name)
         return found
 
-    def points(self) -> dict[str, float]:
-        """Return what the tracking store gets at step ``epoch``: every measured value, as float."""
-        return {k: float(v) for k, v in self.values().items() if v is not None and k != "epoch"}
+    def points(self) -> list[Point]:
+        """Return what the tracking store gets: every measured value at step ``epoch``, at the row's first timestamp."""
+        measured = ((name, value) for name, value in self.values().items() if value is not None and name != "epoch")
+        return [Point(name, float(value), self.logged_at_ms, self.epoch) for name, value in measured]
 
 
 METRICS: tuple[Metric, ...] = tuple(

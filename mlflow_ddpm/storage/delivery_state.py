@@ -102,11 +102,6 @@ class DeliveryState:
         self.run_id, self.owned, self.ended = None, True, False
         self.delivered_through_ms, self.pictures, self.set_aside = 0, {}, {}
 
-    def settle(self, names: Container[str]) -> None:
-        """Note that the store has these items: they neither wait nor are they set aside."""
-        self.artifacts = [name for name in self.artifacts if name not in names]
-        self.set_aside = {name: why for name, why in self.set_aside.items() if name not in names}
-
     def set_outcome(self, outcome: RunOutcome | None) -> None:
         """Note how the training ended; None: it is running."""
         self.ended = False
@@ -130,22 +125,22 @@ class StateFile:
         self._saved_at = -math.inf
         self._gathering: set[int] = set()  # threads that change much at once
 
-    @contextmanager
-    def change(self) -> Iterator[DeliveryState]:
-        """Change the state while no other thread does, then put it on disk, unless closed."""
-        with self._lock:
-            yield self.state
-            self._note_change()
-
     def put(self, **fields: Any) -> None:
-        """Set fields, each to a value or to a function of its earlier one, as :meth:`change`: for the training thread.
+        """Set fields, each to a value or to a function of its earlier one, and put them on disk, unless closed.
 
-        An interrupt between the lines of a context manager would leave the lock held.
+        No context manager: an interrupt of the training thread between its lines would leave the lock held.
         """
         with self._lock:
             for name, new in fields.items():
                 setattr(self.state, name, new(getattr(self.state, name)) if callable(new) else new)
             self._note_change()
+
+    def settle(self, names: Container[str]) -> None:
+        """Note that the store has these items: they neither wait nor are they set aside."""
+        self.put(
+            artifacts=lambda waiting: [name for name in waiting if name not in names],
+            set_aside=lambda earlier: {name: why for name, why in earlier.items() if name not in names},
+        )
 
     def _note_change(self) -> None:
         self._is_owed = True

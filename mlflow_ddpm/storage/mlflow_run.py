@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_call import long_lived_objects_left_alone, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_faults import MISSING_ARTIFACT_STORE
 from mlflow_ddpm.storage.mlflow_requests import ANSWER_SEC, SLOWEST, in_time
-from mlflow_ddpm.storage.stored_rows import Point, is_row_key, read_pages, read_stored_rows
+from mlflow_ddpm.storage.stored_rows import is_row_key, read_pages, read_stored_rows
 
 STEPS_TAG = "mlflow_ddpm.every_n_steps"  # rows are windows of this many steps, and their numbers are steps done
 RESUMED_TAG = "mlflow_ddpm.resumed_at_epochs"  # first epoch of each life of the run after the first

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -34,14 +34,17 @@ class RunTarget(NamedTuple):
     run_key: str = ""  # of the tracker; empty: take the run whoever writes to it
     is_own: bool = False  # the directory wrote to this run before: it is the tracker's, whatever the run's tag
 
-    def with_names(self, clean: Callable[[str], str]) -> Self:
-        """Return the target with its names made clean; raise UsageError where a name, or the id, is no string."""
+    def redacted(self, hidden: Sequence[str]) -> Self:
+        """Return the target with names that hold no credentials; raise UsageError where a name or the id is no string.
+
+        ``hidden`` are texts that were taken for credentials elsewhere.
+        """
         for field, value in zip(("run_id", "run_name", "experiment_name"), self[1:4], strict=True):
             if not isinstance(value, str | None):
                 raise UsageError(f"{field} must be a string, got {value!r}")
         return self._replace(
-            run_name=self.run_name and clean(self.run_name),
-            experiment_name=self.experiment_name and clean(self.experiment_name),
+            run_name=self.run_name and redact(self.run_name, hidden),
+            experiment_name=self.experiment_name and redact(self.experiment_name, hidden),
         )
 
 

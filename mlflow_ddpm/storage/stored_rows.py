@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow_ddpm.core.errors import HistoryError
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
@@ -31,20 +31,6 @@ _MOST_METRICS, _MOST_PAGES, _MOST_POINTS = 10_000, 200, 10_000_000
 
 Place = tuple[int, int]  # step, timestamp in ms
 Cells = dict[str, float | None]
-
-
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    timestamp_ms: int
-    step: int
-
-
-def points_of(row: EpochMetrics) -> list[Point]:
-    """Return the points of a row, all at its first timestamp."""
-    return [Point(key, value, row.logged_at_ms, row.epoch) for key, value in row.points().items()]
 
 
 def is_row_key(key: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.storage.stored_rows import Point
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues, Taken
 from mlflow_ddpm.tracking.epoch_statistics import finite_mean
 from mlflow_ddpm.tracking.timing import unix_ms

@@ -1,40 +1,35 @@
 """One run in its tracking store: opened, described, sent to, finished.
 
 Every call blocks for as long as MLflow's time-outs allow: none is for the training thread. What the store does not take
-is set aside: logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, sent when the run opens again.
+is set aside.
 """
 
 import contextlib
-import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlflow_ddpm.analysis.run_description import write_run_description
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
-from mlflow_ddpm.core.formatting import display_path, printable
-from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
-from mlflow_ddpm.storage.fault_rules import PASSING_ERRNO
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
-from mlflow_ddpm.storage.stored_rows import ROW_MARK, Point, first_row_tag, points_of
-from mlflow_ddpm.tracking.outage import kind_of_cause
-from mlflow_ddpm.tracking.resume import resumed_tags, rows_of_stored_copy
+from mlflow_ddpm.storage.stored_rows import ROW_MARK, first_row_tag
+from mlflow_ddpm.tracking.resume import axis_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.set_aside import SetAside
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics
-from mlflow_ddpm.tracking.upload_items import Artifact, metric_name, send_apart
+from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 
-_log = logging.getLogger("mlflow_ddpm")
-_T = TypeVar("_T")
 _DESCRIBE_SEC = 300.0  # between two refreshes of the description while the run runs
 
 
@@ -57,10 +52,9 @@ class RemoteRun:
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
         self._first_row: EpochMetrics | None = None  # that the run names
         self._logged_images: tuple[str, ...] | None = None
-        self.is_suspect = self._has_suspects = False  # one item may be why nothing is sent
+        self.set_aside = SetAside(state_file, self._takes_tags)
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
         self.earlier_outcome: RunOutcome | None = None  # how the run had ended when it was opened
-        self.logged_causes: set[str] = set()  # of set-aside items, that were logged
         self._sent_files: list[str] = []  # that the run's description may show or link to
 
     @property
@@ -77,20 +71,17 @@ class RemoteRun:
         """Find or create the run, and describe it: what makes its page readable from the first epoch on."""
         own = {"mlflow_ddpm.output_dir": self._mirror.directory.name}
         if not own.keys() <= self._state.tags.keys():
-            with self._file.change() as state:
-                state.tags = context_tags({**own, **self._metadata.tags})
+            self._file.put(tags=context_tags({**own, **self._metadata.tags}))
         sent_later = clean_tags(self._metadata.tags)  # one by one, if the store does not take them all
         tags = {key: text for key, text in self._state.tags.items() if key not in sent_later}
         run, created = open_run(self._target, started_at_ms=self._state.started_at_ms, tags=tags)
         if created and self._target.run_id:  # a child of the run that was asked for, which another tracker writes to
-            with self._file.change() as state:
-                state.parent_run_id, state.owned = self._target.run_id, True
+            self._file.put(parent_run_id=self._target.run_id, owned=True)
         self._target = self._target._replace(run_id=run.run_id)  # so that a second try does not make a second run
         self._created = self._created or created
-        with self._file.change() as state:
-            state.run_id = run.run_id
+        self._file.put(run_id=run.run_id)
         if self._state.owned and not created and self._state.status == "RUNNING":
-            self._send_what_is_taken([run], lambda _: run.resume(), lambda _: "the run's status")
+            self.set_aside.send([run], lambda _: run.resume(), lambda _: "the run's status")
         self._describe(run)
         self._run = run
         if self._system_metrics and self._state.status == "RUNNING":
@@ -113,13 +104,12 @@ class RemoteRun:
             if first is not self._first_row:
                 self._send_tags(run, first_row_tag(run.read_page().tags, first))
                 self._first_row = first
-            new = [p for row in rows for p in points_of(row) if (p.key, p.step, p.timestamp_ms) not in self._logged]
-            self._send_what_is_taken(new, run.log_points, metric_name)
+            new = [p for row in rows for p in row.points() if (p.key, p.step, p.timestamp_ms) not in self._logged]
+            self.set_aside.send(new, run.log_points, metric_name)
         except StoreError:
             self._logged = None  # the answer may have been lost on the way back
             raise
-        with self._file.change() as state:
-            state.delivered_through_ms = max(state.delivered_through_ms, rows[-1].logged_at_ms)
+        self._file.put(delivered_through_ms=max(self._state.delivered_through_ms, rows[-1].logged_at_ms))
 
     def _lost_rows(self, run: MlflowRun) -> list[EpochMetrics]:
         """Return rows that the store had acknowledged and does not have, as where a backup of it was put back."""
@@ -152,7 +142,7 @@ class RemoteRun:
                 run.log_image(image.name, path, **at, logged=self._logged_images)
         except Exception as error:  # noqa: BLE001 - sorted there
             self._logged_images = None
-            self._set_aside_unless_passing(name, error)
+            self.set_aside.add_file(name, error)
         else:
             self._note_image(image)
             if image.fits_page():
@@ -165,11 +155,10 @@ class RemoteRun:
             self._check_current(run, artifact.path)
             run.log_file(artifact.path, artifact.folder)
         except Exception as error:  # noqa: BLE001 - sorted there
-            self._set_aside_unless_passing(name, error)
+            self.set_aside.add_file(name, error)
         else:
             self._sent_files.append(name)
-            with self._file.change() as state:
-                state.settle([name])
+            self._file.settle([name])
 
     def finish(self) -> None:
         """Send what comes after the last row, and end the run if the tracker created it."""
@@ -184,8 +173,7 @@ class RemoteRun:
         self._summarise(run)
         if state.owned:
             run.finish(state.status, state.ended_at_ms)
-        with self._file.change() as state:
-            state.ended = True
+        self._file.put(ended=True)
 
     def refresh_description(self) -> None:
         """Bring the run's description up to date, if it has new rows and five minutes are over."""
@@ -217,34 +205,20 @@ class RemoteRun:
 
     def _describe(self, run: MlflowRun) -> None:
         environment = {f"env.{name}": str(value) for name, value in self._metadata.environment.items()}
-        with self._file.change() as state:
-            state.set_aside = {k: why for k, why in state.set_aside.items() if not k.startswith(("tag ", "param "))}
-        self._send_tags(run, {**environment, **self._metadata.tags, **resumed_tags(self._state)})
+        self._file.settle([name for name in self._state.set_aside if name.startswith(("tag ", "param "))])
+        self._send_tags(run, {**environment, **self._metadata.tags, **axis_tags(self._state)})
         params = list(self._metadata.params.items())
-        self._send_what_is_taken(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
+        self.set_aside.send(params, lambda some: run.log_params(dict(some)), lambda p: f"param {p[0]}")
         inputs = [self._metadata.dataset] if self._metadata.dataset else []
-        self._send_what_is_taken(inputs, run.log_datasets, lambda _: "the data set")
+        self.set_aside.send(inputs, run.log_datasets, lambda _: "the data set")
         known: dict[str, Any] = {}
-        self._send_what_is_taken([run], lambda _: known.update(run.info()), lambda _: "the run's experiment")
+        self.set_aside.send([run], lambda _: known.update(run.info()), lambda _: "the run's experiment")
         status, ended_ms = known.pop("status", "RUNNING"), known.pop("end_time_ms", None)
         self.earlier_outcome = None if status == "RUNNING" else RunOutcome(status, at_ms=ended_ms)
         self._mirror.update_run(redacted(known).value)  # what MLflow knows of the run comes from anyone
 
     def _send_tags(self, run: MlflowRun, tags: Mapping[str, str]) -> None:
-        self._send_what_is_taken(list(tags.items()), lambda some: run.set_tags(dict(some)), lambda t: f"tag {t[0]}")
-
-    def _send_what_is_taken(
-        self, items: Sequence[_T], send: Callable[[Sequence[_T]], object], name_of: Callable[[_T], str]
-    ) -> None:
-        """Send all at once, or what the store takes of it, and set the rest aside; see :func:`send_apart`."""
-        is_suspect, are_alike = self.is_suspect or self._has_suspects, isinstance(next(iter(items), None), Point)
-        refused = send_apart(items, send, self._takes_tags, is_suspect=is_suspect, are_alike=are_alike)
-        for item, error in refused:
-            self._has_suspects |= isinstance(error, StoreUnavailableError)  # the next row may have one, too
-            self._set_aside(name_of(item), error)
-        if self._state.set_aside:
-            with self._file.change() as state:
-                state.settle({name_of(item) for item in items} - {name_of(item) for item, _ in refused})
+        self.set_aside.send(list(tags.items()), lambda some: run.set_tags(dict(some)), lambda t: f"tag {t[0]}")
 
     def _takes_tags(self) -> bool:
         """Return whether the store takes a plain tag, so that another fault is an item's."""
@@ -254,40 +228,14 @@ class RemoteRun:
             return True
         return False
 
-    def _set_aside_unless_passing(self, name: str, error: Exception) -> None:
-        """Set a file aside unless the fault may pass. Whatever else reading or encoding it raised will come again."""
-        if isinstance(error, StoreError) and not isinstance(error, ItemRefusedError):
-            raise error
-        if isinstance(error, OSError) and error.errno in PASSING_ERRNO:
-            raise StoreUnavailableError(f"{name} cannot be read now: {error.strerror}") from error
-        self._set_aside(name, error)
-
-    def _set_aside(self, name: str, error: Exception) -> None:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        with self._file.change() as state:
-            state.settle([name])
-            state.set_aside = {**state.set_aside, name: cause}
-        kind = kind_of_cause(error, name)  # of 2,000 pictures, one warning
-        level = logging.DEBUG if kind in self.logged_causes else logging.WARNING
-        self.logged_causes.add(kind)
-        where = display_path(self._mirror.directory)
-        with contextlib.suppress(Exception):  # a handler of the user's may raise
-            _log.log(
-                level,
-                "%s is not sent to MLflow: %s. It is set aside, all else is sent; `mlflow-ddpm status %s` lists what "
-                "is set aside, and `mlflow-ddpm sync %s` tries it again",
-                *(printable(name), printable(cause.rstrip(".")), where, where),
-            )
-
     def _note_image(self, image: LoggedImage) -> None:
-        with self._file.change() as state:
-            if image.content is None:
-                state.pictures = {**state.pictures, image.path.name: image.timestamp_ms}
-            state.settle([self.name_of(image.path)])
+        if image.content is None:
+            self._file.put(pictures=lambda sent: {**sent, image.path.name: image.timestamp_ms})
+        self._file.settle([self.name_of(image.path)])
 
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""
-        self._send_what_is_taken([run], self._write_description, lambda _: "the run's description")
+        self.set_aside.send([run], self._write_description, lambda _: "the run's description")
 
     def _write_description(self, runs: Sequence[MlflowRun]) -> None:
         try:

@@ -1,9 +1,7 @@
 """Which run the next rows of an output directory belong to, and what an earlier process left unsent."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mlflow_ddpm.core.errors import MirrorError, StoreError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
@@ -12,14 +10,12 @@ from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.artifacts import fetched_file
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.images import images_on_disk
 from mlflow_ddpm.storage.json_file import read_document
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
+from mlflow_ddpm.storage.layout import JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import RESUMED_TAG, STEPS_TAG, MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget, resolve_run_target
 from mlflow_ddpm.storage.store_address import store_of
-from mlflow_ddpm.tracking.upload_items import Artifact, UploadItem, folder_of
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -57,7 +53,16 @@ def begin_or_resume(
     """
     state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:
-        return _begin(resolve_run_target(target), now_ms())
+        target = resolve_run_target(target)
+        state = DeliveryState(
+            tracking_uri=redact(target.tracking_uri),
+            run_id=target.run_id,
+            run_name=target.run_name,
+            experiment_name=target.experiment_name,
+            started_at_ms=now_ms(),
+            owned=target.run_id is None,
+        )
+        return state, target._replace(run_key=state.run_key)
     count, where = count_of(len(mirror.rows), "row"), display_path(mirror.directory)
     if state.status == "FINISHED" and not resume:
         raise UsageError(
@@ -79,14 +84,10 @@ def begin_or_resume(
     return state, found._replace(run_id=wanted.run_id)
 
 
-def axis_tags(every_n_steps: int | None) -> dict[str, str]:
-    """Return the tags by which a run's axis comes back from the store."""
-    return {STEPS_TAG: str(every_n_steps)} if every_n_steps else {}
-
-
-def resumed_tags(state: DeliveryState) -> dict[str, str]:
-    """Return the tag by which the epochs of its resumes come back from the store."""
-    return {RESUMED_TAG: ", ".join(map(str, state.resumed_at_epochs))} if state.resumed_at_epochs else {}
+def axis_tags(state: DeliveryState) -> dict[str, str]:
+    """Return the tags by which a run's axis and the epochs of its resumes come back from the store."""
+    texts = {STEPS_TAG: str(state.every_n_steps or ""), RESUMED_TAG: ", ".join(map(str, state.resumed_at_epochs))}
+    return {name: text for name, text in texts.items() if text}
 
 
 def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) -> None:
@@ -140,46 +141,3 @@ def target_of(state: DeliveryState, tracking_uri: str) -> RunTarget:
     """Return the target of a directory's run in a store: its own, unless it joined a run and no row arrived there."""
     names, is_own = (state.run_name, state.experiment_name), state.owned or state.delivered_through_ms > 0
     return RunTarget(tracking_uri, state.run_id, *names, state.run_key, is_own=is_own)
-
-
-def _begin(target: RunTarget, now_ms: int) -> tuple[DeliveryState, RunTarget]:
-    state = DeliveryState(
-        tracking_uri=redact(target.tracking_uri),
-        run_id=target.run_id,
-        run_name=target.run_name,
-        experiment_name=target.experiment_name,
-        started_at_ms=now_ms,
-        owned=target.run_id is None,
-    )
-    return state, target._replace(run_key=state.run_key)
-
-
-def undelivered(mirror: Mirror, state: DeliveryState) -> list[UploadItem]:
-    """Return what the store has not acknowledged: rows, then pictures and files.
-
-    Files are taken from below the directory alone, whatever its delivery state names: it may be a stranger's.
-    """
-    again = {name.rpartition(" ")[2] for name in state.set_aside if name.startswith("metric ")}
-    rows = [r for r in mirror.rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
-    here = mirror.directory
-    paths = [here / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]
-    files = [Artifact(path, folder_of(path, here)) for path in paths if _is_below(path, here)]
-    document = Artifact(here / JSON_NAME, ARTIFACT_FOLDER)  # the config with its types, and the environment
-    return [*rows, document, *images_on_disk(here, but=state.pictures), *files]
-
-
-def final_files(directory: Path) -> list[Artifact]:
-    """Return the files that are logged when a run has ended: its history, and the trained model if there is one."""
-    history = [Artifact(directory / name, ARTIFACT_FOLDER) for name in (CSV_NAME, JSON_NAME)]
-    model = [Artifact(path, MODEL_FOLDER) for path in model_files(directory)]
-    # Path.exists raises where there is no right to look.
-    return [artifact for artifact in (*history, *model) if os.path.exists(artifact.path)]  # noqa: PTH110
-
-
-def _is_below(path: Path, directory: Path) -> bool:
-    """Return whether it is a file of the directory, not a link out of it; pictures have a way of their own."""
-    try:
-        inside = path.resolve().relative_to(directory.resolve())
-        return path.is_file() and inside.parts[0] != SAMPLES_FOLDER
-    except (OSError, ValueError, IndexError):
-        return False

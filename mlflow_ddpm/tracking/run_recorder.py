@@ -25,19 +25,11 @@ from mlflow_ddpm.tracking.findings_watch import FindingsWatch
 from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.outage import Unsent, advice, missing_remedy, warn_unsent
 from mlflow_ddpm.tracking.remote_run import RemoteRun
-from mlflow_ddpm.tracking.resume import (
-    axis_tags,
-    begin_or_resume,
-    final_files,
-    move_finished,
-    resumed_tags,
-    set_axis,
-    undelivered,
-)
+from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, move_finished, set_axis
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.shutdown import insist
 from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
-from mlflow_ddpm.tracking.upload_items import Artifact, Tags, folder_of
+from mlflow_ddpm.tracking.upload_items import Artifact, Tags, final_files, folder_of, undelivered
 from mlflow_ddpm.tracking.uploader import Uploader
 
 if TYPE_CHECKING:
@@ -69,8 +61,8 @@ class RunRecorder:
     ) -> None:
         self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
-        self._metadata = RunMetadata.create(config, {**tags, **axis_tags(every_n_steps)}, environment)
-        self._target = target.with_names(self._metadata.redact)
+        self._metadata = RunMetadata.create(config, tags, environment)
+        self._target = target.redacted(self._metadata.hidden)
         self._resume, self._every_n_steps = resume, every_n_steps
         self._uploader: Uploader | None = None
         self._mirror = Mirror(directory.absolute())  # absolute: it stays
@@ -284,4 +276,4 @@ class RunRecorder:
         self._resuming = False
         self._file.put(resumed_at_epochs=lambda earlier: [*(e for e in earlier if e < epoch), epoch])
         self._mirror.update_run(self._state.as_run())
-        self._sink.write(Tags(resumed_tags(self._state)))
+        self._sink.write(Tags(axis_tags(self._state)))

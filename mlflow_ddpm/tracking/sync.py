@@ -22,8 +22,9 @@ from mlflow_ddpm.storage.run_target import RunTarget, open_run
 from mlflow_ddpm.storage.store_address import store_of
 from mlflow_ddpm.tracking.outage import missing_remedy
 from mlflow_ddpm.tracking.remote_run import RemoteRun
-from mlflow_ddpm.tracking.resume import final_files, restore_lost_rows, target_of, undelivered
+from mlflow_ddpm.tracking.resume import restore_lost_rows, target_of
 from mlflow_ddpm.tracking.run_metadata import RunMetadata, read_run_config
+from mlflow_ddpm.tracking.upload_items import final_files, undelivered
 from mlflow_ddpm.tracking.uploader import Uploader
 
 _REPORT_SEC = 1.0

@@ -1,17 +1,15 @@
-"""What an uploader is given to send, and how that is sent where the store does not take all of it."""
+"""What an uploader is given to send, while a run runs, at its end, and later from its directory."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from mlflow_ddpm.core.errors import ItemRefusedError, RunMissingError, StoreError, StoreRefusedError
-from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.storage.images import LoggedImage
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
-from mlflow_ddpm.storage.stored_rows import Point
-
-_T = TypeVar("_T")
-_FAILURES_MAX = 12  # one after the other, before the store is at fault
+from mlflow_ddpm.core.metrics import EpochMetrics, Point
+from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.images import LoggedImage, images_on_disk
+from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
+from mlflow_ddpm.storage.mirror import Mirror
 
 
 class Tags(NamedTuple):
@@ -42,59 +40,32 @@ def metric_name(point: Point) -> str:
     return f"metric {point.key}, step {point.step}"
 
 
-def send_apart(
-    items: Sequence[_T],
-    send: Callable[[Sequence[_T]], object],
-    is_store_there: Callable[[], bool],
-    *,
-    is_suspect: bool,
-    are_alike: bool,
-) -> list[tuple[_T, StoreError]]:
-    """Send all at once; what is not taken together in halves, until what is not taken stands alone; return that.
+def undelivered(mirror: Mirror, state: DeliveryState) -> list[UploadItem]:
+    """Return what the store has not acknowledged: rows, then pictures and files.
 
-    A fault that may pass, or a refusal, is an item's only if the store takes other things meanwhile.
-
-    Args:
-        items: what to send.
-        send: sends some of them.
-        is_store_there: returns whether the store takes what it has taken before.
-        is_suspect: the same failed before, so that it may fail for ever.
-        are_alike: the store takes either all of them or none, but for their values.
-
-    Raises:
-        StoreError: the store is at fault.
+    Files are taken from below the directory alone, whatever its delivery state names: it may be a stranger's.
     """
-    refused: list[tuple[_T, StoreError]] = []
-    waiting, has_taken, failures = [(items, 0)] if items else [], False, 0
-    while waiting:
-        some, tries = waiting.pop()
-        try:
-            send(some)
-            has_taken, failures = True, 0
-            continue
-        except StoreError as error:
-            fault, is_items = error, isinstance(error, ItemRefusedError)
-            failures += not is_items
-            if not is_items and not _may_be_items(error, is_suspect=is_suspect):
-                raise
-            if not is_items and failures in (1, _FAILURES_MAX) and not is_store_there():
-                raise
-            if failures == _FAILURES_MAX and are_alike:
-                raise
-        if failures == _FAILURES_MAX:  # all of them, it seems
-            refused += [(item, fault) for rest, _ in [*waiting, (some, 0)] for item in rest]
-            break
-        if len(some) > 1:
-            half = len(some) // 2
-            waiting += [(some[half:], 0), (some[:half], 0)]
-        elif is_items or tries:
-            refused.append((some[0], fault))
-        else:  # it is tried again after the others
-            waiting.insert(0, (some, 1))
-    if are_alike and len(items) > 1 and not has_taken and refused and not isinstance(refused[-1][1], ItemRefusedError):
-        raise refused[-1][1]
-    return refused
+    again = {name.rpartition(" ")[2] for name in state.set_aside if name.startswith("metric ")}
+    rows = [r for r in mirror.rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
+    here = mirror.directory
+    paths = [here / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]
+    files = [Artifact(path, folder_of(path, here)) for path in paths if _is_below(path, here)]
+    document = Artifact(here / JSON_NAME, ARTIFACT_FOLDER)  # the config with its types, and the environment
+    return [*rows, document, *images_on_disk(here, but=state.pictures), *files]
 
 
-def _may_be_items(error: StoreError, *, is_suspect: bool) -> bool:
-    return not isinstance(error, RunMissingError) and (is_suspect or isinstance(error, StoreRefusedError))
+def final_files(directory: Path) -> list[Artifact]:
+    """Return the files that are logged when a run has ended: its history, and the trained model if there is one."""
+    history = [Artifact(directory / name, ARTIFACT_FOLDER) for name in (CSV_NAME, JSON_NAME)]
+    model = [Artifact(path, MODEL_FOLDER) for path in model_files(directory)]
+    # Path.exists raises where there is no right to look.
+    return [artifact for artifact in (*history, *model) if os.path.exists(artifact.path)]  # noqa: PTH110
+
+
+def _is_below(path: Path, directory: Path) -> bool:
+    """Return whether it is a file of the directory, not a link out of it; pictures have a way of their own."""
+    try:
+        inside = path.resolve().relative_to(directory.resolve())
+        return path.is_file() and inside.parts[0] != SAMPLES_FOLDER
+    except (OSError, ValueError, IndexError):
+        return False

@@ -60,7 +60,7 @@ class Uploader:
 
     def _explains_files(self, error: StoreError, failures: int) -> bool:
         """Return whether the rows' outage or a file that was set aside has shown why files wait, or it is too early."""
-        is_logged = kind_of_cause(error) in self.remote.logged_causes
+        is_logged = kind_of_cause(error) in self.remote.set_aside.logged_causes
         return bool(self._row_lane.last_error) or failures < 2 or is_logged  # noqa: PLR2004
 
     def start(self) -> None:
@@ -159,9 +159,9 @@ class Uploader:
         try:
             with self._file.gathered():
                 self._send_rows()
-            self.remote.is_suspect = False
+            self.remote.set_aside.is_suspect = False
         except Exception:
-            self.remote.is_suspect = True
+            self.remote.set_aside.is_suspect = True
             self._live.clear()  # they show how the present epoch goes: later they are of no use
             raise
 

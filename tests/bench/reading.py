@@ -47,7 +47,7 @@ def _run_of(client: object, uri: str, epochs: int) -> str:
     """Put a run of so many epochs into the store, past MLflow: a minute of ``log_batch`` calls otherwise."""
     run_id = str(client.create_run("0").info.run_id)  # type: ignore[attr-defined]
     rows = [dataclasses.replace(row, extra={"fid": 1 / (row.epoch + 1)}) for row in made_up_rows(epochs)]
-    points = [(k, v, row.logged_at_ms, run_id, row.epoch, 0) for row in rows for k, v in row.points().items()]
+    points = [(key, value, ms, run_id, step, 0) for row in rows for key, value, ms, step in row.points()]
     last = points[-len(rows[-1].points()) :]
     columns = "(key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:

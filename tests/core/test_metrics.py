@@ -34,8 +34,9 @@ def test_points_leave_out_what_was_not_measured_and_keep_what_is_not_finite() ->
         epoch=3, loss_mean=math.nan, lr=0.1, nonfinite_batches=2, extra={"fid": math.inf, "skipped": None}
     )
 
-    points = row.points()
+    points = {point.key: point.value for point in row.points()}
 
+    assert {point.step for point in row.points()} == {3}
     assert points.keys() == {"loss_mean", "lr", "nonfinite_batches", "fid"}
     assert math.isnan(points["loss_mean"])
     assert points["fid"] == math.inf

@@ -20,10 +20,10 @@ from support.common import slow
 
 from mlflow_ddpm import publish_run, read_history
 from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.publishing.download import download_run
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
-from mlflow_ddpm.storage.stored_rows import Point
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 POINT = {"key": "loss_mean", "value": 1.0, "timestamp": 1, "step": 0}

@@ -25,7 +25,7 @@ from mlflow_ddpm.core.run_outcome import RunOutcome
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.tracking.resume import final_files
+from mlflow_ddpm.tracking.upload_items import final_files
 
 KILLED = RunOutcome("KILLED")
 CHANGED = b"epoch,loss\n0,somebody's\n"
@@ -264,7 +264,7 @@ def test_a_directory_whose_name_another_training_took_is_left_to_it(
 from pathlib import Path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.mirror import Mirror
-from mlflow_ddpm.tracking.resume import final_files
+from mlflow_ddpm.tracking.upload_items import final_files
 mirror = Mirror(Path({str(out)!r})).open()
 mirror.write(EpochMetrics(epoch=7, logged_at_ms=1))
 print("ready", flush=True)

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from mlflow_ddpm.core.errors import RunMissingError
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
-from mlflow_ddpm.storage.stored_rows import Point
 
 
 @pytest.fixture

@@ -76,11 +76,11 @@ def test_a_users_dictionary_with_all_of_our_names_is_no_row(names: list[str], va
 @pytest.mark.parametrize("but", [(), ("fid",), ("fid", "lr")])
 def test_a_row_that_the_user_logs_as_well_changes_none(but: tuple[str, ...], sqlite_uri: str) -> None:
     """At once, as ``end_epoch`` returned it, or after the training; all of it, or without some columns."""
-    run_id = _record(sqlite_uri, log_too=lambda row: {k: v for k, v in row.points().items() if k not in but})
+    run_id = _record(sqlite_uri, log_too=lambda row: {p.key: p.value for p in row.points() if p.key not in but})
     before = read_history("out")
     client = MlflowClient(sqlite_uri)
     for row in read_rows(Path("out"))[:2]:
-        points = {k: v for k, v in row.points().items() if k not in but}
+        points = {p.key: p.value for p in row.points() if p.key not in but}
         client.log_batch(run_id, [Metric(name, value, unix_ms(), row.epoch) for name, value in points.items()])
 
     assert before.equals(read_history(run_id))

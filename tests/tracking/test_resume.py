@@ -19,15 +19,8 @@ from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_target import RunTarget
-from mlflow_ddpm.tracking.resume import (
-    begin_or_resume,
-    final_files,
-    move_finished,
-    rows_of_stored_copy,
-    set_axis,
-    undelivered,
-)
-from mlflow_ddpm.tracking.upload_items import Artifact
+from mlflow_ddpm.tracking.resume import begin_or_resume, move_finished, rows_of_stored_copy, set_axis
+from mlflow_ddpm.tracking.upload_items import Artifact, final_files, undelivered
 
 
 def record(uri: str, status: str | None = None, every_n_steps: int | None = None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_ddpm.storage.stored_rows import Point
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.tracking.upload_items import folder_of, metric_name
 
 
