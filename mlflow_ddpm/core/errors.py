@@ -14,7 +14,8 @@
         ├── StoreUnavailableError   an outage: the same call may work later
         ├── ItemRefusedError        the store will not take this one picture, file, tag, param or point
         └── StoreRefusedError       a mistake: the same call will fail again
-            └── RunMissingError     the store has no such run
+            ├── RunMissingError     the store has no such run
+            └── NoArtifactsError    the server's artifact store is not there
 
 Messages say what was expected, what came, and what to do. The command line prints them as one line.
 """
@@ -72,6 +73,10 @@ class StoreRefusedError(StoreError):
 
 class RunMissingError(StoreRefusedError):
     """The store has no run of that id."""
+
+
+class NoArtifactsError(StoreRefusedError):
+    """The server is there, its artifact store is not."""
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,10 +1,19 @@
-"""Key results of a run in a few numbers, the same in the JSON, the report and MLflow."""
+"""How a run ended, and its key results in a few numbers: the same in the JSON, the report and MLflow."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import EpochMetrics
+
+
+class RunOutcome(NamedTuple):
+    """A run's final status, in MLflow's terms, and the reason."""
+
+    status: str  # FINISHED, FAILED or KILLED
+    error_type: str = ""
+    error_message: str = ""
+    at_ms: int | None = None  # None: now
 
 
 class Summary(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.core.errors import MirrorError, StoreUnavailableError
 from mlflow_ddpm.storage.foreign_files import is_link_below
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER
-from mlflow_ddpm.storage.mlflow_call import translate_mlflow_errors
+from mlflow_ddpm.storage.mlflow_call import artifact_repository, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_requests import ANSWER_SEC, SLOWEST, in_time
-from mlflow_ddpm.storage.mlflow_run import MlflowRun, artifact_repository
+from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 _MAX_FILES = 20_000
 _MAX_FOLDERS = 200

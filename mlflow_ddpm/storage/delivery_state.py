@@ -20,7 +20,7 @@ from typing import Any, Self, get_args, get_origin
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.foreign_files import read_bounded
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 

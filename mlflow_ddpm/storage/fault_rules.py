@@ -19,15 +19,8 @@ PASSING, PERMANENT, OF_ITEM = StoreUnavailableError, StoreRefusedError, ItemRefu
 # Answers that the same call will get again. All other codes may pass.
 PERMANENT_CODES = frozenset(
     {
-        "ALREADY_EXISTS",
-        "CUSTOMER_UNAUTHORIZED",
-        "ENDPOINT_NOT_FOUND",
-        "NOT_FOUND",
-        "NOT_IMPLEMENTED",
-        "PERMISSION_DENIED",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "UNAUTHENTICATED",
+        *("ALREADY_EXISTS", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED"),
+        *("PERMISSION_DENIED", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED"),
     }
 )
 ITEM_CODES = frozenset({"BAD_REQUEST", "INVALID_PARAMETER_VALUE"})
@@ -44,31 +37,29 @@ SEND_CREDENTIALS = (
 EDIT_RIGHT = (
     "ask the experiment's owner for EDIT permission; behind a host check, start the server with --allowed-hosts"
 )
+# Cause, to which the status is added, and remedy.
 HTTP_STATUS = {
-    400: (
-        "the server does not understand the request (400)",
-        "if its port speaks TLS, write https:// in the tracking URI",
-    ),
-    401: ("the server asks for credentials, or does not accept these (401)", SEND_CREDENTIALS),
-    403: ("permission denied (403)", EDIT_RIGHT),
+    400: ("the server does not understand the request", "if its port speaks TLS, write https:// in the tracking URI"),
+    401: ("the server asks for credentials, or does not accept these", SEND_CREDENTIALS),
+    403: ("permission denied", EDIT_RIGHT),
     404: (
-        "there is no MLflow at this address (404)",
+        "there is no MLflow at this address",
         "check the tracking URI; behind a path prefix (`mlflow server --static-prefix`) it ends with that prefix",
     ),
     405: (
-        "what answers at this address is not MLflow, or sends the request elsewhere (405)",
+        "what answers at this address is not MLflow, or sends the request elsewhere",
         "check the tracking URI: where a proxy redirects http:// to https://, write https://",
     ),
-    407: ("the HTTP proxy asks for credentials (407)", "put them into HTTPS_PROXY, or list the host in NO_PROXY"),
+    407: ("the HTTP proxy asks for credentials", "put them into HTTPS_PROXY, or list the host in NO_PROXY"),
     413: (
-        "a proxy in front of the server takes no request of this size (413)",
+        "a proxy before the server takes no request of this size",
         "raise its limit (nginx: client_max_body_size)",
     ),
-    429: ("the server is asked too often (429)", ""),
-    502: ("a proxy answered that the server behind it is away (502)", ""),
-    503: ("the server, or a proxy in front of it, is not ready (503)", ""),
-    504: ("a proxy got no answer from the server behind it in time (504)", ""),
-    507: ("the server's disk is full (507)", ""),
+    429: ("the server is asked too often", ""),
+    502: ("a proxy answered that the server behind it is away", ""),
+    503: ("the server, or a proxy in front of it, is not ready", ""),
+    504: ("a proxy got no answer from the server behind it in time", ""),
+    507: ("the server's disk is full", ""),
 }
 PACKAGES = {
     "boto3": "boto3",
@@ -87,69 +78,68 @@ RESTORE = (
     "it was deleted: restore it in the UI, or with `mlflow runs restore --run-id ID` or `mlflow experiments restore -x "
     "ID`"
 )
-_HALF_MADE = (
+_HALF_MADE = Fault(
+    PERMANENT,
     "its tables are half made: a program was stopped while it made or migrated them",
     "if the database holds no runs, delete it; else restore a backup, or try `mlflow db upgrade URI`",
 )
-# What databases and alembic say, and what it means: pattern, kind, cause, remedy.
+# What databases and alembic say, and what it means; the pattern's groups are the cause's {detail}.
 DATABASE_TEXTS = (
+    (r"database( table)? is locked|lock timeout|deadlock", Fault(PASSING, "another program has locked the database")),
     (
-        r"database is locked|database table is locked|lock timeout|deadlock",
-        PASSING,
-        "another program has locked the database",
-        "",
+        r"database or disk is full|No space left",
+        Fault(PASSING, "the disk under the database is full", "free some space"),
     ),
-    (r"database or disk is full|No space left", PASSING, "the disk under the database is full", "free some space"),
     (
         r"readonly database|read-only (transaction|file system)",
-        PERMANENT,
-        "the database cannot be written",
-        "make the file and its folder writable, or name another store",
+        Fault(
+            PERMANENT, "the database cannot be written", "make the file and its folder writable, or name another store"
+        ),
     ),
     (
         r"file is not a database|malformed|file is encrypted",
-        PERMANENT,
-        "the file is damaged, or no sqlite database",
-        "restore a backup, or name another store",
+        Fault(PERMANENT, "the file is damaged, or no sqlite database", "restore a backup, or name another store"),
     ),
     (
         r"Can't locate revision identified by '?(?P<detail>\w+)",
-        PERMANENT,
-        "a newer MLflow made this database (schema {detail})",
-        "upgrade MLflow here (pip install -U mlflow), or name another store",
+        Fault(
+            PERMANENT,
+            "a newer MLflow made this database (schema {detail})",
+            "upgrade MLflow here (pip install -U mlflow), or name another store",
+        ),
     ),
-    (r"found version None", PERMANENT, *_HALF_MADE),
+    (r"found version None", _HALF_MADE),
     (
         r"out-of-date database schema \(found version (?P<detail>\w+)",
-        PERMANENT,
-        "another version of MLflow made this database (schema {detail})",
-        "make a backup, then `mlflow db upgrade URI`; or use the version of MLflow that made it",
+        Fault(
+            PERMANENT,
+            "another version of MLflow made this database (schema {detail})",
+            "make a backup, then `mlflow db upgrade URI`; or use the version of MLflow that made it",
+        ),
     ),
     (
         r"_alembic_tmp_|duplicate column name|already exists|expected to match one row|no such (table|column|index)",
-        PERMANENT,
-        *_HALF_MADE,
+        _HALF_MADE,
     ),
-    (
-        r"relation \"?(?P<detail>[\w.]+)\"? does not exist|table '?(?P<other>[\w.]+)'? doesn't exist",
-        PERMANENT,
-        *_HALF_MADE,
-    ),
+    (r"relation \"?[\w.]+\"? does not exist|table '?[\w.]+'? doesn't exist", _HALF_MADE),
     (
         r"password authentication failed|Access denied for user|no password supplied|role \"[^\"]*\" does not exist",
-        PERMANENT,
-        "the database does not accept these credentials",
-        "check the user and the password in the tracking URI",
+        Fault(
+            PERMANENT,
+            "the database does not accept these credentials",
+            "check the user and the password in the tracking URI",
+        ),
     ),
     (
         r"database \"(?P<detail>[^\"]+)\" does not exist|Unknown database '(?P<other>[^']+)'",
-        PERMANENT,
-        "the database server has no database {detail}",
-        "create it, or correct the tracking URI",
+        Fault(PERMANENT, "the database server has no database {detail}", "create it, or correct the tracking URI"),
     ),
-    (r"permission denied", PERMANENT, "the database user does not have the right", "grant it, or use another user"),
+    (
+        r"permission denied",
+        Fault(PERMANENT, "the database user does not have the right", "grant it, or use another user"),
+    ),
 )
-# What MLflow's own messages mean, whatever their code.
+# What MLflow's own messages mean, whatever their code: a mistake, its cause, and the remedy.
 KNOWN_TEXTS = (
     (
         r"maintenance mode|file store",
@@ -180,10 +170,7 @@ KNOWN_TEXTS = (
         "install the plug-in that knows it, or correct the experiment's artifact location",
     ),
     (
-        (
-            r"unsupported URI|Invalid SQLite URL|Invalid url|No connection adapters"
-            r"|Invalid IPv6|Failed to parse: |Could not parse SQLAlchemy"
-        ),
+        r"unsupported URI|Invalid (SQLite URL|url|IPv6)|No connection adapters|Failed to parse: |not parse SQLAlchemy",
         "this is not a tracking URI",
         "use http(s)://HOST, sqlite:///FILE, postgresql://..., databricks, or a folder",
     ),

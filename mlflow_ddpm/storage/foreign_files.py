@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from mlflow_ddpm.core.errors import ItemRefusedError, MirrorError
+from mlflow_ddpm.core.errors import MirrorError
 
 MAX_COLUMNS = 10_000
 _MAX_BYTES = 256 * 2**20
@@ -69,17 +69,3 @@ def check_depth(value: object, name: str) -> None:
         if not level:
             return
     raise MirrorError(f"{name} is nested more than {_MAX_DEPTH} levels deep; expected a training_metrics.json")
-
-
-def check_sendable(path: Path) -> None:
-    """Raise ItemRefusedError for no plain file: MLflow would wait for ever in a pipe, and send a whole folder."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ItemRefusedError(f"{path.name} is a directory; log its files one by one")
-        if not stat.S_ISREG(mode):
-            raise ItemRefusedError(f"{path.name} is a pipe, a socket or a device; expected a plain file")
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ItemRefusedError(f"{path.name} cannot be read ({error.strerror or error})") from error

@@ -19,8 +19,7 @@ from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
-from mlflow_ddpm.core.run_outcome import RunOutcome
-from mlflow_ddpm.core.run_summary import summarise
+from mlflow_ddpm.core.run_summary import RunOutcome, summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder

@@ -16,13 +16,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from mlflow_ddpm.core.errors import (
     ItemRefusedError,
     MlflowDdpmError,
-    RunMissingError,
+    NoArtifactsError,
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
@@ -31,7 +32,14 @@ from mlflow_ddpm.core.errors import (
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.fault_rules import RESTORE, SEND_CREDENTIALS, Fault
 from mlflow_ddpm.storage.mlflow_faults import classify_fault
-from mlflow_ddpm.storage.mlflow_requests import bound_answers, bound_mlflow_waits, call_of_ours, store_called
+from mlflow_ddpm.storage.mlflow_requests import (
+    ANSWER_SEC,
+    bound_answers,
+    bound_mlflow_waits,
+    call_of_ours,
+    in_time,
+    store_called,
+)
 
 _log = logging.getLogger("mlflow_ddpm")
 _WAIT_SEC = 120  # ten processes at 3-5 s each, on a busy disk
@@ -96,11 +104,11 @@ def _translated(fault: Fault, where: str, item: str, *, is_file: bool) -> StoreE
     what, asks = redact(fault.cause.rstrip(".")) + remedy, fault.remedy in (SEND_CREDENTIALS, RESTORE)
     if fault.kind is StoreUnavailableError:
         return StoreUnavailableError(f"MLflow at {where} is unavailable: {what}")
-    if item and (fault.kind is ItemRefusedError or (is_file and fault.kind is StoreRefusedError and not asks)):
+    is_files = is_file and fault.kind in (StoreRefusedError, NoArtifactsError) and not asks
+    if item and (fault.kind is ItemRefusedError or is_files):
         return ItemRefusedError(f"MLflow at {where} cannot take {item}: {what}")
-    if fault.kind is RunMissingError:
-        return RunMissingError(f"MLflow at {where} refused: {what}")
-    return StoreRefusedError(f"MLflow at {where} refused: {what}")
+    kind = fault.kind if issubclass(fault.kind, StoreRefusedError) else StoreRefusedError
+    return kind(f"MLflow at {where} refused: {what}")
 
 
 def open_sqlite_again(tracking_uri: str) -> None:
@@ -133,6 +141,41 @@ def _databricks_address(tracking_uri: str) -> str:
         config.read(Path(os.environ.get("DATABRICKS_CONFIG_FILE", "~/.databrickscfg")).expanduser())
     host = config.get(profile, "host", fallback="") or os.environ.get("DATABRICKS_HOST", "")
     return "" if getproxies() else f"databricks://{host.rpartition('://')[2]}"
+
+
+def client(tracking_uri: str) -> Any:
+    """Return MLflow's client for a store; it makes no request by itself."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def artifact_repository(tracking_uri: str, run_id: str) -> Any:
+    """Return MLflow's access to a run's artifacts.
+
+    The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
+
+    Raises:
+        StoreRefusedError: the store names a folder of this machine that is not the run's: it may be any.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+    address = client(tracking_uri).get_run(run_id).info.artifact_uri
+    address = add_databricks_profile_info_to_artifact_uri(address, tracking_uri)
+    if re.match(r"(runs|models):|https?:(?!.*/mlflow-artifacts/artifacts)", address):
+        raise StoreRefusedError(
+            f"MLflow at {redact(tracking_uri)} names {redact(address)} for the artifacts of run {run_id}, which is no "
+            "address of a server's artifacts; correct the experiment's artifact location"
+        )
+    repository = in_time(ANSWER_SEC, lambda: get_artifact_repository(address, tracking_uri=tracking_uri))
+    folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
+    if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):
+        raise StoreRefusedError(
+            f"MLflow at {redact(tracking_uri)} names {folder or 'no folder'} for the artifacts of run {run_id}; "
+            f"expected a folder {run_id}/artifacts, and nothing else on this machine is read or written"
+        )
+    return repository
 
 
 def _is_of_user(_: logging.LogRecord) -> bool:

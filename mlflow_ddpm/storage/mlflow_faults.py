@@ -10,7 +10,7 @@ import re
 import socket
 from json import JSONDecodeError
 
-from mlflow_ddpm.core.errors import RunMissingError, error_chain
+from mlflow_ddpm.core.errors import NoArtifactsError, RunMissingError, error_chain
 from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.storage.fault_rules import (
     DATABASE_TEXTS,
@@ -30,8 +30,6 @@ from mlflow_ddpm.storage.fault_rules import (
     SEND_CREDENTIALS,
     Fault,
 )
-
-MISSING_ARTIFACT_STORE = "the server's artifact store is not there (404)"
 
 
 def classify_fault(error: BaseException) -> Fault:
@@ -85,13 +83,13 @@ def _http_fault(chain: list[BaseException], text: str) -> Fault | None:
     if status == 404 and "/mlflow-artifacts/" in text:  # noqa: PLR2004 - the server is there, its artifact store is not
         remedy = "check the bucket or folder of the server's --artifacts-destination"
         requests = [getattr(getattr(link, "response", None), "request", None) for link in chain]
+        if "Failed to list artifacts" in text:
+            return Fault(NoArtifactsError, "the server's artifact store is not there (404)", remedy)
         kind = OF_ITEM if any(getattr(request, "method", "") == "PUT" for request in requests) else PERMANENT
-        is_missing = "Failed to list artifacts" in text
-        return Fault(
-            kind, MISSING_ARTIFACT_STORE if is_missing else "the server's artifact store refused (404)", remedy
-        )
+        return Fault(kind, "the server's artifact store refused (404)", remedy)
     server = _server_message(text)
-    cause, remedy = HTTP_STATUS.get(status, (f"the server answered with HTTP status {status}", ""))
+    cause, remedy = HTTP_STATUS.get(status, ("the server answered with an error", ""))
+    cause = f"{cause} ({status})"
     if server and status not in (404, 413):
         cause = f"{cause}: {server}"
     passing = status in PASSING_STATUS or (status >= 500 and status != 501)  # noqa: PLR2004 - HTTP's own numbers
@@ -192,11 +190,11 @@ def _database_fault(chain: list[BaseException], text: str) -> Fault | None:
         return None
     if any(getattr(one, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED" for one in chain):
         return Fault(PASSING, "the database file is not the one that was opened: it was moved, deleted or replaced")
-    for pattern, kind, cause, remedy in DATABASE_TEXTS:
+    for pattern, fault in DATABASE_TEXTS:
         found = re.search(pattern, text, re.IGNORECASE)
         if found:
-            groups = found.groupdict()
-            return Fault(kind, cause.format(detail=groups.get("detail") or groups.get("other") or ""), remedy)
+            detail = next(filter(None, found.groupdict().values()), "")
+            return fault._replace(cause=fault.cause.format(detail=detail))
     if "unable to open database file" in text:
         return Fault(PASSING, "the database file cannot be opened", "check its folder, and the rights to it")
     refused = re.search(r"[Cc]onnection (refused|reset|timed out)|server closed the connection|starting up", text)

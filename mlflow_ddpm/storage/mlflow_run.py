@@ -7,19 +7,29 @@ thread would make a second run. Calls block for as long as MLflow's own time-out
 import contextlib
 import json
 import re
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreRefusedError, StoreUnavailableError
+from mlflow_ddpm.core.errors import (
+    ItemRefusedError,
+    NoArtifactsError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.storage.foreign_files import check_sendable
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, SAMPLES_FOLDER
-from mlflow_ddpm.storage.mlflow_call import long_lived_objects_left_alone, translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_faults import MISSING_ARTIFACT_STORE
+from mlflow_ddpm.storage.mlflow_call import (
+    artifact_repository,
+    client,
+    long_lived_objects_left_alone,
+    translate_mlflow_errors,
+)
 from mlflow_ddpm.storage.mlflow_requests import ANSWER_SEC, SLOWEST, in_time
 from mlflow_ddpm.storage.stored_rows import is_row_key, read_pages, read_stored_rows
 
@@ -97,9 +107,9 @@ class MlflowRun:
         """Return the artifact paths of the image view: it would show an image that is sent twice as two."""
         try:
             return tuple(self._list_files("images"))
-        except StoreRefusedError as error:  # credentials that may write, but not list
-            if MISSING_ARTIFACT_STORE in str(error):
-                raise
+        except NoArtifactsError:
+            raise
+        except StoreRefusedError:  # credentials that may write, but not list
             return ()
 
     def log_points(self, points: Sequence[Point]) -> None:
@@ -153,7 +163,7 @@ class MlflowRun:
         from PIL import Image
 
         with translate_mlflow_errors(self.tracking_uri, png.name, is_file=True):
-            check_sendable(png)
+            _check_sendable(png)
             with Image.open(png) as picture:
                 pixels = np.asarray(picture)
             # first: what the image view does not take can still be downloaded
@@ -167,7 +177,7 @@ class MlflowRun:
     def log_file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact under ``folder``; one of the same name is replaced."""
         with translate_mlflow_errors(self.tracking_uri, path.name, is_file=True):
-            check_sendable(path)
+            _check_sendable(path)
             self._send_file(path, folder)
 
     def _send_file(self, path: Path, folder: str) -> None:
@@ -246,39 +256,18 @@ def _forget_artifact_address(run_id: str) -> None:
     getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
 
 
-def client(tracking_uri: str) -> Any:
-    """Return MLflow's client for a store; it makes no request by itself."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri)
-
-
-def artifact_repository(tracking_uri: str, run_id: str) -> Any:
-    """Return MLflow's access to a run's artifacts.
-
-    The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
-
-    Raises:
-        StoreRefusedError: the store names a folder of this machine that is not the run's: it may be any.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
-
-    address = client(tracking_uri).get_run(run_id).info.artifact_uri
-    address = add_databricks_profile_info_to_artifact_uri(address, tracking_uri)
-    if re.match(r"(runs|models):|https?:(?!.*/mlflow-artifacts/artifacts)", address):
-        raise StoreRefusedError(
-            f"MLflow at {redact(tracking_uri)} names {redact(address)} for the artifacts of run {run_id}, which is no "
-            "address of a server's artifacts; correct the experiment's artifact location"
-        )
-    repository = in_time(ANSWER_SEC, lambda: get_artifact_repository(address, tracking_uri=tracking_uri))
-    folder = getattr(repository, "artifact_dir", None)  # of a store on this machine
-    if folder is not None and Path(folder).parts[-2:] != (run_id, "artifacts"):
-        raise StoreRefusedError(
-            f"MLflow at {redact(tracking_uri)} names {folder or 'no folder'} for the artifacts of run {run_id}; "
-            f"expected a folder {run_id}/artifacts, and nothing else on this machine is read or written"
-        )
-    return repository
+def _check_sendable(path: Path) -> None:
+    """Raise ItemRefusedError for no plain file: MLflow would wait for ever in a pipe, and send a whole folder."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ItemRefusedError(f"{path.name} is a directory; log its files one by one")
+        if not stat.S_ISREG(mode):
+            raise ItemRefusedError(f"{path.name} is a pipe, a socket or a device; expected a plain file")
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ItemRefusedError(f"{path.name} cannot be read ({error.strerror or error})") from error
 
 
 def _is_logged(logged: Sequence[str], name: str, epoch: int, timestamp_ms: int) -> bool:

@@ -9,8 +9,14 @@ from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.errors import StoreRefusedError, StoreUnavailableError, UsageError
 from mlflow_ddpm.core.redaction import redact, redacted
-from mlflow_ddpm.storage.mlflow_call import exclusive_migration, host_lock, sqlite_file, translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text, client
+from mlflow_ddpm.storage.mlflow_call import (
+    client,
+    exclusive_migration,
+    host_lock,
+    sqlite_file,
+    translate_mlflow_errors,
+)
+from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text
 from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, NO_ROW_YET, ROW_MARK
 
 # The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second

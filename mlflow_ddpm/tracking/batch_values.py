@@ -9,9 +9,8 @@ one tensor on their own device. Tensors of two dtypes are never joined, so each 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import WHOLE_MAX
@@ -32,9 +31,9 @@ class EpochBatches(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Values of one kind, and which batches they belong to."""
+    """Values of one kind, of batches that follow each other."""
 
-    batches: Sequence[int]
+    start: int  # place in the series of the first
     values: Any  # array('d') or tensor (n,)
 
 
@@ -47,21 +46,15 @@ class NewValues(NamedTuple):
     tail_start: int = 0  # place in the series of the tail's first value
     start: int = 0  # place of the first value that is new
 
-    @property
-    def new_tail(self) -> Sequence[Any]:
-        """The new values of the tail."""
-        return self.tail[max(0, self.start - self.tail_start) : self.tail_end]
-
-    def parts(self) -> list[Any]:
-        """Return the values as arrays of float64 and tensors (n,), each of one kind; tensors are joined, not read."""
-        parts = [values[bisect_left(batches, self.start) :] for batches, values in self.chunks]
+    def by_kind(self) -> dict[Any, list[Any]]:
+        """Return floats and arrays of them under ``float``, and tensors (n,) and () under their dtype and device."""
         kinds: dict[Any, list[Any]] = {}
-        for value in self.new_tail:
+        for start, values in self.chunks:
+            kind = float if isinstance(values, array) else _kind(values)
+            kinds.setdefault(kind, []).append(values[max(0, self.start - start) :])
+        for value in self.tail[max(0, self.start - self.tail_start) : self.tail_end]:
             kinds.setdefault(_kind(value), []).append(value)
-        return [*parts, *(_join(values) for values in kinds.values())]
-
-
-Taken = tuple[Sequence[_Chunk], Sequence[Any], int, int, int]  # NewValues to be: a bare tuple costs less
+        return kinds
 
 
 class _Series:
@@ -74,10 +67,10 @@ class _Series:
         self._folded = self._taken = self._taken_chunks = 0
         self.tail: list[Any] = []
 
-    def take_new(self) -> Taken:
+    def take_new(self) -> NewValues:
         """Return the values since the last call, in a microsecond whatever their number."""
         end = len(self.tail)
-        new = (self._chunks[self._taken_chunks :], self.tail, end, self._folded, self._taken)
+        new = NewValues(self._chunks[self._taken_chunks :], self.tail, end, self._folded, self._taken)
         self._taken_chunks, self._taken = len(self._chunks), self._folded + end
         return new
 
@@ -87,21 +80,13 @@ class _Series:
             self.fold()
 
     def fold(self) -> None:
-        """Join the tail's values, those of one kind only. The list itself stays as it is: a reading may have it."""
+        """Join the tail's values, each run of one kind. The list itself stays as it is: a reading may have it."""
         tail, self.tail = self.tail, []
-        start, self._folded = self._folded, self._folded + len(tail)
-        if set(map(type, tail)) == {float}:
-            self._chunks.append(_Chunk(range(start, self._folded), array("d", tail)))
-            return
-        kinds = [_kind(value) for value in tail]
-        distinct = set(kinds)
-        if len(distinct) == 1:
-            self._chunks.append(_Chunk(range(start, self._folded), _join(tail)))
-            return
-        for kind in distinct:
-            places = [place for place, other in enumerate(kinds) if other == kind]
-            batches = array("q", (start + place for place in places))
-            self._chunks.append(_Chunk(batches, _join([tail[place] for place in places])))
+        kind = type if set(map(type, tail)) == {float} else _kind
+        for _, run in groupby(tail, kind):
+            values = list(run)
+            self._chunks.append(_Chunk(self._folded, _join(values)))
+            self._folded += len(values)
 
     def chunks(self) -> list[_Chunk]:
         self.fold()
@@ -109,15 +94,9 @@ class _Series:
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
-        whole = array("d", bytes(8 * self._folded))
-        target = memoryview(whole)
-        for batches, values in self._chunks:
-            numbers = values if isinstance(values, array) else on_host[id(values)]
-            if isinstance(batches, range):
-                target[batches.start : batches.stop] = memoryview(numbers)
-            else:
-                for batch, number in zip(batches, numbers, strict=True):
-                    target[batch] = number
+        whole = array("d")
+        for _, values in self._chunks:
+            whole.frombytes(memoryview(values if isinstance(values, array) else on_host[id(values)]).cast("B"))
         return whole
 
 
@@ -204,7 +183,7 @@ class BatchValues:
             self.is_changed_in_place = True
         self._newest = None
 
-    def take_new(self) -> tuple[Taken, Taken, Any, int | None]:
+    def take_new(self) -> tuple[NewValues, NewValues, Any, int | None]:
         """Return losses and gradient norms since the last call, the last lr, and all samples so far; nothing is read.
 
         The learning rate may be a tensor; samples are None unless every batch had a size.

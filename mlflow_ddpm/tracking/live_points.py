@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import Point
-from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues, Taken
+from mlflow_ddpm.tracking.batch_values import BatchValues, NewValues
 from mlflow_ddpm.tracking.epoch_statistics import finite_mean
 from mlflow_ddpm.tracking.timing import unix_ms
 
@@ -63,12 +63,12 @@ class LiveReading:
     ``step`` counts the steps, or batches, of the whole run; ``lr`` may be a 0-d tensor.
     """
 
-    def __init__(self, step: int, loss: Taken, grad_norm: Taken, lr: Any, samples_per_sec: float | None) -> None:
-        self._step = step
-        self._values = (loss, lr, grad_norm, samples_per_sec)
+    def __init__(self, step: int, loss: NewValues, grad_norm: NewValues, lr: Any, rate: float | None) -> None:
+        self._step, self._samples_per_sec = step, rate
+        self._new = (loss, NewValues((), () if lr is None else (lr,), 1), grad_norm)
         self._events: dict[Any, Any] = {}
-        newest = [tail[-1] if tail else chunks[-1].values for chunks, tail, *_ in (loss, grad_norm) if tail or chunks]
-        for value in (*newest, lr):
+        for new in self._new:
+            value = new.tail[-1] if new.tail else new.chunks[-1].values if new.chunks else None
             if getattr(value, "is_cuda", False) and value.device not in self._events:
                 self._events[value.device] = _event_of(value.device)
 
@@ -79,43 +79,28 @@ class LiveReading:
         a device where nothing newest was, are left out.
         """
         timestamp_ms = unix_ms()
-        means = ((name, self._mean(value)) for name, value in zip(_NAMES, self._values, strict=True))
-        return [Point(LIVE_PREFIX + name, mean, timestamp_ms, self._step) for name, mean in means if mean is not None]
+        values = (*(finite_mean(self._numbers(new)) for new in self._new), self._samples_per_sec)
+        named = zip(_NAMES, values, strict=True)
+        return [Point(LIVE_PREFIX + name, mean, timestamp_ms, self._step) for name, mean in named if mean is not None]
 
-    def _mean(self, value: Any) -> float | None:
-        if value is None or isinstance(value, float):
-            return value
-        new = NewValues(*value) if isinstance(value, tuple) else NewValues((), (value,), 1)
+    def _numbers(self, new: NewValues) -> array[float]:
+        """Return the values as host numbers, those of one kind together."""
         numbers: array[float] = array("d")
-        for device, values in _by_device(new).items():
-            if device is None or device.type == "cpu":  # None: numbers of the host
-                numbers.extend(_numbers(values.parts()))
-            elif device in self._events:
-                numbers.extend(_copy(device, self._events[device], values))
-        return finite_mean(numbers)
+        for kind, parts in new.by_kind().items():
+            if kind is float:
+                for part in parts:
+                    numbers.extend(part if isinstance(part, array) else [part])
+            elif kind[1].type == "cpu":
+                numbers.extend(_joined(parts).double().tolist())
+            elif kind[1] in self._events:
+                numbers.extend(_copy(kind[1], self._events[kind[1]], parts))
+        return numbers
 
 
-def _by_device(new: NewValues) -> dict[Any, NewValues]:
-    """Return the values of each device by itself: a loop may log numbers and tensors."""
-    devices = {getattr(chunk.values, "device", None) for chunk in new.chunks}
-    tail = [(getattr(value, "device", None), value) for value in new.new_tail]
-    devices.update(place for place, _ in tail)
-    if len(devices) == 1:
-        return {devices.pop(): new}
-    split = {}
-    for device in devices:
-        chunks = [chunk for chunk in new.chunks if getattr(chunk.values, "device", None) == device]
-        values = [value for place, value in tail if place == device]
-        split[device] = NewValues(chunks, values, len(values), max(new.start, new.tail_start), new.start)
-    return split
+def _joined(tensors: Iterable[Any]) -> Any:
+    import torch
 
-
-def _numbers(parts: Iterable[Any]) -> array[float]:
-    """Return parts in the host's memory as numbers."""
-    numbers: array[float] = array("d")
-    for part in parts:
-        numbers.extend(part if isinstance(part, array) else part.double().tolist())
-    return numbers
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _event_of(device: Any) -> Any:
@@ -129,22 +114,22 @@ _streams: dict[Any, Any] = {}  # of the uploader, by device
 _unfinished: list[Any] = []  # copies that took too long: their memory must not be given away while they may still run
 
 
-def _copy(device: Any, event: Any, new: NewValues) -> Iterable[float]:
+def _copy(device: Any, event: Any, tensors: Sequence[Any]) -> list[float]:
     """Return the values on a CUDA device, copied on a stream of our own; nothing if the device takes too long."""
     import torch
 
     stream = _streams.get(device) or _streams.setdefault(device, torch.cuda.Stream(device))
     with torch.cuda.stream(stream):
         stream.wait_event(event)
-        on_device = new.parts()
-        on_host = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in on_device]
-        for target, part in zip(on_host, on_device, strict=True):
-            target.copy_(part, non_blocking=True)
+        on_device = _joined(tensors)
+        on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
+        on_host.copy_(on_device, non_blocking=True)
         copied = stream.record_event()
     deadline = time.monotonic() + _POLL_SEC_MAX
     while not copied.query():
         if time.monotonic() > deadline:
-            _unfinished.append((new, on_device, on_host))
-            return ()
+            _unfinished.append((tensors, on_device, on_host))
+            return []
         time.sleep(_POLL_SEC)
-    return _numbers(on_host)
+    numbers: list[float] = on_host.double().tolist()
+    return numbers

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mlflow_ddpm.analysis.findings.rules import Finding
     from mlflow_ddpm.core.metrics import EpochMetrics
-    from mlflow_ddpm.core.run_outcome import RunOutcome
+    from mlflow_ddpm.core.run_summary import RunOutcome
     from mlflow_ddpm.tracking.live_points import LiveReading
     from mlflow_ddpm.tracking.run_recorder import RunRecorder
 

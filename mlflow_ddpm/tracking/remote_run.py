@@ -16,7 +16,7 @@ from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import ItemRefusedError, StoreError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.core.redaction import redacted
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
@@ -27,7 +27,7 @@ from mlflow_ddpm.storage.stored_rows import ROW_MARK, first_row_tag
 from mlflow_ddpm.tracking.resume import axis_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.set_aside import SetAside
-from mlflow_ddpm.tracking.system_metrics import SystemMetrics
+from mlflow_ddpm.tracking.system_metrics import start_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, metric_name
 
 _DESCRIBE_SEC = 300.0  # between two refreshes of the description while the run runs
@@ -42,9 +42,10 @@ class RemoteRun:
         mirror: Mirror,
         state_file: StateFile,
         metadata: RunMetadata,
-        system_metrics: SystemMetrics | None = None,
+        *,
+        has_system_metrics: bool = False,
     ) -> None:
-        self._system_metrics = system_metrics
+        self._has_system_metrics, self._monitor = has_system_metrics, None  # MLflow's, of the system tab
         self._target, self._mirror, self._file, self._metadata = target, mirror, state_file, metadata
         self._state = state_file.state
         self._run: MlflowRun | None = None
@@ -84,8 +85,8 @@ class RemoteRun:
             self.set_aside.send([run], lambda _: run.resume(), lambda _: "the run's status")
         self._describe(run)
         self._run = run
-        if self._system_metrics and self._state.status == "RUNNING":
-            self._system_metrics.start(run)
+        if self._has_system_metrics and self._state.status == "RUNNING":
+            self._monitor = start_system_metrics(run)
 
     def end_if_orphaned(self) -> None:
         """End a run that was created after the tracker had given up waiting for it: no one else would."""
@@ -163,8 +164,9 @@ class RemoteRun:
     def finish(self) -> None:
         """Send what comes after the last row, and end the run if the tracker created it."""
         run, state = self._opened(), self._state
-        if self._system_metrics:
-            self._system_metrics.stop()
+        monitor, self._monitor = self._monitor, None
+        if monitor:
+            monitor.finish()
         if state.final_tags:
             self._send_tags(run, state.final_tags)
         if lost := self._lost_rows(run):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
 from mlflow_ddpm.core.formatting import in_steps
 from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME, JSON_NAME
@@ -28,7 +28,7 @@ from mlflow_ddpm.tracking.remote_run import RemoteRun
 from mlflow_ddpm.tracking.resume import axis_tags, begin_or_resume, move_finished, set_axis
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.shutdown import insist
-from mlflow_ddpm.tracking.system_metrics import SystemMetrics, wants_system_metrics
+from mlflow_ddpm.tracking.system_metrics import wants_system_metrics
 from mlflow_ddpm.tracking.upload_items import Artifact, Tags, final_files, folder_of, undelivered
 from mlflow_ddpm.tracking.uploader import Uploader
 
@@ -59,7 +59,7 @@ class RunRecorder:
         now_ms: Callable[[], int],
         system_metrics: bool | None = None,
     ) -> None:
-        self._system_metrics = SystemMetrics() if wants_system_metrics(system_metrics) else None
+        self._has_system_metrics = wants_system_metrics(system_metrics)
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
         self._metadata = RunMetadata.create(config, tags, environment)
         self._target = target.redacted(self._metadata.hidden)
@@ -84,7 +84,8 @@ class RunRecorder:
         wanted = {"run_id": self._target.run_id, "run_name": self._target.run_name}
         self._mirror.describe(config=self._metadata.config, environment=self._metadata.environment)
         self._mirror.update_run({**self._state.as_run(), **{key: value for key, value in wanted.items() if value}})
-        self._remote = RemoteRun(self._target, self._mirror, self._file, self._metadata, self._system_metrics)
+        run = (self._target, self._mirror, self._file, self._metadata)
+        self._remote = RemoteRun(*run, has_system_metrics=self._has_system_metrics)
         advise = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
         uploader = Uploader(self._remote, self._file, advice=advise, items=undelivered(self._mirror, self._state))
         about = (self._mirror, self._metadata.environment, self._every_n_steps)

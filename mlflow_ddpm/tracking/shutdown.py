@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from mlflow_ddpm.core.errors import PeerLostError, error_chain
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 
 _log = logging.getLogger("mlflow_ddpm")
 # SIGHUP: the terminal is gone. Windows does not have it.

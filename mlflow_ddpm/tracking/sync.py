@@ -8,7 +8,7 @@ from mlflow_ddpm.core.errors import HistoryError, RunMissingError, StoreError, S
 from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.core.redaction import redact
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.images import images_on_disk

@@ -17,36 +17,28 @@ def wants_system_metrics(choice: bool | None) -> bool:  # noqa: FBT001 - one arg
     return os.environ.get(_SETTING, "").strip().lower() in ("true", "1") if choice is None else choice
 
 
-class SystemMetrics:
-    """Samples the machine on a daemon thread of MLflow's from :meth:`start` to :meth:`stop`."""
+def start_system_metrics(run: MlflowRun) -> Any:
+    """Sample the machine on a daemon thread of MLflow's, after the last sample that the run has.
 
-    def __init__(self) -> None:
-        self._monitor: Any = None
+    Returns MLflow's monitor, whose ``finish`` ends it and has the last samples sent; None, and one line in the log,
+    where something keeps MLflow from it.
+    """
+    if importlib.util.find_spec("psutil") is None:
+        _log.warning("no system metrics: psutil is not installed; pip install psutil")
+        return None
+    try:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    def start(self, run: MlflowRun) -> None:
-        """Begin, after the last sample that the run has. What keeps MLflow from it is logged in one line."""
-        if self._monitor is not None:
-            return
-        if importlib.util.find_spec("psutil") is None:
-            _log.warning("no system metrics: psutil is not installed; pip install psutil")
-            return
-        try:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            if "tracking_uri" not in inspect.signature(SystemMetricsMonitor).parameters:
-                _log.warning("no system metrics: this MLflow's monitor cannot be given a store; pip install -U mlflow")
-                return
-            logging.getLogger("mlflow.system_metrics.system_metrics_monitor").addFilter(_is_warning)
-            self._monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.tracking_uri)
-            self._monitor.start()
-        except Exception as error:  # noqa: BLE001 - a sensor that cannot be read is no reason to stop a training
-            _log.warning("no system metrics: %s: %s", type(error).__name__, error)
-
-    def stop(self) -> None:
-        """End, and have the last samples sent."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.finish()
+        if "tracking_uri" not in inspect.signature(SystemMetricsMonitor).parameters:
+            _log.warning("no system metrics: this MLflow's monitor cannot be given a store; pip install -U mlflow")
+            return None
+        logging.getLogger("mlflow.system_metrics.system_metrics_monitor").addFilter(_is_warning)
+        monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.tracking_uri)
+        monitor.start()
+    except Exception as error:  # noqa: BLE001 - a sensor that cannot be read is no reason to stop a training
+        _log.warning("no system metrics: %s: %s", type(error).__name__, error)
+        return None
+    return monitor
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from mlflow_ddpm.core.errors import RunMissingError, StoreError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.mlflow_call import is_first_use, long_lived_objects_left_alone

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
-from mlflow_ddpm.core.run_summary import summarise
+from mlflow_ddpm.core.run_summary import RunOutcome, summarise
 from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.json_file import encode_row, read_document, render_document

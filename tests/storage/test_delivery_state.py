@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_ddpm.core.errors import MirrorError
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 

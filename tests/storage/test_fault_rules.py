@@ -38,12 +38,12 @@ SAID = {
 def test_what_databases_say_has_a_cause_of_its_kind(text: str) -> None:
     """The first row that matches counts; its message has a place for nothing but what the pattern found."""
     hits = ((re.search(row[0], text, re.IGNORECASE), row) for row in DATABASE_TEXTS)
-    match, (_, kind, cause, remedy) = next((match, row) for match, row in hits if match)
+    match, (_, fault) = next((match, row) for match, row in hits if match)
 
     detail = next(filter(None, match.groupdict().values()), "")
-    assert kind is SAID[text]
-    assert "{" not in cause.format(detail=detail)
-    assert remedy or kind is PASSING
+    assert fault.kind is SAID[text]
+    assert "{" not in fault.cause.format(detail=detail)
+    assert fault.remedy or fault.kind is PASSING
 
 
 def test_every_code_is_one_of_mlflows_and_has_one_meaning() -> None:
@@ -59,4 +59,4 @@ def test_statuses_are_those_of_http_and_patterns_are_sound() -> None:
     assert all(400 <= status < 600 for status in HTTP_STATUS)
     assert all(400 <= status < 500 for status in PASSING_STATUS)
     assert all(re.compile(pattern) and cause and remedy for pattern, cause, remedy in KNOWN_TEXTS)
-    assert {row[1] for row in DATABASE_TEXTS} <= {PASSING, PERMANENT, OF_ITEM}
+    assert {fault.kind for _, fault in DATABASE_TEXTS} <= {PASSING, PERMANENT, OF_ITEM}

@@ -17,7 +17,7 @@ import pytest
 
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.json_file import read_document

@@ -13,7 +13,7 @@ import pytest
 
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import CSV_NAME, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror

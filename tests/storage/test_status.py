@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_ddpm.core.errors import HistoryError, MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import image_path
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME

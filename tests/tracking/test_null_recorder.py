@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.null_recorder import NullRecorder
 from mlflow_ddpm.tracking.run_recorder import RunRecorder
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from mlflow_ddpm.core.errors import StoreUnavailableError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState, StateFile
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.storage.mirror import Mirror

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.csv_file import read_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.mirror import Mirror

@@ -20,7 +20,7 @@ from support.common import slow
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.errors import PeerLostError
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit, insist
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

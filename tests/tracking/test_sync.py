@@ -24,7 +24,7 @@ from mlflow_ddpm import MetricsTracker, publish_run, read_history
 from mlflow_ddpm.analysis.history import load_history
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.core.errors import HistoryError, RunMissingError, UsageError
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.layout import DELIVERY_STATE_NAME
 from mlflow_ddpm.storage.mlflow_call import open_sqlite_again
