@@ -15,13 +15,13 @@ from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
-from mlflow_ddpm.tracking.environment import describe_environment
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.probes import compute_grad_norm
 from mlflow_ddpm.tracking.rank_sync import NextEpoch, warn_if_nothing_is_recorded
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
+from mlflow_ddpm.tracking.run_metadata import describe_environment
 from mlflow_ddpm.tracking.run_recorder import RunRecorder
 from mlflow_ddpm.tracking.scalars import Scalar, extra_values, join_collectives
 from mlflow_ddpm.tracking.step_windows import StepWindows

@@ -13,10 +13,8 @@ def replace_file(path: Path, content: bytes, *, keep_as: Path | None = None) -> 
     """Write ``content`` under a temporary name beside ``path``, flush it to the disk, then take the name over.
 
     With ``keep_as``, what had the name before gets that one: a file keeps its own name until the new one has it.
-    Returns the status of the new file, since what has the name afterwards may be another program's already.
-
-    Raises:
-        OSError: the disk is full, read-only or gone; ``path`` is untouched.
+    Returns the status of the new file, since what has the name afterwards may be another program's already. Raises
+    OSError where the disk is full, read-only or gone; ``path`` is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
     # Not tempfile's: it makes files private, and the umask by which to undo that can only be read by changing it for

@@ -133,11 +133,9 @@ def check_new_extra_names(names: Iterable[str], known: Iterable[str] = ()) -> No
 
 
 def check_extra_names(names: Iterable[str]) -> None:
-    """Check names for extra metrics, all at once.
+    """Raise UsageError for a name that MLflow would refuse, that the table uses, or that starts with ``system/``.
 
-    Raises:
-        UsageError: a name that MLflow would refuse, that the table already uses, or that starts with ``system/``; or
-            two names of which one is a folder of the other (``a`` and ``a/b``), which a file store cannot hold.
+    And for two names of which one is a folder of the other (``a`` and ``a/b``), which a file store cannot hold.
     """
     names = list(names)
     for name in names:

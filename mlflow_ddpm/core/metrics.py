@@ -128,8 +128,7 @@ class EpochMetrics:
     def from_cells(cls, cells: Mapping[str, Any]) -> Self:
         """Return the row of cells by column: the table's metrics, ``logged_at_ms``, extras less those that are None.
 
-        Raises:
-            ValueError: ``epoch`` or ``logged_at_ms`` is no whole number from 0 to 2**63 - 1.
+        Raises ValueError unless ``epoch`` and ``logged_at_ms`` are whole numbers from 0 to 2**63 - 1.
         """
         epoch, logged_at_ms = cells["epoch"], cells["logged_at_ms"]
         if any(type(number) is not int or not 0 <= number < 2**63 for number in (epoch, logged_at_ms)):

@@ -177,10 +177,9 @@ def _text(text: str) -> str:
 
 
 def as_config(config: object) -> dict[str, Any]:
-    """Return hyperparameters as a JSON object; an empty one for None.
+    """Return hyperparameters as a JSON object, an empty one for None; raise UsageError unless they have names.
 
-    Raises:
-        UsageError: ``config`` is neither a mapping nor a dataclass, an ``argparse.Namespace`` or the like.
+    Those of a mapping, a dataclass, an ``argparse.Namespace`` or the like have.
     """
     if config is None:
         return {}

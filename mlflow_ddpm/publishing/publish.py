@@ -26,7 +26,7 @@ from mlflow_ddpm.storage.csv_file import render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.foreign_files import own_file
-from mlflow_ddpm.storage.json_file import encode_row, render_document
+from mlflow_ddpm.storage.json_file import RunDocument, render_document
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.recovery import read_rows
@@ -144,8 +144,8 @@ def render_run(history: RunHistory, directory: Path, figures: Sequence[FigureSet
         _check_no_link(directory / figure_set.folder)
     table, document = directory / CSV_NAME, directory / JSON_NAME
     replace_file(table, render_csv(history.rows))
-    encoded = [encode_row(row) for row in history.rows]
-    replace_file(document, render_document(history.run, history.config, history.environment, history.summary, encoded))
+    run = RunDocument(history.run, history.config, history.environment, history.rows)
+    replace_file(document, render_document(run))
     plots = generate_all_plots(history, directory)
     reports = write_report(history, directory, plots)
     further = [path for wanted in figures for path in write_figures(history, directory / wanted.folder, wanted)]

@@ -40,9 +40,7 @@ def render_csv(rows: Sequence[EpochMetrics]) -> bytes:
 def read_csv(path: Path) -> list[EpochMetrics]:
     """Return the rows of the file as they stand in it, superseded ones included; a torn last line is passed over.
 
-    Raises:
-        MirrorError: the file is not such a CSV; the message names the line and column.
-        OSError: it cannot be read.
+    Raises MirrorError, which names line and column, for a file that is not such a CSV; OSError where it cannot be read.
     """
     return parse_csv(read_bounded(path), str(path))
 
@@ -79,9 +77,8 @@ class CsvJournal:
     def recover(self) -> list[EpochMetrics]:
         """Return the rows on disk, having cut off a torn last line (kept beside the file, named ``.torn``).
 
-        Raises:
-            MirrorError: the file was not written by this version of this package, or was edited. It is left untouched.
-            OSError: it cannot be read.
+        Raises MirrorError for a file that this version of this package did not write, or that was edited, which is left
+        untouched; OSError where it cannot be read.
         """
         if not self.path.exists():
             return []

@@ -32,11 +32,9 @@ def is_link_below(directory: Path, path: Path) -> bool:
 
 
 def read_bounded(path: Path) -> bytes:
-    """Return a file's bytes.
+    """Return a file's bytes; raise OSError where it cannot be read.
 
-    Raises:
-        MirrorError: it is no plain file (a pipe, a device, a folder), or has more than any file of a run.
-        OSError: it cannot be read.
+    Raises MirrorError for no plain file (a pipe, a device, a folder), and for more than any file of a run has.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise MirrorError(f"{path} is no plain file; move it away")

@@ -54,8 +54,7 @@ class GuardedFile:
     def replace(self, content: bytes, holds_only_ours: Callable[[bytes], bool]) -> None:
         """Replace the whole file, and keep a foreign version beside it unless it ``holds_only_ours``.
 
-        Raises:
-            OSError: the disk is full, read-only or gone; the file is untouched.
+        Raises OSError where the disk is full, read-only or gone; the file is then untouched.
         """
         keep_as, current = None, self.current_state()
         if current != self.state:

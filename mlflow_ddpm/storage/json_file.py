@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, EpochMetrics
-from mlflow_ddpm.core.run_summary import Summary
+from mlflow_ddpm.core.run_summary import summarise
 from mlflow_ddpm.core.strict_json import dumps, number, read_number
 from mlflow_ddpm.storage.foreign_files import check_amount, check_depth, read_bounded
 from mlflow_ddpm.storage.guarded_file import GuardedFile
@@ -41,23 +41,12 @@ def encode_row(row: EpochMetrics) -> str:
     return json.dumps({**cells, "logged_at_ms": row.logged_at_ms}, allow_nan=False, ensure_ascii=False)
 
 
-def render_document(
-    run: Mapping[str, Any],
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    summary: Summary,
-    encoded_rows: Sequence[str],
-) -> bytes:
-    """Return the document's bytes; the rows come already encoded, so that each is encoded once in a run's life."""
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "run": run,
-        "config": config,
-        "environment": environment,
-        "summary": summary._asdict(),
-    }
-    text = dumps(head, indent=2).removesuffix("\n}")
-    epochs = ",\n".join(f"    {row}" for row in encoded_rows)
+def render_document(document: RunDocument, encoded: Iterable[str] | None = None) -> bytes:
+    """Return the document's bytes; ``encoded`` are its rows, so that each is encoded once in a run's life."""
+    head = {"schema_version": SCHEMA_VERSION, **document._asdict()}
+    rows = head.pop("rows")
+    text = dumps({**head, "summary": summarise(rows, document.run)._asdict()}, indent=2).removesuffix("\n}")
+    epochs = ",\n".join(f"    {row}" for row in encoded or map(encode_row, rows))
     whole = f'{text},\n  "epochs": [\n{epochs}\n  ]\n}}\n' if epochs else f'{text},\n  "epochs": []\n}}\n'
     return whole.encode("utf-8", "backslashreplace")  # a file name that is no Unicode becomes an escape, as JSON has it
 

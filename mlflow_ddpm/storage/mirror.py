@@ -19,11 +19,11 @@ from mlflow_ddpm.core.atomic_file import remove_remains, replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
-from mlflow_ddpm.core.run_summary import RunOutcome, summarise
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv, render_csv
 from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder
-from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, render_document
+from mlflow_ddpm.storage.json_file import JsonWriter, RunDocument, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
 from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
@@ -66,9 +66,9 @@ class Mirror:
             self._lock.acquire()
             if self._lock.is_held:
                 remove_remains(self.directory, OWN_FILES)
-            found = recover_files(self._journal, self._json)
-            self.rows, self.previous_run, self.previous_config = found.rows, found.run, found.config
-            if found.restored:
+            found, is_restored = recover_files(self._journal, self._json)
+            self.rows, self.previous_run, self.previous_config = list(found.rows), found.run, found.config
+            if is_restored:
                 self._write_csv()
             load_encoder()
         except OSError as error:
@@ -186,8 +186,7 @@ class Mirror:
     def move_aside(self) -> Path:
         """Let the directory go under another name, the first free of ``DIR-1``, ``DIR-2``, ...; return that name.
 
-        Raises:
-            UsageError: it cannot be moved: it is the working directory, holds the running script, or is a mount point.
+        Raises UsageError for the working directory, one that holds the running script, or a mount point.
         """
         directory = self.directory.resolve()
         names = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(1))
@@ -256,8 +255,9 @@ class Mirror:
     def _render(self) -> tuple[int, bytes]:
         with self._consistent:
             self._encoded += map(encode_row, self.rows[len(self._encoded) :])
-            rows, encoded, run, revision = list(self.rows), list(self._encoded), dict(self._run), self.revision
-        return revision, render_document(run, self._config, self._environment, summarise(rows, run), encoded)
+            document = RunDocument(dict(self._run), self._config, self._environment, list(self.rows))
+            encoded, revision = list(self._encoded), self.revision
+        return revision, render_document(document, encoded)
 
     def _rescue(self) -> None:
         """Write the rows, which would be lost with this process, to the system's folder of temporary files."""

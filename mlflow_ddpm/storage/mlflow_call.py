@@ -69,18 +69,10 @@ _first_uses: set[str] = set()  # sqlite stores whose tables this process is maki
 
 @contextlib.contextmanager
 def translate_mlflow_errors(tracking_uri: str, item: str = "", *, is_file: bool = False) -> Iterator[None]:
-    """Re-raise what the body raises as StoreUnavailableError (retry) or as one of the errors that are not retried.
+    """Re-raise what the body raises as the :class:`StoreError` that it means.
 
-    Args:
-        tracking_uri: the store that the body calls.
-        item: what the body sends: a file, a picture, a batch of values.
-        is_file: the item goes to the artifact store, whose refusals concern no row.
-
-    Raises:
-        StoreUnavailableError: the same call may work later.
-        RunMissingError: the store has no such run.
-        ItemRefusedError: the store will never take this item.
-        StoreRefusedError: the same call will be refused again.
+    ``item`` is what the body sends to the store: a file, a picture, a batch of values. With ``is_file`` it goes to the
+    artifact store, whose refusals concern no row.
     """
     bound_mlflow_waits()
     bound_answers()
@@ -153,10 +145,8 @@ def client(tracking_uri: str) -> Any:
 def artifact_repository(tracking_uri: str, run_id: str) -> Any:
     """Return MLflow's access to a run's artifacts.
 
-    The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404.
-
-    Raises:
-        StoreRefusedError: the store names a folder of this machine that is not the run's: it may be any.
+    The client's own listing would ask for logged models, too, which servers before 3.0 answer with 404. Raises
+    StoreRefusedError where the store names a folder of this machine that is not the run's: it may be any.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
@@ -255,10 +245,8 @@ def exclusive_migration(tracking_uri: str) -> Iterator[None]:
 def host_lock(name: str) -> Iterator[None]:
     """Hold a lock that this user's processes on this host share, while the body runs.
 
-    The lock is a file in the system's temporary directory, so that none lies beside the user's database.
-
-    Raises:
-        OSError: the lock could not be had within two minutes.
+    The lock is a file in the system's temporary directory, so that none lies beside the user's database. Raises
+    OSError where it could not be had within two minutes.
     """
     from filelock import FileLock
 

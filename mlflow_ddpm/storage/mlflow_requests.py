@@ -132,8 +132,7 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
 def in_time(seconds: float, call: Callable[[], _T]) -> _T:
     """Return what a call returns that knows no time limit of its own, such as one of ``ftplib``; raise what it raises.
 
-    Raises:
-        TimeoutError: it takes longer; it is left alone in its thread.
+    One that takes longer is left alone in its thread, and TimeoutError is raised.
     """
     answer: Future[_T] = Future()
     store = store_called()

@@ -5,31 +5,25 @@ The fuller one counts, by its epochs, not by its date; the emptier one is writte
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
-from mlflow_ddpm.storage.json_file import JsonWriter, read_document
+from mlflow_ddpm.storage.json_file import JsonWriter, RunDocument, read_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 
 _log = logging.getLogger("mlflow_ddpm")
 
 
-class RecoveredFiles(NamedTuple):
-    """The run as the files have it."""
+def recover_files(journal: CsvJournal, json: JsonWriter) -> tuple[RunDocument, bool]:
+    """Open both files for writing; raise MirrorError, touching none, if they do not fit.
 
-    rows: list[EpochMetrics]  # one per epoch
-    run: Mapping[str, Any]  # as the JSON has it, as the config
-    config: Mapping[str, Any]
-    restored: bool  # the CSV must be written again: the JSON had epochs that it had lost
-
-
-def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
-    """Open both files for writing, and return what they hold; raise MirrorError, touching none, if they do not fit."""
+    Returns the run as they have it, one row per epoch, and whether the CSV must be written again: the JSON had epochs
+    that it had lost.
+    """
     from_csv = keep_last_written(_recover_csv(journal, json))
     try:
         document = json.recover()
@@ -37,7 +31,7 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
         remedy = f"; move it away, and it is written again from {CSV_NAME}" if from_csv else ""
         raise MirrorError(f"{error}{remedy}") from error
     if document is None:
-        return RecoveredFiles(from_csv, {}, {}, restored=False)
+        return RunDocument(rows=from_csv), False
     rows = merge_rows(from_csv, document.rows, journal.path, document.run.get("every_n_steps"))
     restored = [row.logged_at_ms for row in rows] != [row.logged_at_ms for row in from_csv]
     if restored:
@@ -46,7 +40,7 @@ def recover_files(journal: CsvJournal, json: JsonWriter) -> RecoveredFiles:
             "%s had %d of %s; the others are restored from %s",
             *(display_path(journal.path), len(from_csv), count_of(len(rows), "row"), JSON_NAME),
         )
-    return RecoveredFiles(rows, document.run, document.config, restored)
+    return document._replace(rows=rows), restored
 
 
 def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
@@ -66,9 +60,7 @@ def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
 def read_rows(directory: Path) -> list[EpochMetrics]:
     """Return the epochs of an output directory, without changing a file: what CSV and JSON hold together.
 
-    Raises:
-        MirrorError: a file is damaged, or they hold two different runs.
-        OSError: one cannot be read.
+    Raises MirrorError where a file is damaged, or they hold two different runs; OSError where one cannot be read.
     """
     csv, json = directory / CSV_NAME, directory / JSON_NAME
     from_csv = keep_last_written(read_csv(csv)) if csv.exists() else []
@@ -85,9 +77,7 @@ def merge_rows(
     """Return the rows of a run from its two files, of which either may have lost some.
 
     Rows are distinguished by their time, which rises strictly, so a row that a later one superseded stays superseded.
-
-    Raises:
-        MirrorError: the JSON has epochs that the CSV does not have, and they share none: two different runs.
+    Raises MirrorError where the JSON has epochs that the CSV does not have, and they share none: two different runs.
     """
     by_time = {row.logged_at_ms: row for row in (*json, *csv)}  # the CSV wins: it is the journal
     rows = keep_last_written(by_time.values(), every_n_steps)

@@ -31,13 +31,8 @@ def open_store(run_id: str, tracking_uri: str | None = None) -> MlflowRun:
 def find_run(source: str | Path, tracking_uri: str | None = None) -> MlflowRun:
     """Return the run with this id, the only one whose id begins with these letters (four or more), or that of a model.
 
-    A model is named by its ``models:/`` URI. No request is made for a whole id.
-
-    Raises:
-        HistoryError: the name is neither a file nor a run id, or the model is of no run.
-        UsageError: several runs begin with these letters.
-        RunMissingError: no run begins with these letters.
-        StoreError: the store is away or refuses.
+    A model is named by its ``models:/`` URI. No request is made for a whole id. Raises HistoryError for what is neither
+    a file nor a run id, and for a model of no run; UsageError or RunMissingError where several runs or none begin so.
     """
     if isinstance(source, str) and source.startswith("models:/"):
         return _run_of_model(source, _store_uri(tracking_uri))

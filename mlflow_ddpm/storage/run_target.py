@@ -93,11 +93,8 @@ def configured_store() -> str:
 def absolute_uri(uri: str | Path) -> str:
     """Return a tracking URI with relative paths and ``~`` resolved now, before anyone changes the directory.
 
-    Args:
-        uri: a URI, or a path: of a database file (.db, .sqlite, .sqlite3), or of a folder for MLflow's file store.
-
-    Raises:
-        UsageError: it is neither a string nor a path, or a URI that was made into a path.
+    A path is that of a database file (.db, .sqlite, .sqlite3), or of a folder for MLflow's file store. Raises
+    UsageError for neither a string nor a path, and for a URI that was made into a path.
     """
     if not isinstance(uri, str | os.PathLike):
         raise UsageError(f"tracking_uri must be a string or a path, got {type(uri).__name__}")
@@ -237,10 +234,8 @@ def _create_experiment(mlflow: Any, name: str) -> Any:
 def preflight_store(*, tracking_uri: str | None = None, experiment_name: str | None = None) -> str:
     """Describe where a new run would go. Only reads; the right to write shows when something is written.
 
-    Raises:
-        StoreUnavailableError: the store is away.
-        StoreRefusedError: it would refuse the run: its experiment is deleted, the run asked for is not there, or its
-            database can be neither made nor written.
+    Raises StoreUnavailableError where the store is away; StoreRefusedError where it would refuse the run: its
+    experiment is deleted, the run asked for is not there, or its database can be neither made nor written.
     """
     target = resolve_run_target(RunTarget(tracking_uri or "", experiment_name=experiment_name))
     uri, where = target.tracking_uri, redact(target.tracking_uri)

@@ -26,10 +26,8 @@ def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
     """Return the tracking URI for an output directory's run.
 
     It is the one asked for, else the one that has the run, else the one of MLflow's settings. A URI on disk has no
-    credentials; those of MLflow's settings are taken if they are for the same store.
-
-    Raises:
-        UsageError: only the directory names the store, and the user's credentials would go there.
+    credentials; those of MLflow's settings are taken if they are for the same store. Raises UsageError where only the
+    directory names the store, and the user's credentials would go there.
     """
     import mlflow
 
@@ -47,18 +45,14 @@ def store_of(state: DeliveryState, tracking_uri: str | None = None) -> str:
     return without_credentials(known) if HIDDEN in known else known
 
 
-def sync_command(directory: Path, tracking_uri: str) -> str:
-    """Return the command that sends a directory's run to a store later, as one would type it here."""
-    known, configured = redact(tracking_uri), configured_store()
-    needs_name = redact(configured) != known and _sends_credentials(known)
-    return f"mlflow-ddpm sync {display_path(directory)}" + (
-        f" --tracking-uri {_printable(known)}" if needs_name else ""
-    )
+def sync_command(directory: Path, tracking_uri: str, *, is_lost: bool = False) -> str:
+    """Return the command that sends a directory's run to a store later, as one would type it here.
 
-
-def remake_command(directory: Path, tracking_uri: str) -> str:
-    """Return the command that makes a run anew in a store that lost it."""
-    return f"mlflow-ddpm sync {display_path(directory)} --tracking-uri {_printable(redact(tracking_uri))}"
+    ``is_lost``: the store had the run, and makes it anew if it is named.
+    """
+    known = redact(tracking_uri)
+    needs_name = is_lost or (redact(configured_store()) != known and _sends_credentials(known))
+    return f"mlflow-ddpm sync {display_path(directory)}{f' --tracking-uri {_printable(known)}' if needs_name else ''}"
 
 
 def _printable(uri: str) -> str:

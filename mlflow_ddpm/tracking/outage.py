@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mlflow_ddpm.core.errors import RunMissingError, StoreError
 from mlflow_ddpm.core.formatting import count_of, display_path
-from mlflow_ddpm.storage.store_address import remake_command, sync_command
+from mlflow_ddpm.storage.store_address import sync_command
 
 _CAUSES_MAX = 5  # of one outage, that are logged
 # Addresses, ids and ports differ in each message, and a server that stops resets, aborts and refuses connections.
@@ -104,7 +104,7 @@ def missing_remedy(directory: Path | None, tracking_uri: str) -> str:
     """Return what helps where the store does not have the run; ``directory``: the one that has rows of it, if any."""
     if directory is None:
         return "pass the run_id of a run that is there, or unset MLFLOW_RUN_ID"
-    return f"`{remake_command(directory, tracking_uri)}` makes the run anew in that store"
+    return f"`{sync_command(directory, tracking_uri, is_lost=True)}` makes the run anew in that store"
 
 
 def _remedy(error: StoreError | None, directory: Path, tracking_uri: str) -> str:

@@ -47,9 +47,8 @@ def begin_or_resume(
 ) -> tuple[DeliveryState, RunTarget]:
     """Return the state of the run that the directory holds, else of a new one, and that run's target.
 
-    Raises:
-        UsageError: the directory holds a finished run, another run than the one asked for, or one of a store to which
-            the user's credentials do not go.
+    Raises UsageError where the directory holds a finished run, another run than the one asked for, or one of a store
+    to which the user's credentials do not go.
     """
     state = DeliveryState.load(mirror.directory) or DeliveryState.of_run(mirror.previous_run)
     if state is None:

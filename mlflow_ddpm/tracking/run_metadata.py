@@ -1,17 +1,23 @@
-"""A run's config, tags and environment: made plain, redacted and frozen once, where the caller hands them over."""
+"""A run's config, tags and environment: made plain, redacted and frozen once, where they come in."""
 
 import contextlib
 import json
 import logging
+import os
+import platform
+import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
+from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.redaction import redact, redacted
 from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.core.strict_json import as_config, dumps, flatten, freeze
+from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.storage.layout import CONFIG_NAME
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -41,8 +47,7 @@ class RunMetadata(NamedTuple):
     def create(cls, config: object, tags: Mapping[str, str], environment: Mapping[str, Any]) -> Self:
         """Take the credentials out of what the caller gave, and log once under which names they stood.
 
-        Raises:
-            UsageError: ``config`` is neither a mapping nor a dataclass, an ``argparse.Namespace`` or the like.
+        Raises as :func:`mlflow_ddpm.core.strict_json.as_config`.
         """
         chosen = config if isinstance(config, RunConfig) else None
         settings = redacted(as_config(chosen.config if chosen else config))
@@ -97,3 +102,34 @@ def read_run_config(directory: Path, config: Mapping[str, Any]) -> RunConfig | M
         return config
     is_complete = not dataset or {"name", "digest", "source"} <= dataset.keys()
     return RunConfig(config, {str(k): str(v) for k, v in params.items()}, dataset if is_complete else {})
+
+
+def describe_environment(device: Any = None) -> dict[str, str | int]:
+    """Return versions, device and world size. Nothing is imported for it, and no CUDA context is made.
+
+    ``device`` is the training's device as torch writes it (``"cuda:0"``); None takes the CUDA device in use, else CPU.
+    """
+    facts: dict[str, str | int] = {"mlflow_ddpm": __version__, "python": platform.python_version()}
+    for package in ("torch", "mlflow", "numpy"):
+        with contextlib.suppress(PackageNotFoundError, OSError):  # not installed, or no file descriptor is left
+            facts[package] = version(package)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.cuda:
+        facts["cuda"] = torch.version.cuda
+    facts |= _describe_device(torch, device)
+    facts["world_size"] = ranks.world_size()
+    facts["platform"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    return facts
+
+
+def _describe_device(torch: Any, device: Any) -> dict[str, str | int]:
+    """Return the device's name, and a card's memory in MiB, by which its use is judged."""
+    if torch is None:
+        return {"device": "cpu" if device is None else str(device)}
+    if device is None:
+        device = "cuda" if torch.cuda.is_initialized() else "cpu"
+    place = torch.device(device)
+    if place.type != "cuda" or not torch.cuda.is_initialized():
+        return {"device": str(place)}
+    card = torch.cuda.get_device_properties(place)
+    return {"device": f"{place} ({card.name})", "gpu_memory_mb": card.total_memory // 2**20}

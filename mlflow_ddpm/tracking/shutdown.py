@@ -27,6 +27,7 @@ _log = logging.getLogger("mlflow_ddpm")
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _NO_ERRORS = (StopIteration, StopAsyncIteration)  # they end loops, not trainings
 _INTERRUPTS_MAX = 100  # within seconds, of a timer at worst
+_STOP_SEC = 1.0
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
@@ -91,11 +92,7 @@ class ShutdownHandler:
 
     def stop(self) -> None:
         """Watch no more; the last one to stop puts the handlers back that were there before the first."""
-        try:
-            self._stop()
-        except BaseException:  # an interrupt, by the very handlers that are being put back
-            self._stop()
-            raise
+        insist(lambda _: self._stop(), _STOP_SEC)  # it may be interrupted by the very handlers that are put back
 
     def _stop(self) -> None:
         atexit.unregister(self._on_exit)

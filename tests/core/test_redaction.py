@@ -23,7 +23,7 @@ from mlflow_ddpm.core.redaction import redact, redacted, without_credentials
 from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.core.strict_json import plain
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.tracking.environment import describe_environment
+from mlflow_ddpm.tracking.run_metadata import describe_environment
 
 LONG_PARTS = [
     *(

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_summary import RunOutcome, summarise
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.csv_file import CsvJournal, parse_csv, render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.json_file import encode_row, read_document, render_document
+from mlflow_ddpm.storage.json_file import RunDocument, read_document, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, DELIVERY_STATE_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 
@@ -25,7 +25,7 @@ ROWS = [
     for n in range(6)
 ]
 CSV = render_csv(ROWS)
-JSON = render_document({"run_id": "a"}, {"lr": 0.1}, {}, summarise(ROWS), [encode_row(row) for row in ROWS])
+JSON = render_document(RunDocument({"run_id": "a"}, {"lr": 0.1}, {}, ROWS))
 MANY = settings(max_examples=120, deadline=None, derandomize=True)
 EPOCHS = [row.epoch for row in ROWS]
 

@@ -13,12 +13,11 @@ from support.histories import healthy_row
 
 from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.core.run_summary import summarise
-from mlflow_ddpm.storage.json_file import JsonWriter, encode_row, read_document, render_document
+from mlflow_ddpm.storage.json_file import JsonWriter, RunDocument, read_document, render_document
 
 
 def _document(rows: list[EpochMetrics]) -> bytes:
-    return render_document({"run_id": "abc"}, {"lr": 0.1}, {}, summarise(rows), [encode_row(row) for row in rows])
+    return render_document(RunDocument({"run_id": "abc"}, {"lr": 0.1}, {}, rows))
 
 
 def test_a_document_is_strict_json_and_reads_back_as_it_was(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import sys
+from importlib.metadata import version
 from typing import Any
 
 import pytest
+import torch
 
-from mlflow_ddpm.tracking.run_metadata import RunMetadata
+from mlflow_ddpm.tracking.run_metadata import RunMetadata, describe_environment
 
 KEY = "hf_AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"
 
@@ -65,3 +69,32 @@ def test_a_changed_config_is_named_when_a_run_is_resumed(caplog: pytest.LogCaptu
     (message,) = caplog.messages
     assert "lr was 0.1, is 0.2" in message
     assert "seed" not in message
+
+
+def test_versions_device_and_processes_are_named() -> None:
+    """Of packages that are installed; the device is that of the training."""
+    environment = describe_environment("cpu")
+
+    assert environment["torch"] == version("torch")  # PyPI's CUDA build says +cu130 in torch.__version__ alone
+    assert environment.get("cuda") == torch.version.cuda
+    assert environment["device"] == "cpu"
+    assert environment["world_size"] == 1
+    assert {"mlflow_ddpm", "mlflow", "numpy", "python", "platform"} <= environment.keys()
+    assert all(isinstance(value, str | int) for value in environment.values())
+
+
+def test_torch_is_not_imported_for_the_environment() -> None:
+    """A loop without torch stays without."""
+    code = "from mlflow_ddpm.tracking.run_metadata import describe_environment as d; import sys; print(d()); "
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+
+    assert "'device': 'cpu'" in done.stdout
+
+
+def test_a_launchers_number_of_processes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a group is initialised."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+
+    assert describe_environment()["world_size"] == 4
