@@ -10,6 +10,7 @@ from mlflow_ddpm.tracking.batch_values import EpochBatches
 from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 
 _SCALE_ABOVE, _SCALE = 1e280, 2.0**-128  # sums of as many as a run has stay within float64 below it, or scaled by it
+_Spread = tuple[float | None, float | None, float | None, float | None, float | None]
 
 
 class Statistics(NamedTuple):
@@ -61,7 +62,7 @@ def finite_mean(values: Sequence[float]) -> float | None:
     return _mean(finite) if finite else _no_number(values)
 
 
-def _spread(values: Sequence[float]) -> tuple[float | None, ...]:
+def _spread(values: Sequence[float]) -> _Spread:
     """Return mean, population standard deviation, least, most and median of the finite values.
 
     Plain Python: an epoch has hundreds of batches, and NumPy's functions take longer to be called than to compute. One
@@ -70,7 +71,8 @@ def _spread(values: Sequence[float]) -> tuple[float | None, ...]:
     ordered = tuple(sorted(filter(math.isfinite, values)))
     finite = len(ordered)
     if not finite:
-        return (_no_number(values),) * 5
+        no_number = _no_number(values)
+        return no_number, no_number, no_number, no_number, no_number
     least, most = ordered[0] + 0.0, ordered[-1] + 0.0  # no -0.0: sqlite would drop its sign
     median = ordered[(finite - 1) // 2] * 0.5 + ordered[finite // 2] * 0.5
     scale = _SCALE if max(-least, most) > _SCALE_ABOVE else 1.0

@@ -68,7 +68,7 @@ class LiveReading:
         self._new = (loss, NewValues((), () if lr is None else (lr,), 1), grad_norm)
         self._events: dict[Any, Any] = {}
         for new in self._new:
-            value = new.tail[-1] if new.tail else new.chunks[-1].values if new.chunks else None
+            value: Any = new.tail[-1] if new.tail else new.chunks[-1].values if new.chunks else None
             if getattr(value, "is_cuda", False) and value.device not in self._events:
                 self._events[value.device] = _event_of(value.device)
 

@@ -45,7 +45,8 @@ class RemoteRun:
         *,
         has_system_metrics: bool = False,
     ) -> None:
-        self._has_system_metrics, self._monitor = has_system_metrics, None  # MLflow's, of the system tab
+        self._has_system_metrics = has_system_metrics
+        self._monitor: Any = None  # MLflow's, of the system tab
         self._target, self._mirror, self._file, self._metadata = target, mirror, state_file, metadata
         self._state = state_file.state
         self._run: MlflowRun | None = None
