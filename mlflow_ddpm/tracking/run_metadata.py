@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.atomic_file import replace_file
-from mlflow_ddpm.core.redaction import redact, redacted
+from mlflow_ddpm.core.redaction import redacted
 from mlflow_ddpm.core.secret_formats import HIDDEN
 from mlflow_ddpm.core.strict_json import as_config, dumps, flatten, freeze
 from mlflow_ddpm.core.version import __version__
@@ -67,10 +67,6 @@ class RunMetadata(NamedTuple):
             hidden=(*settings.known, *marks.known),
             dataset=freeze(redacted(chosen.dataset if chosen else {}, settings.known).value),
         )
-
-    def redact(self, text: str) -> str:
-        """Return the text without credentials, those of the config and the tags included."""
-        return redact(text, self.hidden)
 
     def compare_config(self, previous: Mapping[str, Any]) -> None:
         """Warn where a resumed run's config differs: MLflow keeps the first value of a param."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
 from mlflow_ddpm.core.formatting import in_steps
 from mlflow_ddpm.core.metrics import EpochMetrics, supersedes
+from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.images import save_image
@@ -87,7 +88,7 @@ class RunRecorder:
         run = (self._target, self._mirror, self._file, self._metadata)
         self._remote = RemoteRun(*run, has_system_metrics=self._has_system_metrics)
         advise = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
-        uploader = Uploader(self._remote, self._file, advice=advise, items=undelivered(self._mirror, self._state))
+        uploader = Uploader(self._remote, self._file, advice=advise, items=undelivered(self._mirror.directory, self._mirror.rows, self._state))
         about = (self._mirror, self._metadata.environment, self._every_n_steps)
         self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
         self._uploader = uploader
@@ -215,7 +216,7 @@ class RunRecorder:
     def _end(self, outcome: RunOutcome, timeout: float) -> bool:
         """Upload what waits, and end the run, at its last row at the earliest; return whether MLflow has everything."""
         began_ms = max(self._state.started_at_ms, self.rows[-1].logged_at_ms if self.rows else 0)
-        outcome = outcome._replace(error_message=self._metadata.redact(outcome.error_message))
+        outcome = outcome._replace(error_message=redact(outcome.error_message, self._metadata.hidden))
         outcome = outcome._replace(at_ms=max(began_ms, outcome.at_ms or self._now_ms()))
         self._upload_new_rows()
         self._mirror.update_run({**self._state.as_run(), "status": outcome.status, "end_time_ms": outcome.at_ms})

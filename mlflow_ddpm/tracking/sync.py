@@ -124,7 +124,8 @@ def _start(mirror: Mirror, state: DeliveryState, uri: str, document: RunDocument
     mirror.describe(config=metadata.config, environment=metadata.environment)
     mirror.update_run({**document.run, **state.as_run()})
     remote = RemoteRun(target_of(state, uri), mirror, file, metadata)
-    uploader = Uploader(remote, file, advice=None, items=[*undelivered(mirror, state), *final_files(mirror.directory)])
+    items = [*undelivered(mirror.directory, mirror.rows, state), *final_files(mirror.directory)]
+    uploader = Uploader(remote, file, advice=None, items=items)
     file.put()
     uploader.start()
     return uploader

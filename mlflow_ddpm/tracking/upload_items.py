@@ -1,7 +1,7 @@
 """What an uploader is given to send, while a run runs, at its end, and later from its directory."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import LoggedImage, images_on_disk
 from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, MODEL_FOLDER, SAMPLES_FOLDER, model_files
-from mlflow_ddpm.storage.mirror import Mirror
 
 
 class Tags(NamedTuple):
@@ -40,18 +39,17 @@ def metric_name(point: Point) -> str:
     return f"metric {point.key}, step {point.step}"
 
 
-def undelivered(mirror: Mirror, state: DeliveryState) -> list[UploadItem]:
+def undelivered(directory: Path, rows: Sequence[EpochMetrics], state: DeliveryState) -> list[UploadItem]:
     """Return what the store has not acknowledged: rows, then pictures and files.
 
     Files are taken from below the directory alone, whatever its delivery state names: it may be a stranger's.
     """
     again = {name.rpartition(" ")[2] for name in state.set_aside if name.startswith("metric ")}
-    rows = [r for r in mirror.rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
-    here = mirror.directory
-    paths = [here / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]
-    files = [Artifact(path, folder_of(path, here)) for path in paths if _is_below(path, here)]
-    document = Artifact(here / JSON_NAME, ARTIFACT_FOLDER)  # the config with its types, and the environment
-    return [*rows, document, *images_on_disk(here, but=state.pictures), *files]
+    waiting = [r for r in rows if r.logged_at_ms > state.delivered_through_ms or str(r.epoch) in again]
+    paths = [directory / name for name in dict.fromkeys([*state.artifacts, *state.set_aside]) if name != JSON_NAME]
+    files = [Artifact(path, folder_of(path, directory)) for path in paths if _is_below(path, directory)]
+    document = Artifact(directory / JSON_NAME, ARTIFACT_FOLDER)  # the config with its types, and the environment
+    return [*waiting, document, *images_on_disk(directory, but=state.pictures), *files]
 
 
 def final_files(directory: Path) -> list[Artifact]:

@@ -119,8 +119,8 @@ def test_what_the_store_acknowledged_is_not_sent_again_and_all_else_is(sqlite_ur
         assert state is not None
         rows = list(mirror.rows)
         state.artifacts = ["own.txt", "../elsewhere.txt", "gone.txt"]
-        sent, state.delivered_through_ms = undelivered(mirror, state), rows[0].logged_at_ms
-        unsent = undelivered(mirror, state)
+        sent, state.delivered_through_ms = undelivered(mirror.directory, rows, state), rows[0].logged_at_ms
+        unsent = undelivered(mirror.directory, rows, state)
 
     names = [item.path.name for item in sent if isinstance(item, Artifact)]
     assert names == ["training_metrics.json", "own.txt"]
