@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.tracking.run_metadata import RunMetadata, describe_environment
 
 KEY = "hf_AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"
@@ -31,7 +32,7 @@ def test_everything_is_plain_and_without_credentials() -> None:
     assert cleaned.params == {"optim.lr": "0.1", "optim.betas": "[0.9, 'Infinity']", "db_password": "***"}
     assert cleaned.tags == {"note": "with ***"}
     assert cleaned.environment == {"device": "cpu", "hub": "***"}
-    assert cleaned.redact("login with correct-horse-42 failed") == "login with *** failed"
+    assert redact("login with correct-horse-42 failed", cleaned.hidden) == "login with *** failed"
 
 
 @pytest.mark.parametrize("part", ["config", "params", "tags", "environment"])
