@@ -88,12 +88,8 @@ class RunRecorder:
         run = (self._target, self._mirror, self._file, self._metadata)
         self._remote = RemoteRun(*run, has_system_metrics=self._has_system_metrics)
         advise = partial(advice, directory=self._mirror.directory, tracking_uri=self._target.tracking_uri)
-        uploader = Uploader(
-            self._remote,
-            self._file,
-            advice=advise,
-            items=undelivered(self._mirror.directory, self._mirror.rows, self._state),
-        )
+        items = undelivered(self._mirror.directory, self._mirror.rows, self._state)
+        uploader = Uploader(self._remote, self._file, advice=advise, items=items)
         about = (self._mirror, self._metadata.environment, self._every_n_steps)
         self._findings = FindingsWatch(*about, uploader.write, uploader.activity)
         self._uploader = uploader

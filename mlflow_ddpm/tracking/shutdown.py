@@ -27,7 +27,6 @@ _log = logging.getLogger("mlflow_ddpm")
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _NO_ERRORS = (StopIteration, StopAsyncIteration)  # they end loops, not trainings
 _INTERRUPTS_MAX = 100  # within seconds, of a timer at worst
-_STOP_SEC = 1.0
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
 
 
@@ -92,7 +91,11 @@ class ShutdownHandler:
 
     def stop(self) -> None:
         """Watch no more; the last one to stop puts the handlers back that were there before the first."""
-        insist(lambda _: self._stop(), _STOP_SEC)  # it may be interrupted by the very handlers that are put back
+        try:
+            self._stop()
+        except BaseException:  # an interrupt, by the very handlers that are being put back
+            self._stop()
+            raise
 
     def _stop(self) -> None:
         atexit.unregister(self._on_exit)
@@ -141,7 +144,8 @@ class ShutdownHandler:
         """Return the signal that ended a training which left with ``error``."""
         chain = list(error_chain(error))
         raised = [signum for link in chain for signum, own in self._raised.items() if link is own]
-        raised += [signum for link in chain if (signum := _signal_behind(link)) in _SIGNALS]  # by a handler set later
+        later = (_signal_behind(link) for link in chain)  # raised by a handler that was set later
+        raised += [signum for signum in later if signum in _SIGNALS]
         if raised:
             return raised[0]
         ways_out: tuple[signal.Signals, ...] = ()

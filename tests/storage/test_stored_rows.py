@@ -158,7 +158,7 @@ def test_a_run_that_holds_the_rows_of_another_is_read_resumed_and_synced_as_its_
 
     def log_other() -> None:
         for row in rows:
-            points = [Metric(name, value, unix_ms(), row.epoch) for name, value in row.points().items()]
+            points = [Metric(point.key, point.value, unix_ms(), row.epoch) for point in row.points()]
             client.log_batch(run_id, points)
 
     for first in (0, 3, 0):
