@@ -143,9 +143,8 @@ class ShutdownHandler:
     def _ending_signal(self, error: BaseException | None) -> int | None:
         """Return the signal that ended a training which left with ``error``."""
         chain = list(error_chain(error))
-        raised = [signum for link in chain for signum, own in self._raised.items() if link is own]
-        later = (_signal_behind(link) for link in chain)  # raised by a handler that was set later
-        raised += [signum for signum in later if signum in _SIGNALS]
+        raised: list[int | None] = [signum for link in chain for signum, own in self._raised.items() if link is own]
+        raised += [signum for link in chain if (signum := _signal_behind(link)) in _SIGNALS]  # by a handler set later
         if raised:
             return raised[0]
         ways_out: tuple[signal.Signals, ...] = ()
