@@ -65,7 +65,7 @@ class DirectoryLock:
     def _acquire(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire(directory, _PATIENCE_SEC)
+            self._lock = _locked(directory, _PATIENCE_SEC)
             self._status = _status_of(self._lock)
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(
@@ -100,7 +100,7 @@ class DirectoryLock:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
-            lock = _acquire(self._directory, 0)
+            lock = _locked(self._directory, 0)
         except UsageError as error:
             raise OSError(errno.EBUSY, str(error)) from error
         except OSError:
@@ -168,7 +168,7 @@ def is_locked(directory: Path) -> bool:
     if not (directory / LOCK_NAME).exists():
         return False
     try:
-        _acquire(directory, 0).release(force=True)
+        _locked(directory, 0).release(force=True)
     except UsageError:
         return True
     except OSError:  # no right to open the lock's file, or no locks: the holder's file is all there is
@@ -205,8 +205,8 @@ class _Holder(NamedTuple):
         return is_other and bool(self.started) and _start_of(self.pid) == self.started
 
 
-def _acquire(directory: Path, timeout: float) -> BaseFileLock:
-    """Take the lock. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
+def _locked(directory: Path, timeout: float) -> BaseFileLock:
+    """Take the lock and return it. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
     from filelock import FileLock, Timeout
 
     # A "soft" lock, filelock's stand-in where there are no locks, would outlive a process that is killed.

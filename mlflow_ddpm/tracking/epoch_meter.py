@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
@@ -14,19 +14,17 @@ from mlflow_ddpm.tracking.timing import EpochTimer, rate
 _log = logging.getLogger("mlflow_ddpm")
 
 
-class Measured:
-    """The measurements of one epoch or window, ready for its row.
+class Measured(NamedTuple):
+    """The measurements of one epoch or window, ready for its row."""
 
-    Attributes:
-        fields: values of a row by name, less what only the run knows (number, cumulative time).
-        extras: means of the further scalars, over finite values.
-        batches: the batch values behind them.
-    """
+    fields: dict[str, Any]  # values of a row by name, less what only the run knows (number, cumulative time)
+    batches: EpochBatches  # the batch values behind them
 
-    def __init__(self, fields: dict[str, Any], batches: EpochBatches) -> None:
-        self.fields, self.batches = fields, batches
-        means = {name: epoch_statistics.finite_mean(values) for name, values in batches.extras.items()}
-        self.extras = {name: mean + 0.0 for name, mean in means.items() if mean is not None}
+    @property
+    def extras(self) -> dict[str, float]:
+        """Means of the further scalars, over finite values."""
+        means = {name: epoch_statistics.finite_mean(values) for name, values in self.batches.extras.items()}
+        return {name: mean + 0.0 for name, mean in means.items() if mean is not None}
 
 
 class EpochMeter:
