@@ -206,7 +206,7 @@ class _Holder(NamedTuple):
 
 
 def _locked(directory: Path, timeout: float) -> BaseFileLock:
-    """Return the lock, held. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
+    """Take the lock. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
     from filelock import FileLock, Timeout
 
     # A "soft" lock, filelock's stand-in where there are no locks, would outlive a process that is killed.
