@@ -132,7 +132,7 @@ def _load_directory(directory: Path) -> RunHistory:
     if table is None:
         return _from_document(read_document(directory / JSON_NAME))
     saved = _saved_document(directory, with_rows=True)
-    return _from_document(saved, _fuller(read_csv(table), saved.rows if saved else ()))
+    return _from_document(saved, _fuller(read_csv(table), saved.rows) if saved else read_csv(table))
 
 
 def _saved_document(directory: Path, *, with_rows: bool = False) -> RunDocument | None:

@@ -82,33 +82,37 @@ def print_history(
 
     Those without room in the terminal's ``width`` are named below, or follow as further tables.
     """
-    import pandas as pd
-
     if not len(history):
         print(f"no {counted}s yet")
         return
-    texts = history[list(columns)].astype(object).map(lambda value: format_number(None if value is pd.NA else value))
-    texts = texts.rename(columns={"epoch": counted})
-    waiting = _print_fitting(texts, width)
+    history = history[list(columns)].rename(columns={"epoch": counted})
+    waiting = history.iloc[:, _print_fitting(history, width) :]
     if len(waiting.columns) and not all_columns:
         names = [*waiting.columns[:_NAMED], *(["..."] if len(waiting.columns) > _NAMED else [])]
         more = count_of(len(waiting.columns), "more column")
         print(f"{more}: {', '.join(names)}; see them with --all, --columns or --format csv")
     while len(waiting.columns) and all_columns:
         print()
-        waiting = _print_fitting(pd.concat([texts.iloc[:, :1], waiting], axis=1), width, at_least=2)
+        table = history.iloc[:, [0, *range(len(columns) - len(waiting.columns), len(columns))]]
+        waiting = table.iloc[:, _print_fitting(table, width, at_least=2) :]
 
 
-def _print_fitting(texts: pd.DataFrame, width: int | None, *, at_least: int = 1) -> pd.DataFrame:
-    """Print the leading columns that fit, ``at_least`` that many in any case; return the others."""
-    widths = [max(len(str(name)), *map(len, column)) for name, column in texts.items()]
-    ends = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
-    shown = max(at_least, sum(width is None or end <= width for end in ends))
-    form = (" " * _GAP).join(f"{{:>{cells}}}" for cells in widths[:shown])
+def _print_fitting(history: pd.DataFrame, width: int | None, *, at_least: int = 1) -> int:
+    """Print the leading columns that fit, ``at_least`` that many in any case; return how many did."""
+    import pandas as pd
+
+    lines, shown = [""] * (len(history) + 1), 0
+    for name, column in history.items():  # no column is formatted beyond the first without room
+        texts = [str(name), *(format_number(None if value is pd.NA else value) for value in column.astype(object))]
+        cells = max(map(len, texts)) + (_GAP if shown else 0)
+        if width is not None and len(lines[0]) + cells > width and shown >= at_least:
+            break
+        lines = [line + text.rjust(cells) for line, text in zip(lines, texts, strict=True)]
+        shown += 1
     console = console_on(sys.stdout)
     with console.capture() as capture:  # print, not rich, meets a closed pipe
-        console.print(form.format(*texts.columns), style="bold")
+        console.print(lines[0], style="bold")
     print(capture.get(), end="")
-    for row in texts.iloc[:, :shown].itertuples(index=False):
-        print(form.format(*row))
-    return texts.iloc[:, shown:]
+    for line in lines[1:]:
+        print(line)
+    return shown

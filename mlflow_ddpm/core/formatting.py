@@ -47,8 +47,9 @@ def format_number(value: float | None) -> str:
         return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
     if value.is_integer() and abs(value) < _FIXED_BELOW:
         return str(int(value))
-    if float(f"{value:.{_DIGITS}g}") == value:  # exact: 0.001 and 12.25 need no trailing zeros
-        return f"{value:.{_DIGITS}g}"
+    shortest = f"{value:.{_DIGITS}g}"
+    if float(shortest) == value:  # exact: 0.001 and 12.25 need no trailing zeros
+        return shortest
     if not _FIXED_FROM <= abs(value) < _FIXED_BELOW:
         return f"{value:.{_DIGITS - 1}e}"
     decimals = _DIGITS - 1 - math.floor(math.log10(abs(value)))

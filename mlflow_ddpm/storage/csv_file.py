@@ -15,11 +15,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
-from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics, Number
+from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
 from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bounded
 from mlflow_ddpm.storage.guarded_file import GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
@@ -28,8 +29,8 @@ _TABLE = list(TABLE_COLUMNS)
 _table_cells = operator.attrgetter(*_TABLE)
 _FORMER_TABLE = _TABLE[: _TABLE.index("skipped_steps")]  # of a run that an earlier version began
 _LAST = "logged_at_ms"
-_INTEGER = re.compile(r"-?[0-9]{1,19}")
-_FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|inf|nan)")
+_INTEGRAL = (re.compile(r"-?[0-9]{1,19}"), int)
+_REAL = (re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|inf|nan)"), float)
 
 
 def render_csv(rows: Sequence[EpochMetrics]) -> bytes:
@@ -48,19 +49,21 @@ def read_csv(path: Path) -> list[EpochMetrics]:
 def parse_csv(content: bytes, name: str) -> list[EpochMetrics]:
     """Return the rows of a file's bytes; ``name`` is for messages. Raises as :func:`read_csv`."""
     check_amount(content, name)
-    try:
-        text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    whole = io.BytesIO(content[: content.rfind(b"\n") + 1])
+    try:  # decoded and split piece by piece: the text of all cells takes ten times the file
+        lines = csv.reader(io.TextIOWrapper(whole, "utf-8-sig", newline=""), strict=True)
+        header = next(lines, None)
+        if header is None:
+            return []
+        if len(header) > MAX_COLUMNS:
+            raise MirrorError(f"{name} has {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
+        if "epoch" not in header or len(set(header)) != len(header):
+            expected = "a header with one column 'epoch'"
+            raise MirrorError(f"{name} is not a metrics file: expected {expected}, got {header[:5]}")
+        forms = [_INTEGRAL if column in INTEGRAL_COLUMNS else _REAL for column in header]
+        return [_row(name, number, header, forms, cells) for number, cells in enumerate(lines, start=2) if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise MirrorError(f"{name} is not a CSV file in UTF-8: {error}") from error
-    if not lines:
-        return []
-    header = lines[0]
-    if len(header) > MAX_COLUMNS:
-        raise MirrorError(f"{name} has {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
-    if "epoch" not in header or len(set(header)) != len(header):
-        raise MirrorError(f"{name} is not a metrics file: expected a header with one column 'epoch', got {header[:5]}")
-    return [_row(name, number, header, cells) for number, cells in enumerate(lines[1:], start=2) if cells]
 
 
 class CsvJournal:
@@ -229,20 +232,17 @@ def _holds_only(content: bytes, rows: Sequence[EpochMetrics]) -> bool:
     return content.endswith(b"\n") and set(_lines(found, extras)) <= set(_lines(rows, extras))
 
 
-def _row(name: str, number: int, header: Sequence[str], cells: Sequence[str]) -> EpochMetrics:
+def _row(
+    name: str, line: int, header: Sequence[str], forms: Sequence[tuple[re.Pattern[str], type]], cells: Sequence[str]
+) -> EpochMetrics:
     if len(cells) != len(header):
-        raise MirrorError(f"{name}, line {number}: expected {len(header)} cells as in the header, got {len(cells)}")
-    values = {column: _number(name, number, column, cell) for column, cell in zip(header, cells, strict=True)}
+        raise MirrorError(f"{name}, line {line}: expected {len(header)} cells as in the header, got {len(cells)}")
+    values: dict[str, Any] = {_LAST: line}
+    for column, (pattern, read), cell in zip(header, forms, cells, strict=True):
+        if cell and not pattern.fullmatch(cell):  # Python alone would read "1_0" as 10 and " 7" as 7
+            raise MirrorError(f"{name}, line {line}, column {column}: expected a number or nothing, got {cell!r}")
+        values[column] = read(cell) if cell else None
     try:
-        return EpochMetrics.from_cells({_LAST: number, **values})
+        return EpochMetrics.from_cells(values)
     except ValueError as error:
-        raise MirrorError(f"{name}, line {number}: {error}") from error
-
-
-def _number(name: str, line: int, column: str, cell: str) -> Number:
-    if not cell:
-        return None
-    pattern, read = (_INTEGER, int) if column in INTEGRAL_COLUMNS else (_FLOAT, float)
-    if not pattern.fullmatch(cell):  # Python alone would read "1_0" as 10 and " 7" as 7
-        raise MirrorError(f"{name}, line {line}, column {column}: expected a number or nothing, got {cell!r}")
-    return read(cell)
+        raise MirrorError(f"{name}, line {line}: {error}") from error
