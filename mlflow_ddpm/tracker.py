@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import short_repr
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
@@ -257,7 +258,11 @@ class MetricsTracker:
 
     def log_artifact(self, path: str | Path) -> None:
         """Log a file among the run's artifacts, under ``metrics/``; plots and reports of a tracker come this way."""
-        self._recorder.write_artifact(Path(path))
+        try:
+            path = Path(path)
+        except TypeError as error:
+            raise UsageError(f"log_artifact takes the path of a file, got {short_repr(path)}") from error
+        self._recorder.write_artifact(path)
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
         """Have ``callback(finding)`` called for each new finding of severity error or warning, once for each rule.

@@ -76,9 +76,9 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     """Return the rows of any frame with a column ``epoch``, one per epoch, sorted by epoch.
 
     The frame may come from :func:`mlflow_ddpm.read_history`, from ``pandas.read_csv``, or from a user's own work on
-    either: in any order, with any index, with whole numbers as floats or text. In a plain float column NaN is pandas'
-    sign of an empty cell, so it means *not measured*, except for a loss, gradient norm or EMA distance in an epoch
-    that counts non-finite batches.
+    either: in any order, with any index, with whole numbers as floats or text. Where pandas has one sign for NaN and
+    empty cells, it means *not measured*, except for a loss, gradient norm or EMA distance in an epoch that counts
+    non-finite batches.
 
     Raises:
         HistoryError: the frame has no column ``epoch``.
@@ -87,7 +87,11 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     """
     frame = _with_epoch_column(frame)
     cells = {name: _cells(name, frame[name]) for name in frame.columns}
-    _restore_nan(cells, {name for name in frame.columns if _nan_is_empty(frame[name])})
+    # pandas.read_csv with nullable types makes NaN <NA>; our own frames keep the two apart.
+    is_ours = RESUMED in frame.attrs
+    has_nan = {name for name, column in cells.items() if any(type(v) is float and math.isnan(v) for v in column)}
+    may_have_lost = {name for name in cells if _nan_is_empty(frame[name]) or not (is_ours or name in has_nan)}
+    _restore_nan(cells, may_have_lost)
     check_extra_names(name for name in cells if name not in TABLE_COLUMNS and name != "logged_at_ms")
     rows = [_row({name: column[i] for name, column in cells.items()}, i) for i in range(len(frame))]
     rows = list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
@@ -121,7 +125,7 @@ def _nan_is_empty(column: pd.Series) -> bool:
     import pandas as pd
 
     if not isinstance(column.dtype, np.dtype):
-        return isinstance(column.dtype, pd.StringDtype)
+        return isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype)
     return column.dtype.kind == "f" or not any(value is None or value is pd.NA for value in column)
 
 

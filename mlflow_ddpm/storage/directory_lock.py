@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# What file systems without locks, or with broken ones, answer.
+_NO_LOCKS = {
+    *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL),
+    *(errno.EIO, errno.EPERM, errno.EBADF, errno.ENOTTY),
+}
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}
 _open_here: dict[str, DirectoryLock] = {}  # directories that are being written; a fork copies this table
 
@@ -139,17 +143,18 @@ class DirectoryLock:
             replace_file(self._directory / HOLDER_NAME, json.dumps(holder._asdict()).encode())
 
     def _check_holder(self, error: OSError) -> None:
-        """Refuse a directory that cannot be locked if a live process is named there; warn if it has no locks at all."""
+        """Refuse a directory that cannot be locked if a live process is named there; warn where one may be unseen."""
         holder = _read_holder(self._directory)
         if holder and holder.is_live_here():
             raise _in_use(self._directory) from error
-        if error.errno in _NO_LOCKS:
+        elsewhere = holder if holder and holder.host != socket.gethostname() else None
+        if error.errno in _NO_LOCKS or elsewhere:
             _log.warning(
-                "the file system of %s has no locks (%s), so two trainings that write there at once are not always "
-                "noticed%s; give each training its own output_dir",
+                "%s cannot be locked (%s), so two trainings that write there at once are not always noticed%s; give "
+                "each training its own output_dir",
                 display_path(self._directory),
                 error.strerror,
-                f": process {holder.pid} on {holder.host} may be writing now" if holder else "",
+                f": process {elsewhere.pid} on {elsewhere.host} may be writing now" if elsewhere else "",
             )
 
 

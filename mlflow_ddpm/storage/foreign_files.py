@@ -17,7 +17,7 @@ def own_file(directory: Path, name: str) -> Path | None:
     path = directory / name
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(mode):
         kind = "a symbolic link, which is not followed" if stat.S_ISLNK(mode) else "no plain file"

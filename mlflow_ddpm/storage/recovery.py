@@ -12,8 +12,9 @@ from mlflow_ddpm.core.errors import MirrorError
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, keep_last_written
 from mlflow_ddpm.storage.csv_file import CsvJournal, read_csv
+from mlflow_ddpm.storage.foreign_files import own_file
 from mlflow_ddpm.storage.json_file import JsonWriter, RunDocument, read_document
-from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
+from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES
 
 _log = logging.getLogger("mlflow_ddpm")
 
@@ -60,9 +61,12 @@ def _recover_csv(journal: CsvJournal, json: JsonWriter) -> list[EpochMetrics]:
 def read_rows(directory: Path) -> list[EpochMetrics]:
     """Return the epochs of an output directory, without changing a file: what CSV and JSON hold together.
 
-    Raises MirrorError where a file is damaged, or they hold two different runs; OSError where one cannot be read.
+    Raises MirrorError where a file is damaged or a link, or they hold two different runs; OSError where one cannot be
+    read.
     """
     csv, json = directory / CSV_NAME, directory / JSON_NAME
+    for name in OWN_FILES:
+        own_file(directory, name)  # the directory may be a stranger's
     from_csv = keep_last_written(read_csv(csv)) if csv.exists() else []
     has_json = json.exists() and json.stat().st_size > 0
     if not has_json:

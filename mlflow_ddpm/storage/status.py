@@ -18,13 +18,13 @@ _ITEMS_MAX = 10  # set-aside items listed one by one
 
 def status_of(directory: Path) -> str:
     """Return a few aligned lines for a terminal, from the disk alone; raise HistoryError where no tracker wrote."""
+    try:
+        rows = read_rows(directory)  # first: it refuses links
+    except OSError as error:
+        raise MirrorError(f"{directory} cannot be read ({error.strerror}); make it readable") from error
     state = DeliveryState.load(directory)
     if state is None:
         raise HistoryError(f"{directory} is not the output directory of a training run; name one that a tracker wrote")
-    try:
-        rows = read_rows(directory)
-    except OSError as error:
-        raise MirrorError(f"{directory} cannot be read ({error.strerror}); make it readable") from error
     waiting = sum(row.logged_at_ms > state.delivered_through_ms for row in rows)
     images = images_on_disk(directory)
     sent_or_aside = {*state.pictures, *(Path(name).name for name in state.set_aside)}

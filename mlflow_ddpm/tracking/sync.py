@@ -57,9 +57,9 @@ def sync_directory(
         StoreUnavailableError: the store is away; everything is kept.
     """
     deadline = time.monotonic() + timeout
+    rows = read_rows(directory)  # first: it refuses links
     document = _document_of(directory)
     state = DeliveryState.load(directory) or DeliveryState.of_run(document.run) or DeliveryState(status="")
-    rows = read_rows(directory)
     uri = store_of(state, tracking_uri)
     is_complete = state.ended and redact(uri) == state.tracking_uri and _has_all(state, directory, rows)
     if tracking_uri and state.run_id and _has_lost_run(state, uri):

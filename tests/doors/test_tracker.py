@@ -390,6 +390,9 @@ def test_mistakes_raise_at_once_and_say_what_to_do(sqlite_uri: str) -> None:
         with pytest.raises(UsageError, match="ema_model without model"):
             tracker.end_epoch(ema_model=nn.Linear(1, 1))
         tracker.end_epoch(extra={"fid": torch.tensor(3.0), "skipped": None})
+        for path in (7, None, b"x", ["x"]):
+            with pytest.raises(UsageError, match="log_artifact takes the path of a file"):
+                tracker.log_artifact(path)  # type: ignore[arg-type]
 
     assert ["3.0"] == [cells["fid"] for cells in _table("out")]
 

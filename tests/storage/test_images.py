@@ -33,6 +33,13 @@ def test_what_is_no_image_is_refused_with_what_came(image: Any) -> None:
         encode_png(image)
 
 
+@pytest.mark.parametrize("mode", ["P", "CMYK", "LAB", "HSV", "1", "F"])
+def test_a_picture_of_pil_in_other_colours_is_refused(mode: str) -> None:
+    """Its numbers alone would pass for grey, RGB or RGBA."""
+    with pytest.raises(UsageError, match=f"mode {mode}; convert it to RGB first"):
+        encode_png(Image.new(mode, (4, 4)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("name", "epoch"), [("a/b", 0), ("..", 0), ("", 0), ("x" * 101, 0), ("a", -1), ("a", True)])
 def test_a_name_that_would_leave_the_folder_is_refused(name: str, epoch: int, tmp_path: Path) -> None:
     """As is an epoch that is none."""

@@ -233,9 +233,12 @@ def test_what_is_no_plain_file_is_refused_at_once(make: Callable[[Path], None], 
     (tmp_path / name).unlink(missing_ok=True)
     make(tmp_path / name)
 
-    with pytest.raises(MirrorError, match="no plain file; move it away"):
-        read_rows(tmp_path) if name == CSV_NAME else DeliveryState.load(tmp_path)
-    if name == CSV_NAME:
+    with pytest.raises(MirrorError, match=r"no plain file; expected|a symbolic link, which is not followed"):
+        read_rows(tmp_path)
+    if name == DELIVERY_STATE_NAME:
+        with pytest.raises(MirrorError, match="no plain file; move it away"):
+            DeliveryState.load(tmp_path)
+    else:
         with pytest.raises(MirrorError, match="no plain file; move it away"):
             Mirror(tmp_path).open()
 
