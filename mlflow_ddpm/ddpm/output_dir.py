@@ -103,7 +103,7 @@ def mark_published(directory: Path) -> None:
 
 def _is_published(directory: Path) -> bool:
     state, path = DeliveryState.load(directory), directory / PUBLISHED_NAME
-    return state is not None and path.exists() and path.read_text(encoding="utf-8") == str(state.run_id)
+    return state is not None and path.is_file() and path.read_text(encoding="utf-8") == str(state.run_id)
 
 
 def _is_usable(directory: Path, config: Config) -> bool:

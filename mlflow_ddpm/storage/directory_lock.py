@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mlflow_ddpm.core.atomic_file import replace_file
-from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.storage.foreign_files import read_bounded
 from mlflow_ddpm.storage.layout import HOLDER_NAME, LOCK_NAME
 
 if TYPE_CHECKING:
@@ -240,9 +241,9 @@ def _in_use(directory: Path) -> UsageError:
 
 def _read_holder(directory: Path) -> _Holder | None:
     try:
-        saved = json.loads((directory / HOLDER_NAME).read_bytes())
+        saved = json.loads(read_bounded(directory / HOLDER_NAME))  # which waits for no pipe
         return _Holder(int(saved["pid"]), str(saved["host"]), str(saved.get("started", "")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (MirrorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -106,8 +106,9 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     import numpy as np
     from PIL import Image
 
-    if isinstance(image, Image.Image) and image.mode not in ("L", "RGB", "RGBA"):  # CMYK would pass for RGBA
-        raise UsageError(f"a picture must be grey, RGB or RGBA, got one of mode {image.mode}; convert it to RGB first")
+    given: object = image
+    if isinstance(given, Image.Image) and given.mode not in ("L", "RGB", "RGBA"):  # CMYK would pass for RGBA
+        raise UsageError(f"a picture must be grey, RGB or RGBA, got one of mode {given.mode}; convert it to RGB first")
     try:
         pixels = np.asarray(image)
     except Exception as error:  # a ragged list; a tensor on a GPU, or with a gradient

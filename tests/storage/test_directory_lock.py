@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -183,6 +183,15 @@ def test_without_locks_a_writer_on_another_host_is_named(
 def test_a_holder_file_that_is_nonsense_is_no_holder(content: str, tmp_path: Path) -> None:
     """Neither a refusal nor a traceback."""
     (tmp_path / HOLDER_NAME).write_text(content)
+
+    assert not is_locked(tmp_path)
+    DirectoryLock(tmp_path).acquire().release()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_holder_that_is_no_plain_file_is_no_holder(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device read, for ever."""
+    make(tmp_path / HOLDER_NAME)
 
     assert not is_locked(tmp_path)
     DirectoryLock(tmp_path).acquire().release()
