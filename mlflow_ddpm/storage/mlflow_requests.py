@@ -129,10 +129,11 @@ def _request_in_time(request: Callable[..., Any], method: str, url: str, **how: 
         raise StoreUnavailableError(f"{redact(url)} did not send its whole answer within {limit:g} s") from error
 
 
-def in_time(seconds: float, call: Callable[[], _T]) -> _T:
+def in_time(seconds: float | None, call: Callable[[], _T]) -> _T:
     """Return what a call returns that knows no time limit of its own, such as one of ``ftplib``; raise what it raises.
 
-    One that takes longer is left alone in its thread, and TimeoutError is raised.
+    One that takes longer is left alone in its thread, and TimeoutError is raised; an interrupt, too, ends the wait, not
+    the call. ``seconds``: None for a call that needs no limit.
     """
     answer: Future[_T] = Future()
     store = store_called()

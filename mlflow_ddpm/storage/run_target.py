@@ -1,9 +1,11 @@
 """Which MLflow run a tracker writes to: the one asked for, the active one, a child of a taken one, or a new one."""
 
+import importlib
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +18,7 @@ from mlflow_ddpm.storage.mlflow_call import (
     sqlite_file,
     translate_mlflow_errors,
 )
+from mlflow_ddpm.storage.mlflow_requests import in_time
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text
 from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, NO_ROW_YET, ROW_MARK
 
@@ -60,6 +63,7 @@ def resolve_run_target(target: RunTarget | None = None) -> RunTarget:
     Order: what the target names; the active run; ``MLFLOW_RUN_ID``; a new run. An active run and ``MLFLOW_RUN_ID``
     belong to MLflow's configured store, and count only if that is the store asked for.
     """
+    in_time(None, partial(importlib.import_module, "mlflow"))  # an interrupt would leave half of it, for good
     import mlflow
 
     configured = configured_store()

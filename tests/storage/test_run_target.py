@@ -185,3 +185,29 @@ def test_a_database_that_cannot_be_made_is_refused_at_once(name: str) -> None:
     """MLflow would try for minutes."""
     with pytest.raises(StoreRefusedError, match="No such file or directory"):
         open_run(RunTarget(f"sqlite:///{name}"), started_at_ms=0, tags={})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["numpy.lib", "mlflow.entities"])
+def test_an_interrupt_of_the_first_import_leaves_a_process_in_which_the_next_tracker_works(
+    module: str, sqlite_uri: str
+) -> None:
+    """A notebook's kernel, say: half of MLflow would stay in it until it is started anew."""
+    code = f"""
+import _thread, sys, threading
+from mlflow_ddpm import MetricsTracker
+def interrupt():
+    while {module!r} not in sys.modules: pass
+    _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    MetricsTracker("out").close()
+except KeyboardInterrupt:
+    print("interrupted")
+with MetricsTracker("out", resume=True) as tracker:
+    tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=240, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert MlflowClient(sqlite_uri).search_runs(["0"])[0].info.status == "FINISHED"
