@@ -167,7 +167,15 @@ INTEGRAL_COLUMNS = frozenset(m.name for m in METRICS if m.integral) | {"logged_a
 _OWN_COLUMNS = frozenset(TABLE_COLUMNS) | {"logged_at_ms"}
 
 
-def supersedes(row: EpochMetrics, older: EpochMetrics, every_n_steps: int | None) -> bool:
+class Span(NamedTuple):
+    """What a row covers; a whole row takes ten times as long to make."""
+
+    epoch: int
+    batches: int | None
+    partial: int | None
+
+
+def supersedes(row: EpochMetrics | Span, older: EpochMetrics, every_n_steps: int | None) -> bool:
     """Return whether a row, written later, makes an older one void: it does the same epochs or steps again.
 
     Where rows are windows of ``every_n_steps``, a run that ended inside a window left a partial row with a number of

@@ -40,7 +40,7 @@ def redact(text: str, known: Iterable[str] = ()) -> str:
     >>> redact("postgresql://u:p@host/db?sslmode=on&password=x")
     'postgresql://***@host/db?sslmode=on&password=***'
     """
-    return _hide(text, known)[0]
+    return _hide(text, (*known, *_environment_secrets()))[0]
 
 
 def redacted(values: object, known: Iterable[str] = ()) -> Redacted:
@@ -48,7 +48,7 @@ def redacted(values: object, known: Iterable[str] = ()) -> Redacted:
 
     ``True``, ``False``, ``None``, the empty text, paths and references such as ``${HF_TOKEN}`` are never hidden.
     """
-    walk = _Walk(known)
+    walk = _Walk((*known, *_environment_secrets()))  # looked up once: a config has hundreds of texts
     value = walk.clean(plain(values), "")
     if walk.known:  # a value under a secret's name may stand under other names, too: in a command line, say
         again = _Walk([secret for secret in walk.known if _is_searchable(secret)])
@@ -71,7 +71,7 @@ def without_credentials(uri: str) -> str:
 
 
 def _hide(text: str, known: Iterable[str]) -> tuple[str, list[str]]:
-    for secret in (*known, *_environment_secrets()):
+    for secret in known:
         text = _cut(text, secret)
     in_tables: list[str] = []
     clean, found = hide_in_text(_hide_in_tables(text, in_tables))

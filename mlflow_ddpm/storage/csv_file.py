@@ -22,7 +22,7 @@ from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_extra_names
 from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetrics
 from mlflow_ddpm.storage.foreign_files import MAX_COLUMNS, check_amount, read_bounded
-from mlflow_ddpm.storage.guarded_file import GuardedFile
+from mlflow_ddpm.storage.guarded_file import FileState, GuardedFile
 from mlflow_ddpm.storage.layout import CSV_NAME, TORN_NAME
 
 _TABLE = list(TABLE_COLUMNS)
@@ -189,8 +189,9 @@ class CsvJournal:
                 self._file.adopt()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self._handle)  # takes milliseconds: time for another program
-        after = self._file.current_state()
-        if before is None or after is None or after[:3] != (before.device, before.inode, before.size + taken):
+        status = os.fstat(self._handle)
+        after = FileState.create(status)
+        if not status.st_nlink or before is None or after[:3] != (before.device, before.inode, before.size + taken):
             return False
         self._written, self._last = len(rows), rows[-1]
         self._file.state = after  # last: an error or interrupt before leaves a file that the next write replaces

@@ -117,7 +117,7 @@ class RemoteRun:
         """Return rows that the store had acknowledged and does not have, as where a backup of it was put back."""
         sent = [row for row in list(self._mirror.rows) if row.logged_at_ms <= self._state.delivered_through_ms]
         with contextlib.suppress(StoreError):
-            stored = run.times_of(ROW_MARK)
+            stored = run.times_of(ROW_MARK) if sent else set()
             return [row for row in sent if (row.epoch, row.logged_at_ms) not in stored]
         return []
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.core.errors import MirrorError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.core.metrics import EpochMetrics, whole_number
+from mlflow_ddpm.core.metrics import EpochMetrics, Span, whole_number
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
@@ -151,7 +151,7 @@ class RowMeasurement:
         if self._rank != 0:
             self.meter.drop()
             return None
-        covered = EpochMetrics(epoch=number, batches=measured.fields["batches"], partial=int(is_partial))
+        covered = Span(number, measured.fields["batches"], int(is_partial))
         row = EpochMetrics(
             **measured.fields,
             epoch=number,

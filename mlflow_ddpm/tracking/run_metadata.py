@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from mlflow_ddpm.storage.layout import CONFIG_NAME
 
 _log = logging.getLogger("mlflow_ddpm")
 _CONFIG_MAX = 2**20  # bytes
+_version = cache(version)  # it parses a file of a thousand lines, and each tracker asks
 _NAMED_MAX = 5  # changed settings that are named in one message
 
 
@@ -108,7 +110,7 @@ def describe_environment(device: Any = None) -> dict[str, str | int]:
     facts: dict[str, str | int] = {"mlflow_ddpm": __version__, "python": platform.python_version()}
     for package in ("torch", "mlflow", "numpy"):
         with contextlib.suppress(PackageNotFoundError, OSError):  # not installed, or no file descriptor is left
-            facts[package] = version(package)
+            facts[package] = _version(package)
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
         facts["cuda"] = torch.version.cuda
