@@ -16,7 +16,6 @@ from table import Row, at_most, microseconds, seconds
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.storage.mlflow_run import METRICS_PER_BATCH
 from mlflow_ddpm.storage.recovery import read_rows
-from mlflow_ddpm.storage.stored_rows import points_of
 
 __all__ = ["measure"]
 
@@ -82,7 +81,7 @@ def _floor(effort: Effort) -> float:
     from mlflow.entities import Metric
 
     rows = read_rows(effort.place / "whole")
-    points = [Metric(*point) for row in rows for point in points_of(row)]
+    points = [Metric(*point) for row in rows for point in row.points()]
     uri = fresh_sqlite(effort, "whole-floor")
     began = time.perf_counter()
     client = MlflowClient(uri)
