@@ -1,4 +1,4 @@
-"""Tables as CSV (RFC 4180, lines end in a line feed). Every CSV file of the package is written here."""
+"""Tables as CSV (RFC 4180, lines end in a line feed). Every CSV file but a run's own, which grows, is written here."""
 
 import csv
 import io

@@ -73,12 +73,10 @@ class Artifacts:
             path = PurePosixPath(entry.path)
             if ".." in path.parts or path.parent != PurePosixPath(folder):
                 raise MirrorError(f"run {self._run.run_id} lists {entry.path!r} in {folder!r}, which is not in there")
-            if not path.name.startswith(".") and not self._is_link(str(path)):
+            root = getattr(self._repository, "artifact_dir", None)  # of a store on this machine
+            is_link = root is not None and is_link_below(Path(root), Path(root, path))
+            if not path.name.startswith(".") and not is_link:
                 yield str(path), entry
-
-    def _is_link(self, path: str) -> bool:
-        root = getattr(self._repository, "artifact_dir", None)  # of a store on this machine
-        return root is not None and is_link_below(Path(root), Path(root, path))
 
     def fetch(self, artifacts: Iterable[Artifact], into: Path) -> list[Path]:
         """Download files into an empty directory, below it as their paths say, and return their places in order."""

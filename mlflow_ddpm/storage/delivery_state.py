@@ -133,7 +133,10 @@ class StateFile:
         with self._lock:
             for name, new in fields.items():
                 setattr(self.state, name, new(getattr(self.state, name)) if callable(new) else new)
-            self._note_change()
+            self._is_owed = True
+            is_soon = time.monotonic() < self._saved_at + _SAVE_SEC
+            if not (is_soon and threading.get_ident() in self._gathering):
+                self._save()
 
     def settle(self, names: Container[str]) -> None:
         """Note that the store has these items: they neither wait nor are they set aside."""
@@ -141,12 +144,6 @@ class StateFile:
             artifacts=lambda waiting: [name for name in waiting if name not in names],
             set_aside=lambda earlier: {name: why for name, why in earlier.items() if name not in names},
         )
-
-    def _note_change(self) -> None:
-        self._is_owed = True
-        is_soon = time.monotonic() < self._saved_at + _SAVE_SEC
-        if not (is_soon and threading.get_ident() in self._gathering):
-            self._save()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

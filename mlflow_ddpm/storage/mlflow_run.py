@@ -60,8 +60,11 @@ class MlflowRun:
     def __init__(self, tracking_uri: str, run_id: str) -> None:
         self.tracking_uri, self.run_id, self._keeps_files = tracking_uri, run_id, False
         with translate_mlflow_errors(tracking_uri):  # a file store refuses to be made, without its switch
+            from mlflow.tracking._tracking_service import utils
+
             self._client = client(tracking_uri)
-            _forget_artifact_address(run_id)
+            # MLflow keeps the address by run id for the whole process: the server may have another port by now.
+            getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
 
     def info(self) -> dict[str, Any]:
         """Return what the JSON and the report say of the run: id, name, experiment, status, times (Unix ms), marks."""
@@ -247,13 +250,6 @@ class MlflowRun:
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return tags as every store takes them: their lengths and characters."""
     return {_key(key): clean_text(str(value))[:_TAG_MAX] for key, value in tags.items()}
-
-
-def _forget_artifact_address(run_id: str) -> None:
-    """Drop the address that MLflow keeps by run id for the whole process: the server may have another port by now."""
-    from mlflow.tracking._tracking_service import utils
-
-    getattr(utils, "_artifact_repos_cache", {}).pop(run_id, None)
 
 
 def _check_sendable(path: Path) -> None:

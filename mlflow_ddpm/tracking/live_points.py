@@ -70,7 +70,10 @@ class LiveReading:
         for new in self._new:
             value: Any = new.tail[-1] if new.tail else new.chunks[-1].values if new.chunks else None
             if getattr(value, "is_cuda", False) and value.device not in self._events:
-                self._events[value.device] = _event_of(value.device)
+                import torch
+
+                # Behind everything that the device was given so far; microseconds, and no wait.
+                self._events[value.device] = torch.cuda.current_stream(value.device).record_event()
 
     def points(self) -> list[Point]:
         """Return the points: means over finite values; NaN where none is finite; none of what was not logged.
@@ -101,13 +104,6 @@ def _joined(tensors: Iterable[Any]) -> Any:
     import torch
 
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _event_of(device: Any) -> Any:
-    """Return an event behind everything that the device was given so far; microseconds, and no wait."""
-    import torch
-
-    return torch.cuda.current_stream(device).record_event()
 
 
 _streams: dict[Any, Any] = {}  # of the uploader, by device
