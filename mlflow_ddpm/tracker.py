@@ -15,7 +15,8 @@ from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import short_repr
 from mlflow_ddpm.core.metrics import EpochMetrics
-from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri
+from mlflow_ddpm.storage.run_target import RunTarget
+from mlflow_ddpm.storage.store_address import absolute_uri
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder

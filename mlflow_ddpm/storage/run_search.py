@@ -9,7 +9,7 @@ from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.storage.layout import MODEL_FOLDER
 from mlflow_ddpm.storage.mlflow_call import client, exclusive_migration, translate_mlflow_errors
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
-from mlflow_ddpm.storage.run_target import absolute_uri
+from mlflow_ddpm.storage.store_address import absolute_uri
 
 _ID = "[A-Za-z0-9_\\-]{8,64}|[0-9a-f]{4,7}"  # MLflow's own: 32 hex digits
 _RUN_ID = re.compile(rf"(?P<id>{_ID})|runs:/+(?P<of_uri>{_ID})(/+{MODEL_FOLDER})?/*")

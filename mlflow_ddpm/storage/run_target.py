@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlflow_ddpm.storage.mlflow_call import (
 )
 from mlflow_ddpm.storage.mlflow_requests import in_time
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text
+from mlflow_ddpm.storage.store_address import absolute_uri, configured_store, is_same_store
 from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, NO_ROW_YET, ROW_MARK
 
 # The tag names the tracker that writes to a run. It finds a run whose creation response was lost, and keeps a second
@@ -28,8 +28,6 @@ RUN_KEY = "mlflow.mlflow_ddpm.run_key"
 _PARENT = "mlflow.parentRunId"
 _ERROR_TAGS = ("error.type", "error.message")  # why an earlier part of the run ended
 _NAME_MAX = 250  # characters of a run's name in MLflow's tables
-_DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
-_NO_URI = re.compile(r"$|https?(:/?|//+)[^/]|[\w.-]+:\d+(/|$)")  # blank, a slash too few, a server without its scheme
 _log = logging.getLogger("mlflow_ddpm")
 
 
@@ -69,63 +67,12 @@ def resolve_run_target(target: RunTarget | None = None) -> RunTarget:
     configured = configured_store()
     uri = absolute_uri((target and target.tracking_uri) or configured)
     target = (target or RunTarget(uri))._replace(tracking_uri=uri)
-    if target.run_id or not _is_same_store(uri, configured):
+    if target.run_id or not is_same_store(uri, configured):
         return target
     active = mlflow.active_run()
     if active is not None:
         return target._replace(run_id=active.info.run_id)
     return target._replace(run_id=os.environ.get("MLFLOW_RUN_ID", "").strip() or None)
-
-
-def _is_same_store(one: str, other: str) -> bool:
-    """Compare two absolute URIs; credentials and a last slash make no difference."""
-    plain = [re.sub(r"(?<=://)[^/@]*@", "", uri).rstrip("/") for uri in (one, other)]
-    return plain[0] == plain[1]
-
-
-def configured_store() -> str:
-    """Return the absolute URI of MLflow's settings; text that is no URI comes back as it is."""
-    import mlflow
-
-    configured: str = mlflow.get_tracking_uri()
-    try:
-        return absolute_uri(configured)
-    except UsageError:
-        return configured
-
-
-def absolute_uri(uri: str | Path) -> str:
-    """Return a tracking URI with relative paths and ``~`` resolved now, before anyone changes the directory.
-
-    A path is that of a database file (.db, .sqlite, .sqlite3), or of a folder for MLflow's file store. Raises
-    UsageError for neither a string nor a path, and for a URI that was made into a path.
-    """
-    if not isinstance(uri, str | os.PathLike):
-        raise UsageError(f"tracking_uri must be a string or a path, got {type(uri).__name__}")
-    text = os.fspath(uri)
-    if not isinstance(text, str):
-        raise UsageError(f"tracking_uri must be a string or a path, got {type(text).__name__}")
-    text = text.strip()
-    if isinstance(uri, Path) and re.match(r"[a-z][a-z0-9+-]+:/", text):
-        raise UsageError(f"tracking_uri is a URI that was made into a path, {text!r}; pass the URI as a string")
-    if _NO_URI.match(text) or (os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", text)):
-        raise UsageError(f"{text!r} is no tracking URI; use http(s)://HOST:PORT, sqlite:///FILE, or a folder")
-    if text.startswith("sqlite:///"):
-        is_memory = ":memory:" in text or text == "sqlite:///"
-        start = "sqlite:///file:" if text.startswith("sqlite:///file:") else "sqlite:///"  # with options
-        return text if is_memory else f"{start}{_resolved(text.removeprefix(start))}"
-    if text.startswith("file:") and not text.startswith("file://"):
-        return text if text.startswith("file:/") else _resolved(text.removeprefix("file:")).as_uri()
-    if "://" in text or re.match(r"(databricks|databricks-uc|uc)(:|$)", text):
-        return text
-    path = _resolved(text)
-    if path.suffix.lower() in _DATABASE_SUFFIXES and not path.is_dir():
-        return f"sqlite:///{path}"
-    return path.as_uri()
-
-
-def _resolved(text: str) -> Path:
-    return Path(text).expanduser().resolve()
 
 
 def open_run(target: RunTarget, *, started_at_ms: int, tags: Mapping[str, str]) -> tuple[MlflowRun, bool]:

@@ -16,7 +16,7 @@ from support.store_faults import play
 
 from mlflow_ddpm import MetricsTracker, UsageError, read_history
 from mlflow_ddpm.core.errors import StoreRefusedError
-from mlflow_ddpm.storage.run_target import RunTarget, absolute_uri, open_run, resolve_run_target
+from mlflow_ddpm.storage.run_target import RunTarget, open_run, resolve_run_target
 from mlflow_ddpm.tracking.sync import sync_directory
 
 PARENT = "mlflow.parentRunId"
@@ -26,35 +26,6 @@ def losses(run_id: str | None) -> list[float]:
     """The losses of a run, as they are read back."""
     assert run_id
     return [float(value) for value in read_history(run_id)["loss_mean"]]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("sqlite:///a.db", "sqlite:///{here}/a.db"),
-        ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
-        ("sqlite:////x/a b.db", "sqlite:////x/a b.db"),
-        ("sqlite:///~/a.db", "sqlite:///{home}/a.db"),
-        ("sqlite:///:memory:", "sqlite:///:memory:"),
-        ("a.db", "sqlite:///{here}/a.db"),
-        (Path("runs/a.SQLITE"), "sqlite:///{here}/runs/a.SQLITE"),
-        (Path("my runs"), "file://{here}/my%20runs"),
-        ("my runs", "file://{here}/my%20runs"),
-        ("~/runs", "file://{home}/runs"),
-        (Path("~/runs"), "file://{home}/runs"),
-        ("file:runs", "file://{here}/runs"),
-        ("file:///x/runs", "file:///x/runs"),
-        (" http://host:5000 \n", "http://host:5000"),
-        ("databricks", "databricks"),
-        ("databricks-uc", "databricks-uc"),
-        ("databricks://profile", "databricks://profile"),
-        ("uc:http://host", "uc:http://host"),
-        ("postgresql://u@h/db", "postgresql://u@h/db"),
-    ],
-)
-def test_a_tracking_uri_is_absolute(given: str | Path, expected: str) -> None:
-    """Whoever changes the directory later finds the same store."""
-    assert absolute_uri(given) == expected.format(here=Path.cwd(), home=Path.home())
 
 
 @pytest.mark.parametrize("given", [Path("http://host:5000"), Path("sqlite:///a.db"), 5, b"runs"])
@@ -157,13 +128,6 @@ def test_two_trackers_of_one_run_that_never_reached_it_stay_apart_when_they_are_
     runs = {run.data.tags.get(PARENT): run.info.run_id for run in client.search_runs(["0"])}
     assert [len(losses(run_id)) for run_id in runs.values()] == [2, 1]
     assert runs[os.environ["MLFLOW_RUN_ID"]] != os.environ["MLFLOW_RUN_ID"]
-
-
-@pytest.mark.parametrize("uri", [" ", "http:/h:5000", "http//h", "http:h", "localhost:5000", "h.org:80/x", "C:\\runs"])
-def test_an_address_that_would_pass_for_a_folder_is_refused(uri: str) -> None:
-    """A folder of that name would be made, or MLflow would complain about its file store."""
-    with pytest.raises(UsageError, match="is no tracking URI"):
-        absolute_uri(uri)
 
 
 @pytest.mark.parametrize("configured", ["", " ", "localhost:5000", "http:/h"])

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.storage.delivery_state import DeliveryState
-from mlflow_ddpm.storage.store_address import store_of, sync_command
+from mlflow_ddpm.storage.store_address import absolute_uri, store_of, sync_command
 
 
 def _state(tracking_uri: str, run_id: str | None = "r") -> DeliveryState:
@@ -99,3 +99,39 @@ def test_the_sync_command_names_the_store_where_credentials_would_not_go_there_b
     assert sync_command(Path("out"), "http://u:p@known") == "mlflow-ddpm sync out --tracking-uri URI"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://known")
     assert sync_command(Path("out"), "http://known") == "mlflow-ddpm sync out"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///a.db", "sqlite:///{here}/a.db"),
+        ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
+        ("sqlite:////x/a b.db", "sqlite:////x/a b.db"),
+        ("sqlite:///~/a.db", "sqlite:///{home}/a.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("a.db", "sqlite:///{here}/a.db"),
+        (Path("runs/a.SQLITE"), "sqlite:///{here}/runs/a.SQLITE"),
+        (Path("my runs"), "file://{here}/my%20runs"),
+        ("my runs", "file://{here}/my%20runs"),
+        ("~/runs", "file://{home}/runs"),
+        (Path("~/runs"), "file://{home}/runs"),
+        ("file:runs", "file://{here}/runs"),
+        ("file:///x/runs", "file:///x/runs"),
+        (" http://host:5000 \n", "http://host:5000"),
+        ("databricks", "databricks"),
+        ("databricks-uc", "databricks-uc"),
+        ("databricks://profile", "databricks://profile"),
+        ("uc:http://host", "uc:http://host"),
+        ("postgresql://u@h/db", "postgresql://u@h/db"),
+    ],
+)
+def test_a_tracking_uri_is_absolute(given: str | Path, expected: str) -> None:
+    """Whoever changes the directory later finds the same store."""
+    assert absolute_uri(given) == expected.format(here=Path.cwd(), home=Path.home())
+
+
+@pytest.mark.parametrize("uri", [" ", "http:/h:5000", "http//h", "http:h", "localhost:5000", "h.org:80/x", "C:\\runs"])
+def test_an_address_that_would_pass_for_a_folder_is_refused(uri: str) -> None:
+    """A folder of that name would be made, or MLflow would complain about its file store."""
+    with pytest.raises(UsageError, match="is no tracking URI"):
+        absolute_uri(uri)
