@@ -66,6 +66,8 @@ def resolve_run_target(target: RunTarget | None = None) -> RunTarget:
 
     configured = configured_store()
     uri = absolute_uri((target and target.tracking_uri) or configured)
+    if redact(uri) != uri:  # MLflow prints the address, password included, when the user's code or a logger ends a run
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     target = (target or RunTarget(uri))._replace(tracking_uri=uri)
     if target.run_id or not is_same_store(uri, configured):
         return target

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from support.common import slow
@@ -133,6 +134,18 @@ def test_a_tracking_uris_password_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
 
     assert leaks("out") == []
     assert json.loads((Path("out") / DELIVERY_STATE_NAME).read_bytes())["tracking_uri"] == "http://***@127.0.0.1:9"
+
+
+@pytest.mark.slow
+def test_mlflow_prints_no_password_when_the_users_own_run_ends(
+    server_uri: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow shows the address of a run as it was given: ``View run ... at: http://user:password@...``."""
+    mlflow.set_tracking_uri(server_uri.replace("://", f"://me:{PLANTED['uri']}@"))
+    with mlflow.start_run(), MetricsTracker("out"):
+        pass
+
+    assert PLANTED["uri"] not in capfd.readouterr().out
 
 
 @pytest.mark.slow
