@@ -23,6 +23,12 @@ _PAIR_NAMES = ("name", "key", "k", "variable", "var", "header", "field", "label"
 _PAIR_VALUES = ("value", "val", "v", "content", "data", "stringdata", "default")
 _BREAK = "\x1f"  # between the words of a command: white space that no text has
 _COLUMN = re.compile(r"[\s\"'`*]*(?:[A-Za-z_][\w.\-]{0,60}(?: [\w.\-]{1,60})?)?[\s\"'`*]*")  # a column's name
+# Of a column's values, fewer are credentials: a table of tokens is a vocabulary, and names may stand in lines.
+_IN_COLUMN = {
+    Suspicion.CERTAIN: Suspicion.IF_MIXED,
+    Suspicion.IF_TEXT: Suspicion.IF_MIXED,
+    Suspicion.IF_MIXED: Suspicion.IF_RANDOM,
+}
 _PIN_MIN = 1000  # a smaller integer under a secret's name is a count
 
 
@@ -88,7 +94,7 @@ def _hide_in_tables(text: str, found: list[str]) -> str:
             continue
         for place, (cell, level) in enumerate(zip(cells, levels, strict=True)):
             value = cell.strip(" \t\r\"'`*")
-            if level is Suspicion.IF_MIXED and is_secret(value, level):
+            if is_secret(value, level):
                 found.append(value)
                 cells[place] = cell.replace(value, HIDDEN)
         lines[number] = mark.join(cells)
@@ -101,7 +107,7 @@ def _columns(line: str) -> tuple[str, list[Suspicion]]:
         cells = line.split(mark)
         is_prose = mark != "|" and f"{mark} " in line
         if len(cells) > 1 and not is_prose and all(_COLUMN.fullmatch(cell) for cell in cells):
-            return mark, [min(suspicion(cell), Suspicion.IF_MIXED) for cell in cells]
+            return mark, [_IN_COLUMN.get(suspicion(cell), Suspicion.NONE) for cell in cells]
     return ",", []
 
 

@@ -26,8 +26,10 @@ def _always(_: Match) -> bool:
 
 
 def _suspicion(match: Match) -> Suspicion:
-    """Take the word before a name with it: ``api key = abc123``."""
+    """Take the word before a name with it: ``api key = abc123``. In a program, a name may stand for its own value."""
     groups = match.groupdict()
+    if match["secret"].strip("[]()").rpartition(".")[2].lstrip("_").lower() == match["name"].lower().replace("-", "_"):
+        return Suspicion.NONE  # --hf-token HF_TOKEN, password=self._password
     return max(suspicion(match["name"]), suspicion(f"{groups.get('before') or ''} {match['name']}"))
 
 
@@ -207,6 +209,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _named,
         rf"(?i:\bname=\"{_NAME}\"[^\n]{{0,200}}\n(?:[\w\-]{{1,40}}:[^\n]{{0,200}}\n){{0,3}}\r?\n(?P<secret>[^\r\n]+))",
     ),
+    (_named, rf"(?m:^{_NAME}\n  [^\n]{{1,300}}?\binput_value={_QUOTED})"),  # an error of pydantic's
     # "password": "..." and password='...', as JSON, Python and shells write them; password: '...' in YAML
     (_named, rf"{_START}(?P<n>\\?['\"]){_NAME}(?P=n)\]?\s{{0,9}}[:=]\s{{0,9}}{_QUOTED}"),
     (

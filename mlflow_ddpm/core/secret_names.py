@@ -177,7 +177,9 @@ def suspicion(name: str) -> Suspicion:
         words.pop()
     if not words or is_property(words[-1]):
         return Suspicion.NONE
-    return max(_of_place(words, place) for place in range(len(words)))
+    level = max(_of_place(words, place) for place in range(len(words)))
+    is_header = name[:2].lower() == "x-"  # X-Consul-Token
+    return Suspicion.IF_MIXED if is_header and level is Suspicion.IF_RANDOM else level
 
 
 def is_property(name: str) -> bool:

@@ -307,6 +307,8 @@ key : val_loss
 the key 'conv1_weight2' is missing
 unexpected token 'x1y2z3' in line 2
 rsync -u /data/emnist:/mnt /out
+usage: train.py [--hf-token HF_TOKEN] [--password PASSWORD]
+Client(api_key=self._api_key, password=password)
 the token is class0
 <key>conv1_weight2</key>
 <token_type>cls0x</token_type>
@@ -510,6 +512,10 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
         "tabs": "host\tapi_key\nh1\t«abc12def»",
         "markdown": "| name | API key |\n|------|---|\n| bob | `«abc12def»` |\n| ann | none |\n\nprose",
     },
+    {
+        "headers": {"X-Consul-Token": "«abc12def»"},
+        "error": "api_key\n  Too short [type=x, input_value='«abc12def»', a=b]",
+    },
     {"kind": "Secret", "metadata": {"name": "db"}, "stringData": {"user": "bob", "db": "«abc»"}},
     {"auth": "«bob/hunter2x»", "license_key": "«K7Q2-9XWT-PL3M»"},
     {"pass_db": "«hunter»", "env": [{"param": "api_key", "default": "«abc»"}, {"label": "api-key", "data": "«abc»"}]},
@@ -562,7 +568,7 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
 ]
 ORDINARY_CONFIGS: list[dict[str, Any]] = [
     {
-        "csv": "token,count\ncls,12\npad,a\n",
+        "csv": "token,count\nhello1x,12\npad,a\n",
         "markdown": "| token | loss |\n|---|---|\n| class_a | ab12c |",
         "prose": "the user, the password,\nthe host, and port80a,",
         "kind": "ConfigMap",
