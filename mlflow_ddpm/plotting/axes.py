@@ -10,6 +10,7 @@ import numpy as np
 
 from mlflow_ddpm.plotting.series import Floats, Series
 from mlflow_ddpm.plotting.text import epochs_text, number
+from mlflow_ddpm.plotting.themes import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,9 +32,7 @@ def pixel_columns(ax: Axes) -> int:
 
 def width_in_em(ax: Axes) -> float:
     """Return the width of the axes in the size of their letters, which is what text has to fit into."""
-    from matplotlib import rcParams
-
-    return float(ax.bbox.width / ax.figure.dpi * 72 / rcParams["font.size"])
+    return float(ax.bbox.width / ax.figure.dpi * 72 / setting("font.size"))
 
 
 def epoch_axis(ax: Axes, first: float, last: float, *, label: str, spacing: float = 1.0) -> None:
@@ -160,13 +159,11 @@ def _value_label(ax: Axes, label: str) -> None:
 
 def show_placeholder(ax: Axes, reason: str) -> None:
     """Write in the middle of empty axes why there is nothing to see."""
-    from matplotlib import rcParams
-
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.text(
-        0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=rcParams["axes.labelcolor"],
+        0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=setting("axes.labelcolor"),
         linespacing=1.6, gid="empty",
     )  # fmt: skip
 

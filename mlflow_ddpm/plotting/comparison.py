@@ -74,8 +74,7 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     _value_axis(ax, quantity, drawn, unit, factor)
     if quantity.is_change:
         zero_line(ax)
-    for curve in drawn:
-        _band(ax, quantity, curve, len(drawn))
+    bands = _draw_bands(ax, quantity, drawn)
     aligned = _on_the_same_epochs([curve.trace for curve in drawn])
     for trace in aligned:
         line(ax, trace)
@@ -88,7 +87,7 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     offscale = mark_offscale(ax, traces)
     if is_named:
         add_end_labels(ax, last, traces)
-    rest = [_band_note(quantity, drawn), _unmeasured_note(every), resumed, downsampling_note(ax, aligned[0].series)]
+    rest = [bands, _unmeasured_note(every), resumed, downsampling_note(ax, aligned[0].series)]
     add_notes(ax, [best, nonfinite, *offscale, unseen, *rest])
 
 
@@ -170,12 +169,17 @@ def _on_the_same_epochs(traces: Sequence[Trace]) -> list[Trace]:
     return aligned
 
 
-def _band(ax: Axes, quantity: Quantity, curve: _Curve, count: int) -> None:
-    """Draw the range of a group or, of few single runs, the spread of their batches."""
-    if len(curve.run.histories) > 1:
-        band(ax, curve.low, curve.high, curve.trace.color)
-    elif quantity.has_spread and count <= MOST_BANDS:
-        band(ax, *plus_minus_std(curve.run.histories[0]), curve.trace.color)
+def _draw_bands(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve]) -> Note | None:
+    """Draw and note the range of groups and, of few single runs, the spread of their batches."""
+    has_spread = quantity.has_spread and len(drawn) <= MOST_BANDS
+    for curve in drawn:
+        if len(curve.run.histories) > 1:
+            band(ax, curve.low, curve.high, curve.trace.color)
+        elif has_spread:
+            band(ax, *plus_minus_std(curve.run.histories[0]), curve.trace.color)
+    if any(len(curve.run.histories) > 1 for curve in drawn):
+        return Note("group's mean, band: its runs' range", brief="band: range of runs", swatch="band")
+    return Note("mean \u00b1 1\u03c3", swatch="band") if has_spread else None
 
 
 def _best_note(ax: Axes, traces: Sequence[Trace]) -> Note:
@@ -186,13 +190,6 @@ def _best_note(ax: Axes, traces: Sequence[Trace]) -> Note:
     return Note(
         f"best of all: {winner.name}, {number(value)} at {where}", winner.color, f"best of all: {number(value)}", "*"
     )
-
-
-def _band_note(quantity: Quantity, drawn: Sequence[_Curve]) -> Note | None:
-    if any(len(curve.run.histories) > 1 for curve in drawn):
-        return Note("group's mean, band: its runs' range", brief="band: range of runs", swatch="band")
-    is_drawn = quantity.has_spread and len(drawn) <= MOST_BANDS
-    return Note("mean \u00b1 1\u03c3", swatch="band") if is_drawn else None
 
 
 def _unmeasured_note(every: Sequence[_Curve]) -> Note | None:

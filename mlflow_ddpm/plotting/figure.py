@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.plotting.notes import NOTE_ROW, note_rows
-from mlflow_ddpm.plotting.themes import THEMES, check_choice, theme_context
+from mlflow_ddpm.plotting.themes import THEMES, check_choice, setting, theme_context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,21 +27,12 @@ WIDTHS = ("single", "double")  # of the paper theme: a column of a two-column pa
 FORMATS = ("png", "pdf", "svg")
 
 
-class _Size(NamedTuple):
-    """Inches of a picture with one panel, and of one panel of a grid."""
-
-    width: float
-    height: float
-    cell_width: float
-    cell_height: float
-
-
 _SCREEN = "screen"
 _PAPER_CELL = (7.2 / 3, 2.0)  # a grid takes both columns in any case: letters of 7 pt do not fit three times into one
-_SIZES = {
-    _SCREEN: _Size(7.2, 4.5, 4.8, 3.6),
-    "single": _Size(3.5, 2.4, *_PAPER_CELL),
-    "double": _Size(7.2, 3.0, *_PAPER_CELL),
+_SIZES = {  # inches of a picture with one panel, and of one panel of a grid
+    _SCREEN: ((7.2, 4.5), (4.8, 3.6)),
+    "single": ((3.5, 2.4), _PAPER_CELL),
+    "double": ((7.2, 3.0), _PAPER_CELL),
 }
 
 # Margins around axes in the size of their letters, fixed rather than fitted: text that grows them would move the axes
@@ -71,42 +62,33 @@ class FigureGrid:
 
     def add_title(self, ax: Axes, text: str) -> None:
         """Write a panel's title, where it has one, above its notes; between both stands the legend, if there is one."""
-        from matplotlib import rcParams
-
-        rows = note_rows(ax) if len(self.axes) == 1 else _NOTE_ROWS
-        pad = rcParams["axes.titlepad"] + NOTE_ROW * (rows - 1) * rcParams["legend.fontsize"]
+        is_alone = len(self.axes) == 1
+        rows = note_rows(ax) if is_alone else _NOTE_ROWS
+        pad = setting("axes.titlepad") + NOTE_ROW * (rows - 1) * setting("legend.fontsize")
         if self.is_titled:
-            ax.set_title(
-                text, family=rcParams["font.family"][0], pad=pad + (self.legend_points if len(self.axes) == 1 else 0)
-            )
-        if self.legend_points and len(self.axes) == 1:
+            ax.set_title(text, family=setting("font.family")[0], pad=pad + self.legend_points * is_alone)
+        if self.legend_points and is_alone:
             y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
             self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)
 
     @property
     def letters(self) -> int:
         """How many letters a line of words over the whole width has."""
-        from matplotlib import rcParams
-
-        return int(_LETTERS_PER_EM * self.figure.get_figwidth() * 72 / rcParams["font.size"])
+        return int(_LETTERS_PER_EM * self.figure.get_figwidth() * 72 / setting("font.size"))
 
     @property
     def header_points(self) -> float:
         """The height of a grid's title, from the upper edge."""
-        from matplotlib import rcParams
-
-        return float(1.2 * rcParams["font.size"] + 1.25 * rcParams["figure.titlesize"])
+        return float(1.2 * setting("font.size") + 1.25 * setting("figure.titlesize"))
 
     def add_header(self, title: str, words: str) -> None:
         """Write a grid's title and a line of words above its panels, at the left edge of their axes."""
-        from matplotlib import rcParams
-
-        figure, size = self.figure, rcParams["figure.titlesize"]
-        point = 1 / 72 / figure.get_figheight()
-        x, top = self.axes[0].get_position().x0, 1.2 * rcParams["font.size"]
-        family = rcParams["font.family"][0]  # titles are ours; the families after it, for names, may have no bold face
-        figure.text(x, 1 - top * point, title, fontsize=size, family=family, fontweight="bold", va="top")
-        figure.text(x, 1 - self.header_points * point, words, va="top", color=rcParams["axes.labelcolor"])
+        figure, point = self.figure, 1 / 72 / self.figure.get_figheight()
+        x, y = self.axes[0].get_position().x0, 1 - 1.2 * setting("font.size") * point
+        family = setting("font.family")[0]  # titles are ours; the families after it, for names, may have no bold face
+        size = setting("figure.titlesize")
+        figure.text(x, y, title, fontsize=size, family=family, fontweight="bold", va="top")
+        figure.text(x, 1 - self.header_points * point, words, va="top", color=setting("axes.labelcolor"))
 
     def add_legend_room(self, x: float, points: float) -> None:
         """Make the figure higher, but not its axes, by a legend that begins at x, a fraction of the figure."""
@@ -135,29 +117,27 @@ def build_figure(
     Raises:
         UsageError: no such theme, width or font.
     """
-    size, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
+    sizes, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
     with theme_context(theme, font):
         figure = _figure_class(theme, font)()
         is_titled = side > 1 or theme != "paper"
-        grid = FigureGrid(figure, _grid(figure, size, side, _TITLED if is_titled else _UNTITLED), is_titled)
+        axes = _add_axes(figure, sizes[side > 1], side, _TITLED if is_titled else _UNTITLED)
+        grid = FigureGrid(figure, axes, is_titled)
         if add_header is not None:
             add_header(grid)
-        facts: dict[str, list[str]] = {}
-        for ax, (title, draw) in zip(grid.axes, panels, strict=True):
+        facts: dict[str, list[str]] = {}  # each with the titles of the panels that it is of
+        for ax, (title, draw) in zip(axes, panels, strict=True):
             draw(ax)
             grid.add_title(ax, title)
             for fact in dict.fromkeys(figure.facts or ()):
                 facts.setdefault(fact, []).append(title)
             figure.facts = None if figure.facts is None else []
-        if figure.facts is not None:
-            figure.facts = [_placed(fact, titles, side) for fact, titles in facts.items()]
+        if figure.facts is not None:  # of a grid, a fact of few panels names them
+            figure.facts = [
+                f"{fact} in {', '.join(titles)}" if 1 < side >= len(titles) else fact for fact, titles in facts.items()
+            ]
     result: Figure = figure
     return result
-
-
-def _placed(fact: str, titles: Sequence[str], side: int) -> str:
-    """Return a fact of some panels of a grid with their titles, unless they are many."""
-    return f"{fact} in {', '.join(titles)}" if side > 1 and len(titles) <= side else fact
 
 
 def width_of(theme: str, width: str | None) -> str:
@@ -173,28 +153,21 @@ def width_of(theme: str, width: str | None) -> str:
 
 def write_figure(figure: Figure, path: Path) -> Path:
     """Write a figure in the format that the suffix names, all or nothing; the same figure gives the same bytes."""
-    fmt = path.suffix.removeprefix(".")
-    check_choice("format", fmt, FORMATS)
-    replace_file(path, _png(figure) if fmt == "png" else _vectors(figure, fmt))
-    return path
-
-
-def _png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    fmt = path.suffix.removeprefix(".")
+    check_choice("format", fmt, FORMATS)
     buffer = BytesIO()
-    image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
-    image.save(buffer, format="PNG", compress_level=_PNG_LEVEL, dpi=(figure.dpi, figure.dpi))
-    return buffer.getvalue()
-
-
-def _vectors(figure: Figure, fmt: str) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format=fmt, metadata=_METADATA[fmt])
-    return buffer.getvalue()
+    if fmt == "png":
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+        image.save(buffer, format="PNG", compress_level=_PNG_LEVEL, dpi=(figure.dpi, figure.dpi))
+    else:
+        figure.savefig(buffer, format=fmt, metadata=_METADATA[fmt])
+    replace_file(path, buffer.getvalue())
+    return path
 
 
 @cache
@@ -223,15 +196,11 @@ def _figure_class(theme: str, font: str) -> Any:
     return ThemedFigure
 
 
-def _grid(figure: Figure, size: _Size, side: int, top: float) -> list[Axes]:
+def _add_axes(figure: Figure, inches: tuple[float, float], side: int, top: float) -> list[Axes]:
     """Return axes for side x side panels, row by row, on the figure made as large as they need."""
-    from matplotlib import rcParams
-
-    em = rcParams["font.size"] / 72
-    width, height, above = size.width / em, size.height / em, 0.0
-    if side > 1:
-        width, height, above = size.cell_width / em, size.cell_height / em, _HEAD
-    total_width, total_height = side * width, side * height + above
+    em = setting("font.size") / 72
+    width, height = (length / em for length in inches)
+    total_width, total_height = side * width, side * height + (_HEAD if side > 1 else 0.0)
     figure.set_size_inches(total_width * em, total_height * em)
     return [
         figure.add_axes(

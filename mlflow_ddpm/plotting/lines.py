@@ -14,6 +14,7 @@ import numpy as np
 from mlflow_ddpm.plotting.axes import pixel_columns, width_in_em
 from mlflow_ddpm.plotting.notes import BAND_ALPHA, Note, text_color
 from mlflow_ddpm.plotting.series import GAP, Flags, Floats, Series
+from mlflow_ddpm.plotting.themes import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,8 +79,6 @@ def line(ax: Axes, trace: Trace, *, dots: bool = True, columns: int = 0) -> None
     Where rows share a column of pixels, or one of ``columns``, the line is their mean, in a band from their lowest to
     their highest value.
     """
-    from matplotlib import rcParams
-
     series = trace.series
     shape = _shape(ax, series, columns).with_gaps()
     if shape.rows > 1:
@@ -89,7 +88,7 @@ def line(ax: Axes, trace: Trace, *, dots: bool = True, columns: int = 0) -> None
     shown = np.isfinite(shape.mean) if has_room else _alone(shape.mean)
     floor, ceiling = ax.get_ylim()
     shown &= (shape.mean >= floor) & (shape.mean <= ceiling)  # those at the very edge are whole, those beyond left out
-    size = rcParams["lines.markersize"]
+    size = setting("lines.markersize")
     ax.plot(shape.x[shown], shape.mean[shown], "o", color=trace.color, markersize=size, clip_on=False, gid="dots")
 
 
@@ -104,13 +103,11 @@ def _shape(ax: Axes, series: Series, columns: int = 0) -> Envelope:
 
 
 def _fill(ax: Axes, shape: Envelope, color: str, gid: str = "range") -> None:
-    from matplotlib import rcParams
-
     ax.fill_between(shape.x, shape.low, shape.high, color=color, alpha=BAND_ALPHA, linewidth=0, gid=gid)
     alone = _alone(shape.low + shape.high)
     if not alone.any():
         return
-    stroke = 1.4 * rcParams["lines.markersize"]
+    stroke = 1.4 * setting("lines.markersize")
     ax.vlines(
         shape.x[alone], shape.low[alone], shape.high[alone], color=color, alpha=BAND_ALPHA, linewidth=stroke, gid=gid
     )
@@ -174,12 +171,10 @@ def _steps(ax: Axes, x: Floats, height: Floats, width: float, color: str) -> Non
 
 def star(ax: Axes, trace: Trace, color: str) -> tuple[float, float]:
     """Mark the row with the lowest value, and return its epoch and value."""
-    from matplotlib import rcParams
-
     series = trace.series
     best = int(np.nanargmin(series.value))
     epoch, value = float(series.epoch[best]), float(series.value[best])
-    size, edge = 2.8 * rcParams["lines.markersize"], rcParams["axes.facecolor"]
+    size, edge = 2.8 * setting("lines.markersize"), setting("axes.facecolor")
     ax.plot(
         [epoch], [value], "*", color=color, markersize=size, markeredgecolor=edge, zorder=5, clip_on=False, gid="best"
     )
@@ -199,10 +194,9 @@ def add_end_labels(ax: Axes, last_epoch: float, traces: Sequence[Trace]) -> None
     A sample of its line stands before each name, joined to the line's end by a thin stroke. The axes get longer by
     the room that the names take; the ticks stay as they are.
     """
-    from matplotlib import rcParams
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground=rcParams["axes.facecolor"])]  # legible on the grid
+    halo = [withStroke(linewidth=2.5, foreground=setting("axes.facecolor"))]  # legible on the grid
     reach = ax.get_ylim()[1] - ax.get_ylim()[0] if ax.get_yscale() == "linear" else 0.0
     ends = [(trace, *trace.series.last_point) for trace in reversed(traces)]
     ends.sort(key=lambda end: round(end[2] / reach, 2) if reach else end[2])
@@ -220,7 +214,7 @@ def add_end_labels(ax: Axes, last_epoch: float, traces: Sequence[Trace]) -> None
     room = max(box.width for box in boxes) + start * em_px
     ax.set_xlim(first, first + (last - first) / (1 - min(0.6, room / ax.bbox.width)))
     middles = _push_apart(ax, written, 1.05 * boxes[0].height)
-    thin = rcParams["lines.linewidth"] / 2
+    thin = setting("lines.linewidth") / 2
     for (trace, epoch, value), text, middle in zip(ends, written, middles, strict=True):
         end_x, end_y = ax.transData.transform((epoch, value))
         label_x = ax.transData.transform((last_epoch, value))[0]

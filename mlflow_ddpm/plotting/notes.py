@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlflow_ddpm.plotting.series import Floats
+from mlflow_ddpm.plotting.themes import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,20 +41,18 @@ def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
     If they do not fit, the last ones are shortened first and, if that is not enough, left out. So put those that matter
     most first.
     """
-    from matplotlib import rcParams
-
     facts = getattr(ax.figure, "facts", None)
     kept = [note for note in notes if note is not None]
     if facts is not None:
         facts += [note.text for note in kept if note.printed or not note.swatch]
         kept = [n._replace(text=n.printed, brief="") if n.printed else n for n in kept if n.swatch]
-    size = rcParams["legend.fontsize"]
+    size = setting("legend.fontsize")
     em_px = size * ax.figure.dpi / 72
     is_alone, room = len(ax.figure.axes) == 1, ax.bbox.width + em_px
     written = [
         ax.annotate(
             note.text, (0, 1), (0, 0.9), xycoords="axes fraction", textcoords="offset fontsize",
-            fontsize=size, color=text_color(note.color) if note.color else rcParams["axes.labelcolor"],
+            fontsize=size, color=text_color(note.color) if note.color else setting("axes.labelcolor"),
             annotation_clip=False, gid="note",
         )
         for note in kept
@@ -76,11 +75,10 @@ def add_notes(ax: Axes, notes: Iterable[Note | None]) -> None:
 
 def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float) -> None:
     """Draw what a note explains, as it is drawn in the axes, with its left end at a place in axes fractions."""
-    from matplotlib import rcParams
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
-    (x, y), color = place, note.color or rcParams["axes.labelcolor"]
+    (x, y), color = place, note.color or setting("axes.labelcolor")
     em_x, em_y = em_px / ax.bbox.width, em_px / ax.bbox.height
     width = em_x * _SWATCH_WIDTHS.get(note.swatch, 0.9)
     if note.swatch in ("band", "bar"):
@@ -93,11 +91,11 @@ def _draw_swatch(ax: Axes, note: Note, place: tuple[float, float], em_px: float)
         )  # fmt: skip
         return
     if note.swatch in _SWATCH_WIDTHS:
-        thickness = rcParams["lines.linewidth"] * (0.6 if note.swatch == ":" else 1.0)
+        thickness = setting("lines.linewidth") * (0.6 if note.swatch == ":" else 1.0)
         style: Any = note.swatch
         line = Line2D([x, x + width], [y, y], linestyle=style, color=color, linewidth=thickness)
     else:
-        size = rcParams["lines.markersize"] * (2.2 if note.swatch == "*" else 1.2)
+        size = setting("lines.markersize") * (2.2 if note.swatch == "*" else 1.2)
         line = Line2D([x + width / 2], [y], linestyle="", marker=note.swatch, color=color, markersize=size)
         line.set_markeredgewidth(size / 4 if note.swatch == "x" else 0)
     line.set(transform=ax.transAxes, clip_on=False, gid="swatch")
@@ -125,10 +123,9 @@ def note_rows(ax: Axes) -> int:
 
 def text_color(color: str) -> str:
     """Return a colour for words: the given one, mixed with the text's own until it can be read on the background."""
-    from matplotlib import rcParams
     from matplotlib.colors import to_hex, to_rgb
 
-    own, text, back = (np.array(to_rgb(c)) for c in (color, rcParams["text.color"], rcParams["axes.facecolor"]))
+    own, text, back = (np.array(to_rgb(c)) for c in (color, setting("text.color"), setting("axes.facecolor")))
     mixed = (own + share * (text - own) for share in np.linspace(0, 1, 21))
     readable = next((rgb for rgb in mixed if contrast(rgb, back) >= _READABLE), text)
     return to_hex((readable[0], readable[1], readable[2]))

@@ -32,6 +32,7 @@ from mlflow_ddpm.plotting.lines import (
 from mlflow_ddpm.plotting.notes import Note, add_notes
 from mlflow_ddpm.plotting.series import Quantity, Series, memory_unit, plus_minus_std, positive, series
 from mlflow_ddpm.plotting.text import duration, epochs_text, number
+from mlflow_ddpm.plotting.themes import setting
 from mlflow_ddpm.plotting.undrawable import mark_nonfinite, mark_not_positive, mark_offscale, mark_resumes, missing_note
 
 if TYPE_CHECKING:
@@ -139,8 +140,6 @@ def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 
 def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw a metric as bars with their median, or as a line with its range where bars would be a solid block."""
-    from matplotlib import rcParams
-
     quantity = quantity.in_runs([history])
     values = quantity.of(history)
     if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):
@@ -153,8 +152,8 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
         bars(ax, values, "C0")
     else:
         line(ax, Trace(values), columns=columns)
-    median, color = float(np.median(values.finite)), str(rcParams["text.color"])
-    ax.axhline(median, color=color, linestyle="--", linewidth=rcParams["lines.linewidth"] / 2, gid="median")
+    median, color = float(np.median(values.finite)), str(setting("text.color"))
+    ax.axhline(median, color=color, linestyle="--", linewidth=setting("lines.linewidth") / 2, gid="median")
     explained = [Note(f"median {number(median)} {metric(quantity.metric).unit}", color, "median", "--", "median")]
     if quantity.metric == "batches_per_sec":
         explained.append(Note("batch sizes unknown: no samples/s", "C4", "no batch sizes"))

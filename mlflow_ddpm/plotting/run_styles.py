@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.plotting.figure import FigureGrid
 from mlflow_ddpm.plotting.text import drawable_name, short_names
+from mlflow_ddpm.plotting.themes import setting
 
 NamedRuns = Sequence[tuple[str, RunHistory | Sequence[RunHistory]]]
 
@@ -54,10 +55,9 @@ def add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
 
     Returns the runs with their names as they are written.
     """
-    from matplotlib import rcParams
     from matplotlib.lines import Line2D
 
-    figure, size = grid.figure, rcParams["legend.fontsize"]
+    figure, size = grid.figure, setting("legend.fontsize")
     em = size * figure.dpi / 72
     is_dashboard = len(grid.axes) > 1
     left = grid.axes[0].bbox.x0 if grid.is_titled else 0.6 * em
@@ -81,9 +81,7 @@ def add_legend(grid: FigureGrid, runs: Sequence[RunLine]) -> Sequence[RunLine]:
 
 def _fitted(grid: FigureGrid, runs: Sequence[RunLine], room: float) -> tuple[Sequence[RunLine], int]:
     """Return the runs with names short enough, and columns enough, that a legend fits into the room (in ems)."""
-    from matplotlib import rcParams
-
-    size = rcParams["legend.fontsize"]
+    size = setting("legend.fontsize")
     probe = grid.figure.text(0, 0, "", fontsize=size)
     try:
         for letters in _LETTERS:

@@ -28,8 +28,7 @@ def _about(name: str) -> Callable[[Callable[[Points, RunHistory], str]], Sentenc
                 return describe(points, history)
             if not history.rows:
                 return ""
-            is_measured = any(row.value(name) is not None for row in history.rows)
-            return "No finite value was measured." if is_measured else "Not measured in this run."
+            return "No finite value was measured." if drawn.measured else "Not measured in this run."
 
         return sentence
 

@@ -30,6 +30,16 @@ def check_choice(what: str, value: str, choices: Collection[str]) -> None:
         raise UsageError(f"{what} must be one of {', '.join(filter(None, choices))}, got {value!r}")
 
 
+def setting(name: str) -> Any:
+    """Return the present value of a setting of matplotlib: a theme's within :func:`theme_context`.
+
+    Matplotlib loads at the first call, so that importing the panels does not load it.
+    """
+    from matplotlib import rcParams
+
+    return rcParams[name]
+
+
 def font_families(font: str) -> list[str]:
     """Return the installed families of a choice of font, best first; the later ones have what the first does not.
 

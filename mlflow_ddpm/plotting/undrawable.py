@@ -17,6 +17,7 @@ from mlflow_ddpm.plotting.lines import Trace
 from mlflow_ddpm.plotting.notes import Note
 from mlflow_ddpm.plotting.series import GAP, Floats, Series, nonfinite_kinds
 from mlflow_ddpm.plotting.text import MAX_NAMED, epochs_text, number
+from mlflow_ddpm.plotting.themes import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +53,6 @@ def mark_offscale(ax: Axes, traces: Sequence[Trace]) -> list[Note]:
 
 
 def _mark_beyond(ax: Axes, beyond: Marked, marker: str, way: str) -> Note | None:
-    from matplotlib import rcParams
-
     beyond = [(trace, epochs) for trace, epochs in beyond if len(epochs)]
     if not beyond:
         return None
@@ -62,7 +61,7 @@ def _mark_beyond(ax: Axes, beyond: Marked, marker: str, way: str) -> Note | None
     farthest = int(np.argmax(np.abs(values)))
     if not beyond[0][0].name:  # all series of one run share the marks
         beyond = [(beyond[0][0], np.unique(np.concatenate([epochs for _, epochs in beyond])))]
-    color = _mark_edge(ax, beyond, marker, str(rcParams["text.color"]))
+    color = _mark_edge(ax, beyond, marker, str(setting("text.color")))
     brief = f"{way} to {number(values[farthest])}"
     where = beyond[farthest][0].name if beyond[0][0].name else epochs_text(beyond[0][0].series, beyond[0][1])
     return Note(f"off scale: {brief} ({where})", color, brief, marker, brief)
@@ -82,16 +81,14 @@ def mark_not_positive(ax: Axes, traces: Sequence[Trace], what: str) -> Note | No
 
 def mark_resumes(ax: Axes, traces: Sequence[tuple[Trace, Sequence[int]]]) -> Note | None:
     """Mark where runs were resumed, each a trace and the first epochs after its resumes, between the two rows."""
-    from matplotlib import rcParams
-
     marked = [(trace, np.array(epochs)) for trace, epochs in traces if epochs]
     if not marked:
         return None
     for trace, epochs in marked:
         for epoch in epochs:
             ax.axvline(
-                epoch - trace.series.spacing / 2, color=trace.color if trace.name else rcParams["axes.labelcolor"],
-                linestyle=":", zorder=0.9, gid="resumed", linewidth=0.6 * rcParams["lines.linewidth"],
+                epoch - trace.series.spacing / 2, color=trace.color if trace.name else setting("axes.labelcolor"),
+                linestyle=":", zorder=0.9, gid="resumed", linewidth=0.6 * setting("lines.linewidth"),
             )  # fmt: skip
     trace, epochs = marked[0]
     if trace.name:
@@ -127,10 +124,8 @@ def _mark_edge(ax: Axes, marked: Marked, marker: str, own: str) -> str:
     Marks have the run's colour, those of the only run its own. Each stretch of neighbours has one mark, on a line as
     long as the stretch.
     """
-    from matplotlib import rcParams
-
     first, last = ax.get_xlim()
-    size, where = 1.2 * rcParams["lines.markersize"], ax.get_xaxis_transform()
+    size, where = 1.2 * setting("lines.markersize"), ax.get_xaxis_transform()
     height = 1 - _EDGE if marker == "^" else _EDGE
     for trace, epochs in marked:
         color = trace.color if trace.name else own
