@@ -74,28 +74,26 @@ def write_report(history: RunHistory, save_dir: Path, plot_paths: Mapping[str, P
     """Write both forms of the report of a history without credentials, and return their paths, Markdown first."""
     titles = {plot.name: history.worded(plot.title) for plot in PLOTS}
     plots = find_plot_files(titles, save_dir, plot_paths)
-    captions = {plot.name: history.worded(plot.caption) for plot in PLOTS}
+    links = {name: relative_link(path, save_dir) for name, path in plots.items()}
     context = build_context(
         history,
-        figures={
-            name: ReportFigure(
-                title=titles[name],
-                link=relative_link(path, save_dir),
-                caption=captions[name],
-                reading=plot_named(name).describe(history),
-            )
-            for name, path in plots.items()
-        },
+        figures={name: plot_figure(name, link, history) for name, link in links.items()},
         samples=sample_files(save_dir),
         files=output_files(save_dir, titles, plots),
     )
-    path, page = save_dir / REPORT_NAME, save_dir / HTML_NAME
-    replace_file(path, render_markdown(context).encode())
-    drawn = {relative_link(path, save_dir) for path in plots.values()}
 
     def read_picture(link: str) -> bytes:
         content = (save_dir / link).read_bytes()
-        return with_palette(content) if link in drawn else content
+        return with_palette(content) if link in links.values() else content
 
+    path, page = save_dir / REPORT_NAME, save_dir / HTML_NAME
+    replace_file(path, render_markdown(context).encode())
     replace_file(page, render_html(context, read_picture).encode())
     return [path, page]
+
+
+def plot_figure(name: str, link: str, history: RunHistory) -> ReportFigure:
+    """Return a plot of a run with its title, caption and sentence."""
+    plot = plot_named(name)
+    title, caption = history.worded(plot.title), history.worded(plot.caption)
+    return ReportFigure(title=title, link=link, caption=caption, reading=plot.describe(history))

@@ -73,29 +73,35 @@ def read_history(source: HistorySource, *, tracking_uri: str | None = None) -> p
         StoreError: the store is away or has no such run.
         UsageError: the frame cannot be a run's history; the first letters of a run id fit several runs.
     """
-    return _load(source, tracking_uri, is_described=False).frame.copy()
+    return load_history(source, tracking_uri=tracking_uri, is_described=False).frame.copy()
 
 
-def load_history(source: HistorySource, *, tracking_uri: str | None = None) -> RunHistory:
-    """Return the history with config and environment. Arguments and errors are those of :func:`read_history`."""
-    return _load(source, tracking_uri, is_described=True)
+def load_history(source: HistorySource, *, tracking_uri: str | None = None, is_described: bool = True) -> RunHistory:
+    """Return the history, of a run in a store with config and environment if ``is_described``.
 
-
-def _load(source: HistorySource, tracking_uri: str | None, *, is_described: bool) -> RunHistory:
+    Arguments and errors are otherwise those of :func:`read_history`.
+    """
     import pandas as pd
 
     if isinstance(source, RunHistory):
         return source
     if isinstance(source, pd.DataFrame):
         return RunHistory.from_frame(source)
-    if isinstance(source, str | Path):
-        return _load_named(source, tracking_uri, is_described=is_described)
     if isinstance(source, Recorded):
         return _load_tracker(source)
-    raise HistoryError(
-        "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
-        f"got {type(source).__name__}"
-    )
+    if not isinstance(source, str | Path):
+        raise HistoryError(
+            "expected a run id, a tracker, an output directory, a CSV or JSON file or a history frame, "
+            f"got {type(source).__name__}"
+        )
+    path = Path(source)
+    if str(source) and path.is_dir():
+        return _load_directory(path)
+    if str(source) and path.is_file():
+        if path.suffix == ".json":
+            return _from_document(read_document(path))
+        return _from_document(_saved_document(path.parent), read_csv(path))
+    return load_stored_run(find_run(source, tracking_uri), is_described=is_described)
 
 
 def is_on_another_rank(source: HistorySource) -> bool:
@@ -112,17 +118,6 @@ def log_made(source: HistorySource, paths: Iterable[Path]) -> None:
         except UsageError:  # the tracker was closed
             command = f"mlflow-ddpm publish {source.run_id}"
             _log.warning("the tracker is closed, so the files are on disk alone; `%s` logs a run's own", command)
-
-
-def _load_named(source: str | Path, tracking_uri: str | None, *, is_described: bool) -> RunHistory:
-    path = Path(source)
-    if str(source) and path.is_dir():
-        return _load_directory(path)
-    if str(source) and path.is_file():
-        if path.suffix == ".json":
-            return _from_document(read_document(path))
-        return _from_document(_saved_document(path.parent), read_csv(path))
-    return load_stored_run(find_run(source, tracking_uri), is_described=is_described)
 
 
 def _load_directory(directory: Path) -> RunHistory:
@@ -188,19 +183,17 @@ def _fetch_document(store: MlflowRun) -> RunDocument | None:
 
 
 def _load_tracker(tracker: Recorded) -> RunHistory:
+    reason: object = "MLflow does not have every row yet"
     if tracker.run_id and (tracker.flush() or tracker.has_all_rows):
         try:
             stored = load_stored_run(MlflowRun(tracker.tracking_uri or "", tracker.run_id), is_described=False)
         except StoreError as error:
-            _log.warning("%s; reading the history from %s instead", error, display_path(tracker.output_dir))
+            reason = error
         else:
             document = _saved_document(tracker.output_dir)
             if document is None:
                 return stored
             run, config, environment, _ = document
             return RunHistory.create(stored.rows, run={**run, **stored.run}, config=config, environment=environment)
-    else:
-        _log.warning(
-            "MLflow does not have every row yet; reading the history from %s instead", display_path(tracker.output_dir)
-        )
+    _log.warning("%s; reading the history from %s instead", reason, display_path(tracker.output_dir))
     return _load_directory(tracker.output_dir)

@@ -21,7 +21,7 @@ from mlflow_ddpm.plots import FigureSet, make_comparison, write_plots
 from mlflow_ddpm.plotting.run_styles import MOST_RUNS
 from mlflow_ddpm.publishing.compared_runs import ComparedRun, group_runs, read_runs
 from mlflow_ddpm.publishing.comparison_page import describe_comparison, page_parts
-from mlflow_ddpm.publishing.comparison_tables import ComparedTable, groups_table, hyperparameters_table, results_table
+from mlflow_ddpm.publishing.comparison_tables import groups_table, hyperparameters_table, results_table
 from mlflow_ddpm.publishing.named_run import has_history
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import child_runs, find_run
@@ -83,13 +83,18 @@ def compare_runs(
     """
     wanted = FigureSet.create(theme, formats, widths, font)
     directory = Path(save_dir)
-    _check_directory(directory)
+    if has_history(directory):  # pictures of several runs would replace those of one
+        raise UsageError(
+            f"{display_path(directory)} holds a run, whose pictures bear the same names; choose another directory"
+        )
     store = find_run(parent, tracking_uri) if parent is not None else None
     if store is not None:
         sources = _children(store, sources)
-    _check_sources(sources)
+    count = 1 if isinstance(sources, str | Path) else len(sources)
+    if count < _FEWEST_RUNS:
+        raise UsageError(f"a comparison takes {_FEWEST_RUNS} runs or more, got {count}; `publish` renders one")
     if group_by is None and store is None:
-        _check_lines(len(sources), "runs")
+        _check_lines(count, "runs")
     runs = read_runs(sources, tracking_uri)
     _check_counting(runs)
     groups = group_runs(runs, group_by) if group_by is not None else {}
@@ -118,20 +123,20 @@ def _write(
     if groups:
         tables["comparison_groups"] = groups_table(groups)
     page = directory / PAGE_NAME
-    parts = page_parts(runs, tables, plots, len(lines))
-    replace_file(page, ("\n\n".join(parts) + "\n").encode())
-    return [page, *_write_tables(tables, directory), *(path for paths in plots.values() for path in paths)]
+    replace_file(page, ("\n\n".join(page_parts(runs, tables, plots, len(lines))) + "\n").encode())
+    written = [page]
+    for name, table in tables.items():
+        for suffix, content in (("csv", table.as_csv()), ("tex", table.as_latex())):
+            written.append(directory / f"{name}.{suffix}")
+            replace_file(written[-1], content)
+    return [*written, *(path for paths in plots.values() for path in paths)]
 
 
 def _lowest(lines: Mapping[str, Sequence[ComparedRun]]) -> list[tuple[str, Sequence[ComparedRun]]]:
     """Return as many lines as there are looks for, those of the lowest loss, in the order given."""
-
-    def loss(name: str) -> float:
-        losses = [run.history.summary.best_loss for run in lines[name]]
-        finite = [value for value in losses if value is not None]
-        return fmean(finite) if finite else math.inf
-
-    chosen = sorted(lines, key=loss)[:MOST_RUNS]
+    losses = {name: [run.history.summary.best_loss for run in runs] for name, runs in lines.items()}
+    finite = {name: [value for value in values if value is not None] or [math.inf] for name, values in losses.items()}
+    chosen = sorted(lines, key=lambda name: fmean(finite[name]))[:MOST_RUNS]
     return [(name, runs) for name, runs in lines.items() if name in chosen]
 
 
@@ -150,12 +155,6 @@ def _children(parent: MlflowRun, sources: Sequence[HistorySource]) -> list[Histo
     return list(histories)
 
 
-def _check_sources(sources: Sequence[HistorySource]) -> None:
-    if isinstance(sources, str | Path) or len(sources) < _FEWEST_RUNS:
-        count = 1 if isinstance(sources, str | Path) else len(sources)
-        raise UsageError(f"a comparison takes {_FEWEST_RUNS} runs or more, got {count}; `publish` renders one")
-
-
 def _check_lines(count: int, what: str) -> None:
     if count > MOST_RUNS:
         raise UsageError(
@@ -171,20 +170,3 @@ def _check_counting(runs: Sequence[ComparedRun]) -> None:
             f"a comparison takes runs that all count epochs or all count steps; {names['Epoch']} counts epochs, "
             f"{names['Step']} counts steps"
         )
-
-
-def _check_directory(directory: Path) -> None:
-    """Refuse to write pictures of several runs over those of one."""
-    if has_history(directory):
-        raise UsageError(
-            f"{display_path(directory)} holds a run, whose pictures bear the same names; choose another directory"
-        )
-
-
-def _write_tables(tables: Mapping[str, ComparedTable], directory: Path) -> list[Path]:
-    written = []
-    for name, table in tables.items():
-        for suffix, content in (("csv", table.as_csv()), ("tex", table.as_latex())):
-            replace_file(directory / f"{name}.{suffix}", content)
-            written.append(directory / f"{name}.{suffix}")
-    return written

@@ -28,10 +28,9 @@ def page_parts(
         yield "## Repeats of one setting"
         yield table(tables["comparison_groups"].words)
     yield "## Plots"
-    is_grouped = "comparison_groups" in tables
-    lines = len(tables["comparison_groups"].words.rows) if is_grouped else len(runs)
+    groups = tables.get("comparison_groups")
+    what, lines = ("settings", len(groups.words.rows)) if groups else ("runs", len(runs))
     if drawn < lines:
-        what = "settings" if is_grouped else "runs"
         yield f"The pictures show the {drawn} {what} of the lowest loss; the tables have all {lines}."
     dashboard_first = sorted(PLOTS, key=lambda plot: len(plot.panels) == 1)
     for plot in dashboard_first:
@@ -102,8 +101,7 @@ def _settings(runs: Sequence[ComparedRun], settings: ComparedTable) -> Iterator[
 
 def _embedded(files: Sequence[Path], title: str) -> Markdown:
     """Return the picture in a format that Markdown shows, or else links to its files."""
-    for suffix in _SHOWABLE:
-        pictures = [path for path in files if path.suffix == suffix]
-        if pictures:
-            return image_link(pictures[0].name, title)
+    pictures = [path for suffix in _SHOWABLE for path in files if path.suffix == suffix]
+    if pictures:
+        return image_link(pictures[0].name, title)
     return Markdown(", ".join(f"[{escape(path.name)}]({path.name})" for path in files))

@@ -88,10 +88,8 @@ def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
         turned = [list(row) for row in zip(["Run", *names], *rows, strict=True)]
         turned_data = [list(row) for row in zip(["run", *names], *data, strict=True)]
         return ComparedTable(Table(turned[0], turned[1:], "l" + "r" * len(differing)), turned_data)
-    words = [[Code(key), *cells] for key, *cells in rows]
-    return ComparedTable(
-        Table(["Hyperparameter", *names], words, "l" + "r" * len(names)), [["hyperparameter", *names], *data]
-    )
+    words = Table(["Hyperparameter", *names], [[Code(key), *cells] for key, *cells in rows], "l" + "r" * len(names))
+    return ComparedTable(words, [["hyperparameter", *names], *data])
 
 
 def groups_table(groups: Mapping[str, Sequence[ComparedRun]]) -> ComparedTable:

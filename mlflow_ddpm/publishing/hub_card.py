@@ -7,7 +7,7 @@ up. Foreign text is escaped; every link is relative and leads to a file of the s
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow_ddpm.analysis.findings.rules import find_findings
 from mlflow_ddpm.analysis.run_history import RunHistory
@@ -16,8 +16,9 @@ from mlflow_ddpm.core.formatting import count_of, format_number
 from mlflow_ddpm.core.markdown import Code, Markdown, Table, escape, one_line
 from mlflow_ddpm.core.strict_json import flatten
 from mlflow_ddpm.core.version import __version__
-from mlflow_ddpm.plotting.plot_table import PLOTS, plot_named
-from mlflow_ddpm.reporting.context import ReportFigure, model_results
+from mlflow_ddpm.plotting.plot_table import PLOTS
+from mlflow_ddpm.report import plot_figure
+from mlflow_ddpm.reporting.context import model_results
 from mlflow_ddpm.reporting.model_card import Result, data_set_name, front_matter
 from mlflow_ddpm.reporting.rendering import markdown_template
 
@@ -44,17 +45,6 @@ images = model.sample({names}, seed=0)  # ({count}, {side}, {side}) uint8
 Image.fromarray(np.hstack(images)).save("drawn.png")"""
 
 
-class HubCard(NamedTuple):
-    """What a card is made of."""
-
-    history: RunHistory  # without credentials
-    model: Mapping[str, Any]  # the content of the model's config.json
-    parameters: int
-    license: str  # as the user gave it; "" if none was
-    plots: Mapping[str, str]  # link by name of the plot
-    samples: Sequence[str]  # links, the newest last
-
-
 def license_fields(given: str) -> dict[str, str]:
     """Return the card's licence: an identifier of the Hub, or ``other`` with a name; ``""`` if none is given."""
     given = one_line(given)
@@ -64,57 +54,70 @@ def license_fields(given: str) -> dict[str, str]:
     return {"license": "other", "license_name": name} if name not in ("", "other", "unknown") else _NO_LICENSE
 
 
-def render_card(card: HubCard) -> str:
-    """Return the card, header first."""
-    history, names, side = card.history, card.model["class_names"], card.model["architecture"]["image_size"]
+def render_card(
+    history: RunHistory,
+    model: Mapping[str, Any],
+    *,
+    parameters: int,
+    license_name: str,
+    plots: Mapping[str, str],
+    samples: Sequence[str],
+) -> str:
+    """Return the card, header first.
+
+    Args:
+        history: without credentials.
+        model: the content of the model's ``config.json``.
+        parameters: how many the model has.
+        license_name: as the user gave it; "" if none was.
+        plots: link by name of the plot.
+        samples: links, the newest last.
+    """
+    names, side = model["class_names"], model["architecture"]["image_size"]
     shown = names[:_SNIPPET_CLASSES]
-    data_name = _data_name(card)
+    data_name = _data_name(history, model)
+    title = one_line(str(history.run.get("run_name") or "")) or f"DDPM of {data_name}"
+    results = _results(history)
     measured = [extra_value(row.extra, "sample/accuracy") for row in history.rows]
     accuracy = next((value for value in reversed(measured) if value is not None), None)
     titles = {plot.name: plot.title for plot in PLOTS}
-    others = [f"[{escape(titles[n])}]({link})" for n, link in card.plots.items() if n != "training_dashboard"]
+    others = [f"[{escape(titles[n])}]({link})" for n, link in plots.items() if n != "training_dashboard"]
     split = re.fullmatch("emnist-([a-z]+)", data_name)
     count = flatten(history.config).get("data.train_images", "")
     return markdown_template("hub_card.md.j2").render(
-        card=card,
-        header=_header(card),
-        title=_title(card),
+        samples=samples,
+        header=license_fields(license_name) | _header(title, data_name, results),
+        title=title,
         version=__version__,
         side=side,
         classes=count_of(len(names), "class", "classes"),
         names=[Code(name) for name in names[:_NAMED_CLASSES]],
         more_names=len(names) - _NAMED_CLASSES,
         snippet=_SNIPPET.format(names=json.dumps(shown, ensure_ascii=False), count=len(shown), side=side),
-        properties=_model_table(card),
+        properties=_model_table(model, parameters),
         data_name=data_name,
         split=split and split[1],
         images=f"{int(count):,} images" if re.fullmatch("[0-9]{1,9}", count) else "Images",
         accuracy=None if accuracy is None else f"{accuracy:.1%}",
         epochs=count_of(history.summary.epochs, "epoch"),
-        recorder=f"mlflow_ddpm {card.model.get('mlflow_ddpm_version')}",
-        results=Table(("Result", "Value"), [(label, format_number(v)) for _, label, v in _results(history)], "lr"),
+        recorder=f"mlflow_ddpm {model.get('mlflow_ddpm_version')}",
+        results=Table(("Result", "Value"), [(label, format_number(v)) for _, label, v in results], "lr"),
         findings=[finding for finding in find_findings(history) if finding.severity in ("error", "warning")],
-        dashboard=_dashboard(card),
+        dashboard=plot_figure("training_dashboard", plots["training_dashboard"], history),
         other_plots=Markdown(", ".join(others)),
-        license={"license_name": ""} | license_fields(card.license),
+        license_name=license_name,
+        license={"license_name": ""} | license_fields(license_name),
     )
 
 
-def _dashboard(card: HubCard) -> ReportFigure | None:
-    link, plot = card.plots.get("training_dashboard"), plot_named("training_dashboard")
-    if not link:
-        return None
-    return ReportFigure(title=plot.title, link=link, caption=plot.caption, reading=plot.describe(card.history))
-
-
-def _header(card: HubCard) -> dict[str, Any]:
+def _header(title: str, data_name: str, results: Sequence[Result]) -> dict[str, Any]:
     """Return the YAML header. Its model index names the data, but no data set of the Hub: none is known to be it."""
-    header = front_matter(name=_title(card), config={}, results=_results(card.history))
+    header = front_matter(name=title, config={}, results=results)
     header["tags"] = ["ddpm", "diffusion", "image-generation", "class-conditional", "mlflow"]
     for entry in header.get("model-index", ()):
         for result in entry["results"]:
-            result["dataset"] = {"type": "unknown", "name": _data_name(card)}
-    return license_fields(card.license) | header
+            result["dataset"] = {"type": "unknown", "name": data_name}
+    return header
 
 
 def _results(history: RunHistory) -> list[Result]:
@@ -123,17 +126,14 @@ def _results(history: RunHistory) -> list[Result]:
     return [result for result in results if result[0].startswith(("loss", "sample/"))]
 
 
-def _model_table(card: HubCard) -> Table:
-    diffusion, sample = card.model["diffusion"], card.model["sample"]
-    side = card.model["architecture"]["image_size"]
-    predicted = {"eps": "the noise (eps)", "v": "the velocity (v)"}.get(
-        diffusion["prediction"], diffusion["prediction"]
-    )
+def _model_table(model: Mapping[str, Any], parameters: int) -> Table:
+    diffusion, sample, side = model["diffusion"], model["sample"], model["architecture"]["image_size"]
+    predicted = {"eps": "the noise (eps)", "v": "the velocity (v)"}
     rows = [
-        ("Network", f"U-Net with {card.parameters:,} parameters, conditioned on timestep and class"),
+        ("Network", f"U-Net with {parameters:,} parameters, conditioned on timestep and class"),
         ("Images", f"{side} x {side}, one channel, in [-1, 1]"),
         ("Noising", f"{diffusion.get('schedule', 'cosine')} schedule, {diffusion['timesteps']} timesteps"),
-        ("Predicts", predicted),
+        ("Predicts", predicted.get(diffusion["prediction"], diffusion["prediction"])),
         (
             "Sampler as used in the run",
             f"{sample['sampler']}, {sample['steps']} steps, guidance scale {sample['guidance_scale']:g}",
@@ -143,11 +143,7 @@ def _model_table(card: HubCard) -> Table:
     return Table(("Property", "Value"), rows, "ll")
 
 
-def _title(card: HubCard) -> str:
-    return one_line(str(card.history.run.get("run_name") or "")) or f"DDPM of {_data_name(card)}"
-
-
-def _data_name(card: HubCard) -> str:
-    trained_on = card.model.get("trained_on")
-    name = trained_on if isinstance(trained_on, str) else data_set_name(card.history.config) or ""
+def _data_name(history: RunHistory, model: Mapping[str, Any]) -> str:
+    trained_on = model.get("trained_on")
+    name = trained_on if isinstance(trained_on, str) else data_set_name(history.config) or ""
     return one_line(name)[:100] or "unknown"

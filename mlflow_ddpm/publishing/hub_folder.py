@@ -20,7 +20,7 @@ from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.saved_model.load import find_model, load_model
 from mlflow_ddpm.plots import generate_all_plots
 from mlflow_ddpm.plotting.plot_table import PLOTS
-from mlflow_ddpm.publishing.hub_card import HubCard, license_fields, render_card
+from mlflow_ddpm.publishing.hub_card import license_fields, render_card
 from mlflow_ddpm.reporting.manifest import sample_files
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import render_csv
@@ -130,15 +130,15 @@ def _files(history: RunHistory, root: Path, plots_folder: Path, license_name: st
     model = load_model(root)
     samples = {link: root / link for link in (file.link for file in sample_files(root)) if _is_ours(link)}
     plots = generate_all_plots(history, plots_folder)
-    card = HubCard(
-        history=history,
-        model=model.description,
+    card = render_card(
+        history,
+        model.description,
         parameters=sum(p.numel() for p in model.unet.parameters()),
-        license=license_name,
+        license_name=license_name,
         plots={name: f"{_PLOTS_FOLDER}/{path.name}" for name, path in plots.items()},
         samples=list(samples),
     )
-    text = render_card(card) + "\n"
+    text = card + "\n"
     yield CARD_NAME, (text + _MARK.format(_digest(text))).encode()
     for path in model_files(root):
         yield path.name, path.read_bytes()

@@ -19,19 +19,29 @@ from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
 from mlflow_ddpm.publishing.named_run import NamedRun, check_owner, has_history, name_run
-from mlflow_ddpm.publishing.preview import write_preview
 from mlflow_ddpm.report import write_report
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import render_csv
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.directory_lock import is_locked
 from mlflow_ddpm.storage.foreign_files import own_file
+from mlflow_ddpm.storage.images import PAGE_WIDTH, encode_png, images_on_disk
 from mlflow_ddpm.storage.json_file import RunDocument, render_document
-from mlflow_ddpm.storage.layout import ARTIFACT_FOLDER, CSV_NAME, JSON_NAME, SAMPLES_FOLDER
+from mlflow_ddpm.storage.layout import (
+    ARTIFACT_FOLDER,
+    CSV_NAME,
+    DASHBOARD_NAME,
+    JSON_NAME,
+    PREVIEW_NAME,
+    SAMPLES_FOLDER,
+)
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.recovery import read_rows
 
 _log = logging.getLogger("mlflow_ddpm")
+_PREVIEW_HEIGHT = 520  # pixels at most
+_PREVIEW_SMALL = 350  # a grid of fewer pixels is enlarged by a whole number
+_MOST_PIXELS = 50_000_000  # of a picture that is opened: it may come from a store
 
 
 class Published(NamedTuple):
@@ -116,6 +126,43 @@ def _log_preview(store: MlflowRun, directory: Path) -> list[str]:
             return []
         store.log_file(preview, ARTIFACT_FOLDER)
         return [preview.name]
+
+
+def write_preview(directory: Path, into: Path) -> Path | None:
+    """Write the picture that a run's description begins with, and return its path; None if there is none.
+
+    It is the newest sample grid of the directory, else the dashboard, at a size that fits: MLflow's pages show a
+    picture in a description at its natural size.
+    """
+    samples = sorted(images_on_disk(directory), key=lambda image: (image.epoch, image.name), reverse=True)
+    dashboard = own_file(directory, DASHBOARD_NAME)
+    for picture in [*(sample.path for sample in samples[:1]), *([dashboard] if dashboard else [])]:
+        content = _thumbnail(picture)
+        if content is not None:
+            path = into / PREVIEW_NAME
+            path.write_bytes(content)
+            return path
+    return None
+
+
+def _thumbnail(picture: Path) -> bytes | None:
+    """Return a picture as a PNG that fits; None, with a line in the log, if it cannot be read."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise ValueError(f"it has {opened.width * opened.height:,} pixels, more than {_MOST_PIXELS:,}")  # noqa: TRY301
+            image = opened.convert("L" if opened.mode == "L" else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        _log.warning("%s cannot be shown in the run's description: %s", display_path(picture), error)
+        return None
+    factor = max(1, _PREVIEW_SMALL // image.width)
+    if factor > 1:  # whole pixels stay sharp
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((PAGE_WIDTH, _PREVIEW_HEIGHT), Image.Resampling.LANCZOS)
+    return encode_png(np.asarray(image))
 
 
 def publish_or_render(directory: Path, tracking_uri: str | None = None) -> Published:

@@ -39,8 +39,9 @@ _RUN_LABELS = {
     "resumed_at_epochs": "Resumed at epochs",
     "resumed_at_steps": "Resumed at steps",
 }
-# A run that publishes itself is still running; the same report is made again when it has ended. The last is ours.
-_NOT_SHOWN = {"status", "end_time_ms", "owned"}
+# A run that publishes itself is still running: the same report is made again when it has ended. `owned` is ours, and
+# the others are shown under other names.
+_NOT_SHOWN = {"status", "end_time_ms", "owned", "start_time_ms", "resumed_at_epochs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,9 @@ def build_context(
     """Return the content. ``figures`` has the plots by name, in the page's order."""
     rows, summary, run, config = history.rows, history.summary, history.run, history.config
     shown = _thin(rows, summary.best_epoch)
-    table, extras, never_measured = _split_measured(history)
+    measured = {name for row in rows for name, value in row.values().items() if value is not None}
+    table = [m.name for m in METRICS if m.name in measured]
+    extras = [name for name in history.extra_names if name in measured]
     few_extras = _fitting(extras, len(shown))
     columns = [*table, *few_extras]
     core_columns = len(table) if len(columns) > _PRINTED_COLUMNS else 0
@@ -114,7 +117,7 @@ def build_context(
         run=_pairs(_run_facts(history), "Run", _RUN_LABELS),
         environment=_pairs(history.environment, "Environment", {}),
         legend=_legend([*table, *extras], history),
-        never_measured=[Code(name) for name in never_measured],
+        never_measured=[Code(m.name) for m in METRICS if rows and m.name not in measured],
         extras_left_out=len(extras) - len(few_extras),
         epochs=_epoch_table(shown, columns, history) if rows else None,
         core_columns=core_columns,
@@ -128,14 +131,6 @@ def build_context(
         manifest=_manifest([*files, *samples]),
         run_id=history.run_id,
     )
-
-
-def _split_measured(history: RunHistory) -> tuple[list[str], list[str], list[str]]:
-    """Return the table's names measured at least once, the extras' names, and the table's that were never measured."""
-    names = {name for row in history.rows for name, value in row.values().items() if value is not None}
-    table = [m.name for m in METRICS]
-    extras = [name for name in history.extra_names if name in names]
-    return [n for n in table if n in names], extras, [n for n in table if n not in names and history.rows]
 
 
 def _fitting(extras: Sequence[str], rows: int) -> list[str]:
@@ -200,10 +195,9 @@ def _pairs(values: Mapping[str, Any], head: str, labels: Mapping[str, str]) -> T
 
 
 def _run_facts(history: RunHistory) -> dict[str, Any]:
-    facts = {key: value for key, value in history.run.items() if key not in {*_NOT_SHOWN, "resumed_at_epochs"}}
-    resumed = history.format_epochs(history.resumed_at_epochs)
-    facts[f"resumed_at_{history.axis_label.lower()}s"] = resumed
-    facts["started"] = format_time(facts.pop("start_time_ms", None))
+    facts = {key: value for key, value in history.run.items() if key not in _NOT_SHOWN}
+    facts[f"resumed_at_{history.axis_label.lower()}s"] = history.format_epochs(history.resumed_at_epochs)
+    facts["started"] = format_time(history.run.get("start_time_ms"))
     return facts
 
 
@@ -216,11 +210,9 @@ def _legend(names: Sequence[str], history: RunHistory) -> Table:
 def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: RunHistory) -> Table:
     head = [history.worded(axis_label(name)).replace(" (", "\n(") for name in names]
     best_epoch = history.summary.best_epoch
-    cells = []
-    for row in rows:
-        line = [format_number(row.value(name)) for name in names]
+    cells = [[format_number(row.value(name)) for name in names] for row in rows]
+    for row, line in zip(rows, cells, strict=True):
         line[0] = f"{BEST_MARK} {line[0]}" if row.epoch == best_epoch else line[0]
-        cells.append(line)
     return Table(head, cells, "r" * len(names))
 
 

@@ -56,11 +56,7 @@ def markdown_template(name: str) -> jinja2.Template:
         "image_link": image_link,
         "picture": lambda figure: image_link(figure.link, figure.title),
     }
-    return _load_template(name, _as_markdown, filters)
-
-
-def _as_markdown(value: object) -> Markdown:
-    return escape(value if isinstance(value, str) else str(value))
+    return _load_template(name, lambda value: escape(value if isinstance(value, str) else str(value)), filters)
 
 
 def render_html(context: ReportContext, read_picture: Callable[[str], bytes]) -> str:

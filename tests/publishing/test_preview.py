@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mlflow_ddpm.publishing.preview import write_preview
+from mlflow_ddpm.publishing.publish import write_preview
 
 if TYPE_CHECKING:
     import pytest

@@ -56,9 +56,8 @@ def find_findings(history: RunHistory) -> list[Finding]:
 
     ``history.environment`` may hold ``gpu_memory_mb``, the card's memory, which two rules compare with.
     """
-    hits = [(rule, rule.find(history)) for rule in RULES]
-    findings = [_finding(rule, hit, history) for rule, hit in hits if hit is not None]
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    hits = [(rule, rule.find(history)) for rule in sorted(RULES, key=lambda rule: SEVERITIES.index(rule.severity))]
+    return [_finding(rule, hit, history) for rule, hit in hits if hit is not None]
 
 
 def _finding(rule: Rule, hit: RuleHit, history: RunHistory) -> Finding:
