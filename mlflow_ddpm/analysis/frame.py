@@ -38,15 +38,10 @@ def frame_from_rows(rows: Iterable[EpochMetrics], *, resumed_at_epochs: Iterable
 
     rows = keep_last_written(rows)
     extras = sorted({name for row in rows for name in row.extra})
-    columns: dict[str, Any] = {}
-    for m in METRICS:
-        columns[m.name] = _column([getattr(row, m.name) for row in rows], integral=m.integral)
-    for name in extras:
-        columns[name] = _column([row.extra.get(name) for row in rows], integral=False)
-    frame = pd.DataFrame(columns)
-    frame["epoch"] = frame["epoch"].astype("int64")
-    frame["logged_at_ms"] = [row.logged_at_ms for row in rows]
-    frame = frame.astype({"logged_at_ms": "int64"})
+    columns = {m.name: _column([getattr(row, m.name) for row in rows], integral=m.integral) for m in METRICS}
+    columns |= {name: _column([row.extra.get(name) for row in rows], integral=False) for name in extras}
+    columns["logged_at_ms"] = [row.logged_at_ms for row in rows]
+    frame = pd.DataFrame(columns).astype({"epoch": "int64", "logged_at_ms": "int64"})
     frame.attrs[RESUMED] = tuple(resumed_at_epochs)
     return frame
 
@@ -93,7 +88,13 @@ def rows_from_frame(frame: pd.DataFrame) -> list[EpochMetrics]:
     may_have_lost = {name for name in cells if _nan_is_empty(frame[name]) or not (is_ours or name in has_nan)}
     _restore_nan(cells, may_have_lost)
     check_extra_names(name for name in cells if name not in TABLE_COLUMNS and name != "logged_at_ms")
-    rows = [_row({name: column[i] for name, column in cells.items()}, i) for i in range(len(frame))]
+    if None in cells["epoch"]:
+        number = cells["epoch"].index(None)
+        raise UsageError(
+            f"expected a whole number >= 0 in the column 'epoch', got nothing in row {number} of the frame"
+        )
+    cells["logged_at_ms"] = [ms or 0 for ms in cells.get("logged_at_ms", [0] * len(frame))]
+    rows = [EpochMetrics.from_cells(dict(zip(cells, row, strict=True))) for row in zip(*cells.values(), strict=True)]
     rows = list(_one_per_epoch(sorted(rows, key=lambda row: row.epoch)))
     # By their times, rows of several runs, or of none, would supersede each other: what the frame has counts.
     times = accumulate((row.logged_at_ms for row in rows), max)
@@ -179,14 +180,6 @@ def _restore_nan(cells: Mapping[str, list[Any]], ambiguous: set[str]) -> None:
         for i, count in enumerate(counts if is_measured else ()):
             if count and cells[name][i] is None and (name != "ema_delta_norm" or losses[i] is None):
                 cells[name][i] = math.nan
-
-
-def _row(cells: Mapping[str, Any], number: int) -> EpochMetrics:
-    if cells["epoch"] is None:
-        raise UsageError(
-            f"expected a whole number >= 0 in the column 'epoch', got nothing in row {number} of the frame"
-        )
-    return EpochMetrics.from_cells({**cells, "logged_at_ms": cells.get("logged_at_ms") or 0})
 
 
 def _one_per_epoch(rows: list[EpochMetrics]) -> Iterator[EpochMetrics]:

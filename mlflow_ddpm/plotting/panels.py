@@ -47,12 +47,9 @@ _MEMORY = (("gpu_peak_mb", "C4", "-"), ("gpu_reserved_mb", "C5", "--"), ("gpu_al
 def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw each epoch's mean loss within its batches' minimum and maximum, and mark the best epoch."""
     mean, low, high = (series(history, name) for name in (quantity.metric, "loss_min", "loss_max"))
-    if show_missing_reason(ax, mean, quantity.missing_reason):
+    nothing = NO_POSITIVE if quantity.is_log and not (mean.finite > 0).any() else ""
+    if not _begin(ax, mean, quantity, history, nothing):
         return
-    if quantity.is_log and not (mean.finite > 0).any():
-        show_placeholder(ax, NO_POSITIVE)
-        return
-    _epoch_axis(ax, history)
     extent = (mean.finite, low.finite, high.finite)
     unseen, mean_seen = None, mean
     if quantity.is_log:
@@ -79,10 +76,9 @@ def draw_loss(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 def draw_distribution(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw each epoch's mean and median loss, and one standard deviation to either side of the mean."""
     mean, median = (series(history, name) for name in (quantity.metric, "loss_median"))
-    if show_missing_reason(ax, mean, quantity.missing_reason):
+    if not _begin(ax, mean, quantity, history):
         return
     low, high = plus_minus_std(history)
-    _epoch_axis(ax, history)
     extent = (mean.finite, median.finite, low.finite, high.finite)
     linear_axis(ax, quantity.label(), *extent, spikes=quantity.max_outlier_share)
     band(ax, low, high, "C0")
@@ -100,12 +96,8 @@ def draw_distribution(ax: Axes, quantity: Quantity, history: RunHistory) -> None
 def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw each change of the mean loss from the epoch before: improving below zero, worsening above."""
     mean, change = series(history, quantity.metric), quantity.of(history)
-    if show_missing_reason(ax, mean, quantity.missing_reason):
+    if not _begin(ax, mean, quantity, history, "" if change.measured else NO_CHANGE):
         return
-    if not change.measured:
-        show_placeholder(ax, history.worded(NO_CHANGE))
-        return
-    _epoch_axis(ax, history)
     linear_axis(ax, quantity.label(), change.finite, np.zeros(1), spikes=quantity.max_outlier_share)
     better, worse = (replace(change, value=np.where(sign * change.value > 0, change.value, np.nan)) for sign in (-1, 1))
     raised = max(bars(ax, better, "C2"), bars(ax, worse, "C3"))
@@ -127,9 +119,8 @@ def draw_change(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 def draw_line(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw a metric as a line."""
     values = quantity.of(history)
-    if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):
+    if not _begin(ax, values, quantity, history):
         return
-    _epoch_axis(ax, history)
     linear_axis(ax, quantity.label(), values.finite, spikes=quantity.max_outlier_share)
     line(ax, Trace(values))
     exceptions = _exceptions(ax, values, [values])
@@ -142,9 +133,8 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw a metric as bars with their median, or as a line with its range where bars would be a solid block."""
     quantity = quantity.in_runs([history])
     values = quantity.of(history)
-    if show_missing_reason(ax, values, history.worded(quantity.missing_reason)):
+    if not _begin(ax, values, quantity, history):
         return
-    _epoch_axis(ax, history)
     linear_axis(ax, history.worded(quantity.label()), values.finite, np.zeros(1))
     columns = int(_POINTS_PER_EM * width_in_em(ax))
     stand_apart = bars_stand_apart(ax, values.spacing)
@@ -173,9 +163,8 @@ def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     unit, factor = memory_unit(quantity.metric, (trace.series for trace in traces))
     traces = [trace._replace(series=trace.series.scaled(factor)) for trace in traces]
     peak = traces[0].series
-    if show_missing_reason(ax, peak, quantity.missing_reason):
+    if not _begin(ax, peak, quantity, history):
         return
-    _epoch_axis(ax, history)
     linear_axis(ax, f"GPU memory ({unit})", *(trace.series.finite for trace in traces))
     for trace in traces:
         line(ax, trace)
@@ -196,9 +185,16 @@ def zero_line(ax: Axes) -> None:
     ax.axhline(0, color=spine.get_edgecolor(), linewidth=spine.get_linewidth(), gid="zero")
 
 
-def _epoch_axis(ax: Axes, history: RunHistory) -> None:
+def _begin(ax: Axes, main: Series, quantity: Quantity, history: RunHistory, nothing: str = "") -> bool:
+    """Span the run's epochs and return True; or, where there is nothing to draw, show why."""
+    if show_missing_reason(ax, main, history.worded(quantity.missing_reason)):
+        return False
+    if nothing:
+        show_placeholder(ax, history.worded(nothing))
+        return False
     first, last = (float(history.rows[i].epoch) for i in (0, -1))
     epoch_axis(ax, first, last, label=history.axis_label, spacing=history.spacing)
+    return True
 
 
 def _exceptions(ax: Axes, main: Series, drawn: list[Series]) -> list[Note]:

@@ -63,10 +63,8 @@ def run_subtitle(history: RunHistory, letters: int) -> str:
     loss, time = series(history, "loss_mean"), series(history, "cumulative_time_sec")
     if not len(loss.epoch):
         facts.append(f"no {loss.noun}s yet")
-    elif loss.noun == "epoch":
-        facts.append(loss.count_text(len(loss.epoch)))
     else:
-        facts.append(f"{loss.epoch[-1]:,.0f} {loss.noun}s")
+        facts.append(loss.count_text(len(loss.epoch)) if loss.noun == "epoch" else f"{loss.epoch[-1]:,.0f} steps")
     if len(loss.finite):
         best = int(np.nanargmin(loss.value))
         facts.append(f"best loss {number(loss.value[best])} at {epochs_text(loss, loss.epoch[best : best + 1])}")

@@ -47,19 +47,16 @@ def font_families(font: str) -> list[str]:
         UsageError: no such choice, or no font of the kind is installed.
     """
     check_choice("font", font, FONTS)
-    others = ["DejaVu Sans", *_installed(_OTHER_SCRIPTS)]
-    if font == "serif":
-        return [_SERIF, *others]
+    chosen, others = [_SERIF] if font == "serif" else [], _installed(_OTHER_SCRIPTS)
     if font == "sans":
-        families = _installed(_SANS)
-        if not families:
+        chosen = _installed(_SANS)[:1]
+        if not chosen:
             add_new_fonts()
-            families = _installed(_SANS)
-        if not families:
+            chosen = _installed(_SANS)[:1]
+        if not chosen:
             names = ", ".join(_SANS)
             raise UsageError(f"font 'sans' takes one of {names}; none is installed, install one or choose serif")
-        return [families[0], *others]
-    return others
+    return [*chosen, "DejaVu Sans", *others]
 
 
 def _installed(families: Sequence[str]) -> list[str]:

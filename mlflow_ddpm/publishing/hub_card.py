@@ -82,6 +82,7 @@ def render_card(
     accuracy = next((value for value in reversed(measured) if value is not None), None)
     titles = {plot.name: plot.title for plot in PLOTS}
     others = [f"[{escape(titles[n])}]({link})" for n, link in plots.items() if n != "training_dashboard"]
+    dashboard = plots.get("training_dashboard")
     split = re.fullmatch("emnist-([a-z]+)", data_name)
     count = flatten(history.config).get("data.train_images", "")
     return markdown_template("hub_card.md.j2").render(
@@ -103,7 +104,7 @@ def render_card(
         recorder=f"mlflow_ddpm {model.get('mlflow_ddpm_version')}",
         results=Table(("Result", "Value"), [(label, format_number(v)) for _, label, v in results], "lr"),
         findings=[finding for finding in find_findings(history) if finding.severity in ("error", "warning")],
-        dashboard=plot_figure("training_dashboard", plots["training_dashboard"], history),
+        dashboard=dashboard and plot_figure("training_dashboard", dashboard, history),
         other_plots=Markdown(", ".join(others)),
         license_name=license_name,
         license={"license_name": ""} | license_fields(license_name),

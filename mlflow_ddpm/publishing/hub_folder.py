@@ -110,18 +110,17 @@ def _read(source: str | Path, tracking_uri: str | None, fetched: Path) -> tuple[
                 f"{display_path(root)} holds a model alone; name the run's output directory, or its run id"
             )
         history = load_history(path)
-        samples = root
     else:
         store = find_run(source, tracking_uri)
         history = load_stored_run(store)
         artifacts = Artifacts(store)
         pictures = artifacts.find(f"{ARTIFACT_FOLDER}/{SAMPLES_FOLDER}")
         artifacts.fetch([*find_model(artifacts, f"run {store.run_id}"), *pictures], fetched)
-        root, samples = fetched, fetched / ARTIFACT_FOLDER
+        root, samples = fetched, fetched / ARTIFACT_FOLDER / SAMPLES_FOLDER
+        if samples.exists():
+            samples.rename(root / SAMPLES_FOLDER)
     if not history.rows:
         raise HistoryError(f"{source} has no rows; there is nothing to export yet")
-    if samples != root and (samples / SAMPLES_FOLDER).exists():
-        (samples / SAMPLES_FOLDER).rename(root / SAMPLES_FOLDER)
     return history, root
 
 
@@ -129,23 +128,21 @@ def _files(history: RunHistory, root: Path, plots_folder: Path, license_name: st
     """Yield the folder's files by name, the card first."""
     model = load_model(root)
     samples = {link: root / link for link in (file.link for file in sample_files(root)) if _is_ours(link)}
-    plots = generate_all_plots(history, plots_folder)
+    plots = {name: f"{_PLOTS_FOLDER}/{path.name}" for name, path in generate_all_plots(history, plots_folder).items()}
     card = render_card(
         history,
         model.description,
         parameters=sum(p.numel() for p in model.unet.parameters()),
         license_name=license_name,
-        plots={name: f"{_PLOTS_FOLDER}/{path.name}" for name, path in plots.items()},
+        plots=plots,
         samples=list(samples),
     )
     text = card + "\n"
     yield CARD_NAME, (text + _MARK.format(_digest(text))).encode()
-    for path in model_files(root):
-        yield path.name, path.read_bytes()
     yield CSV_NAME, render_csv(history.rows)
-    for path in plots.values():
-        yield f"{_PLOTS_FOLDER}/{path.name}", path.read_bytes()
-    for name, path in samples.items():
+    copied = {path.name: path for path in model_files(root)} | samples
+    copied |= {link: plots_folder / Path(link).name for link in plots.values()}
+    for name, path in copied.items():
         yield name, path.read_bytes()
 
 

@@ -18,7 +18,7 @@ from mlflow_ddpm.core.errors import HistoryError, MirrorError, StoreUnavailableE
 from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.plots import FOLDERS, FigureSet, generate_all_plots, write_figures
-from mlflow_ddpm.publishing.named_run import NamedRun, check_owner, has_history, name_run
+from mlflow_ddpm.publishing.named_run import check_owner, has_history, name_run
 from mlflow_ddpm.report import write_report
 from mlflow_ddpm.storage.artifacts import Artifacts
 from mlflow_ddpm.storage.csv_file import render_csv
@@ -83,7 +83,9 @@ def publish_run(
     if figures:
         figures.check()
     named = name_run(run, tracking_uri)
-    directory = Path(output_dir) if output_dir else _default_directory(named)
+    directory = Path(output_dir or f"metrics-{named.store.run_id[:8]}")
+    if not output_dir and named.directory and not is_locked(named.directory):
+        directory = named.directory
     check_owner(directory, named.store.run_id)
     try:
         logged, further = named.store.read_rows(), _further_figures(named.store)
@@ -93,12 +95,6 @@ def publish_run(
         _log.warning("%s; rendering the mirror in %s instead, nothing is uploaded", error, directory)
         return render_mirror(directory, figures)
     return _publish(named.store, logged, directory, [*further, *([figures] if figures else [])])
-
-
-def _default_directory(named: NamedRun) -> Path:
-    if named.directory and not is_locked(named.directory):
-        return named.directory
-    return Path(f"metrics-{named.store.run_id[:8]}")
 
 
 def _publish(
@@ -114,18 +110,13 @@ def _publish(
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     names = [path.relative_to(directory).as_posix() for path in files]
-    write_run_description(store, history, artifacts=[*names, *_log_preview(store, directory)])
-    return Published(store.run_id, directory, files, uploaded=True, tracking_uri=store.tracking_uri)
-
-
-def _log_preview(store: MlflowRun, directory: Path) -> list[str]:
-    """Log the picture of the run's description, and return its name, if there is one."""
     with tempfile.TemporaryDirectory() as temporary:
         preview = write_preview(directory, Path(temporary))
-        if preview is None:
-            return []
-        store.log_file(preview, ARTIFACT_FOLDER)
-        return [preview.name]
+        if preview is not None:
+            store.log_file(preview, ARTIFACT_FOLDER)
+            names.append(preview.name)
+    write_run_description(store, history, artifacts=names)
+    return Published(store.run_id, directory, files, uploaded=True, tracking_uri=store.tracking_uri)
 
 
 def write_preview(directory: Path, into: Path) -> Path | None:
@@ -136,8 +127,8 @@ def write_preview(directory: Path, into: Path) -> Path | None:
     """
     samples = sorted(images_on_disk(directory), key=lambda image: (image.epoch, image.name), reverse=True)
     dashboard = own_file(directory, DASHBOARD_NAME)
-    for picture in [*(sample.path for sample in samples[:1]), *([dashboard] if dashboard else [])]:
-        content = _thumbnail(picture)
+    for picture in [*(sample.path for sample in samples[:1]), dashboard]:
+        content = _thumbnail(picture) if picture else None
         if content is not None:
             path = into / PREVIEW_NAME
             path.write_bytes(content)
