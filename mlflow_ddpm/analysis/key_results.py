@@ -64,13 +64,11 @@ def extra_results(history: RunHistory) -> list[KeyResult]:
     names = {name for name in history.extra_names if metric(name).category != INSIGHT}
     former = {new: old for old, new in FORMER_NAMES.items()}
     known = [name for m in PIPELINE_METRICS for name in (m.name, former[m.name]) if name in names]
-    return [_last_value(history, name) for name in (*known, *sorted(names.difference(known)))]
-
-
-def _last_value(history: RunHistory, name: str) -> KeyResult:
-    about, points = metric(name), history.points(name)
-    epoch, value = points[-1] if points else (None, None)
-    return KeyResult(name, f"{about.label}, last", value, about.unit, epoch)
+    results = []
+    for name in (*known, *sorted(names.difference(known))):
+        epoch, value = next(reversed(history.points(name)), (None, None))
+        results.append(KeyResult(name, f"{metric(name).label}, last", value, metric(name).unit, epoch))
+    return results
 
 
 def key_results_table(history: RunHistory) -> Table:

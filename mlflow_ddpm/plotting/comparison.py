@@ -70,15 +70,16 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     if not drawn:
         _show_reason(ax, quantity, runs)
         return
-    last = _epoch_axis(ax, drawn, histories[0].axis_label)
+    traces = [curve.trace for curve in drawn]
+    epochs, spacing = np.concatenate([t.series.epoch for t in traces]), min(t.series.spacing for t in traces)
+    epoch_axis(ax, epochs.min(), epochs.max(), label=histories[0].axis_label, spacing=spacing)
     _value_axis(ax, quantity, drawn, unit, factor)
     if quantity.is_change:
         zero_line(ax)
     bands = _draw_bands(ax, quantity, drawn)
-    aligned = _on_the_same_epochs([curve.trace for curve in drawn])
+    aligned = _on_the_same_epochs(traces)
     for trace in aligned:
         line(ax, trace)
-    traces = [curve.trace for curve in drawn]
     best = _best_note(ax, traces) if quantity.has_best else None
     unseen = mark_not_positive(ax, [curve.trace for curve in every], "loss") if quantity.is_log else None
     nonfinite = mark_nonfinite(ax, [curve.trace for curve in every])
@@ -86,7 +87,7 @@ def draw_overlay(ax: Axes, quantity: Quantity, runs: Sequence[RunLine], *, is_na
     resumed = mark_resumes(ax, [(curve.trace, curve.run.histories[0].resumed_at_epochs) for curve in single])
     offscale = mark_offscale(ax, traces)
     if is_named:
-        add_end_labels(ax, last, traces)
+        add_end_labels(ax, epochs.max(), traces)
     rest = [bands, _unmeasured_note(every), resumed, downsampling_note(ax, aligned[0].series)]
     add_notes(ax, [best, nonfinite, *offscale, unseen, *rest])
 
@@ -109,14 +110,6 @@ def _show_reason(ax: Axes, quantity: Quantity, runs: Sequence[RunLine]) -> None:
     worded = runs[0].histories[0].worded
     if not show_missing_reason(ax, fullest, worded(quantity.missing_reason)):
         show_placeholder(ax, worded(NO_CHANGE) if quantity.is_change else NO_POSITIVE)
-
-
-def _epoch_axis(ax: Axes, drawn: Sequence[_Curve], label: str) -> float:
-    """Span the epochs of all runs, and return the last."""
-    every = [curve.trace.series for curve in drawn]
-    first, last = min(float(s.epoch[0]) for s in every), max(float(s.epoch[-1]) for s in every)
-    epoch_axis(ax, first, last, label=label, spacing=min(s.spacing for s in every))
-    return last
 
 
 def _value_axis(ax: Axes, quantity: Quantity, drawn: Sequence[_Curve], unit: str, factor: float) -> None:

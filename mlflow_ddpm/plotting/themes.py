@@ -37,7 +37,8 @@ def setting(name: str) -> Any:
     """
     from matplotlib import rcParams
 
-    return rcParams[name]
+    settings: Any = rcParams
+    return settings[name]
 
 
 def font_families(font: str) -> list[str]:

@@ -110,30 +110,26 @@ def _publish(
     for path in files:
         store.log_file(path, (Path(ARTIFACT_FOLDER) / path.relative_to(directory).parent).as_posix())
     names = [path.relative_to(directory).as_posix() for path in files]
-    with tempfile.TemporaryDirectory() as temporary:
-        preview = write_preview(directory, Path(temporary))
-        if preview is not None:
-            store.log_file(preview, ARTIFACT_FOLDER)
-            names.append(preview.name)
+    preview = make_preview(directory)
+    if preview is not None:
+        with tempfile.TemporaryDirectory() as temporary:
+            (Path(temporary) / PREVIEW_NAME).write_bytes(preview)
+            store.log_file(Path(temporary) / PREVIEW_NAME, ARTIFACT_FOLDER)
+        names.append(PREVIEW_NAME)
     write_run_description(store, history, artifacts=names)
     return Published(store.run_id, directory, files, uploaded=True, tracking_uri=store.tracking_uri)
 
 
-def write_preview(directory: Path, into: Path) -> Path | None:
-    """Write the picture that a run's description begins with, and return its path; None if there is none.
+def make_preview(directory: Path) -> bytes | None:
+    """Return the picture that a run's description begins with, a PNG; None without any.
 
     It is the newest sample grid of the directory, else the dashboard, at a size that fits: MLflow's pages show a
     picture in a description at its natural size.
     """
     samples = sorted(images_on_disk(directory), key=lambda image: (image.epoch, image.name), reverse=True)
-    dashboard = own_file(directory, DASHBOARD_NAME)
-    for picture in [*(sample.path for sample in samples[:1]), dashboard]:
-        content = _thumbnail(picture) if picture else None
-        if content is not None:
-            path = into / PREVIEW_NAME
-            path.write_bytes(content)
-            return path
-    return None
+    pictures = [*(sample.path for sample in samples[:1]), own_file(directory, DASHBOARD_NAME)]
+    thumbnails = (_thumbnail(picture) for picture in pictures if picture)
+    return next(filter(None, thumbnails), None)
 
 
 def _thumbnail(picture: Path) -> bytes | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from mlflow_ddpm.publishing.publish import write_preview
+from mlflow_ddpm.publishing.publish import make_preview
 
 if TYPE_CHECKING:
     import pytest
@@ -24,11 +25,10 @@ def put(name: str, width: int, height: int, grey: int) -> None:
 
 def preview() -> tuple[int, int, int] | None:
     """Width, height and grey of what is written; None if nothing is."""
-    Path("into").mkdir(exist_ok=True)
-    path = write_preview(Path("out"), Path("into"))
-    if path is None:
+    content = make_preview(Path("out"))
+    if content is None:
         return None
-    with Image.open(path) as image:
+    with Image.open(BytesIO(content)) as image:
         return (*image.size, int(np.asarray(image)[0, 0]))
 
 
