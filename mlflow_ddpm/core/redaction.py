@@ -95,7 +95,7 @@ def _hide_in_tables(text: str, found: list[str]) -> str:
         for place, (cell, level) in enumerate(zip(cells, levels, strict=True)):
             value = cell.strip(" \t\r\"'`*")
             if is_secret(value, level):
-                found.append(value)
+                found += [value] if level is Suspicion.IF_MIXED else []
                 cells[place] = cell.replace(value, HIDDEN)
         lines[number] = mark.join(cells)
     return "\n".join(lines)

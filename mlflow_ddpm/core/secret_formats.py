@@ -11,13 +11,9 @@ HIDDEN = "***"
 _NESTED_LENGTH = 400  # a longer value is not read again for what is in it, so that time stays in proportion
 _INDENT = 200  # a name that stands farther to the right starts no line
 
-_PROSE = re.compile(
-    r"(?:required|missing|invalid|incorrect|wrong|must|not|is|was|expected|expired|got|unexpected)\b", re.IGNORECASE
-)
+_PROSE = re.compile(r"(?i:required|missing|invalid|incorrect|wrong|must|not|is|was|expected|expired|got|unexpected)\b")
 _KIND = re.compile(r"(?:^|[_\-])(?:[rs]k|pat|api|apikey|live|secret|token|auth|svc)[_\-]")
 _END = re.compile(r"[ \"']*(?:\Z|[\n#,;})])")
-
-
 Match = re.Match[str]  # its group "secret" may be a credential; "name" is what it is called
 
 
@@ -275,11 +271,12 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
     (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{30,40}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
     (_always, r"(?P<secret>\$(?:2[abxy]|[1567y]|apr1|argon2\w{1,2}|scrypt|pbkdf2[\w\-]*)\$[\w./$,=+\-]{20,})"),
 )
+_GUESSES = (_generated, _in_path, _random)
 _COMPILED = tuple((rule, re.compile(pattern)) for rule, pattern in _RULES)
 
 
 def hide_in_text(text: str) -> tuple[str, list[str]]:
-    """Return the text without credentials, and the credentials that were in it."""
+    """Return the text without credentials, and those that are no guesses: they may be searched for elsewhere."""
     found: list[str] = []
     for rule, pattern in _COMPILED:
         if pattern.search(text):  # few texts have any
@@ -295,7 +292,9 @@ def _pieces(rule: Callable[[Match], bool], pattern: re.Pattern[str], text: str, 
         if match["secret"] == HIDDEN or not rule(match):
             place = max(start, match.start() + 1) if end - start <= _NESTED_LENGTH else match.end()
             continue
-        found.append(match["secret"].partition(":")[2] or match["secret"])
+        has_weak_name = "name" in match.re.groupindex and _suspicion(match) < Suspicion.IF_MIXED
+        if not has_weak_name and rule not in _GUESSES:
+            found.append(match["secret"].partition(":")[2] or match["secret"])
         yield text[done:start] + HIDDEN
         done, place = end, max(match.end(), start + 1)
     yield text[done:]

@@ -169,10 +169,22 @@ def test_a_known_secret_is_not_cut_out_of_paths_and_longer_words() -> None:
 
 
 def test_what_merely_looks_random_is_not_searched_for_elsewhere() -> None:
-    """It is hidden where its name allows the guess, and nowhere else."""
-    value = "aB3dE5fG7hI9jK1lM3"
+    """It is hidden where a name, an address or its form allows the guess, and nowhere else."""
+    value = "aB3dE5fG7hI9jK1lM3nO5pQ7rS"
 
     assert redacted({"weather_key": value, "run": value}).value == {"weather_key": HIDDEN, "run": value}
+    for text in (
+        f"weather_key: {value}",
+        f"--weather-key {value}",
+        f"the weather key is {value}",
+        f"https://h/hook/{value}",
+        f"https://h/x?weather_key={value}",
+        f"login {value}",
+        f"name,token\nx,{value}",
+    ):
+        found = redacted({"note": text, "run": value, "data": f"/data/{value}/x"}).value
+
+        assert found == {"note": text.replace(value, HIDDEN), "run": value, "data": f"/data/{value}/x"}
 
 
 def test_a_redacted_uri_can_still_be_used() -> None:
