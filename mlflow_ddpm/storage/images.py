@@ -45,6 +45,16 @@ class LoggedImage(NamedTuple):
             path.write_bytes(self.content)
             yield path
 
+    def is_on_disk(self) -> bool:
+        """Return whether the picture is on disk, where one that the disk refused is put if it takes it now."""
+        if self.content is None:
+            return True
+        try:
+            _write(self.path, self.content)
+        except OSError:
+            return False
+        return True
+
     def fits_page(self) -> bool:
         """Return whether MLflow's page can show the picture in a description, where nothing makes it smaller."""
         from PIL import Image
@@ -73,11 +83,15 @@ def save_image(directory: Path, name: str, image: NDArray[np.uint8], epoch: int)
     """Keep a picture as PNG, or return it with its content; raises as :func:`image_path` and :func:`encode_png`."""
     path, content = image_path(directory, name, epoch), encode_png(image)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
+        _write(path, content)
         return image_from_path(path)
     except OSError as error:
         return LoggedImage(name, path, int(epoch), time.time_ns() // 1_000_000, content, error)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, content)
 
 
 def images_on_disk(directory: Path, *, but: Container[str] = ()) -> list[LoggedImage]:

@@ -90,7 +90,8 @@ def warn_unsent(
     where = display_path(directory)
     if what:
         why = f" ({str(error).rstrip('.')})" if error else ""
-        kept = f"everything is in {where}" if is_on_disk else f"not everything is in {where} either"
+        everything = "all but what is set aside" if unsent.set_aside else "everything"
+        kept = f"{everything} is in {where}" if is_on_disk else f"not everything is in {where} either"
         _log.warning("not in MLflow yet: %s%s; %s: %s", what, why, kept, _remedy(error, directory, tracking_uri))
     elif unsent.set_aside:
         _log.warning(

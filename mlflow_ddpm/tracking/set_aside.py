@@ -5,7 +5,7 @@ It is logged once, kept in the delivery state, listed by ``mlflow-ddpm status``,
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from mlflow_ddpm.core.errors import (
@@ -19,7 +19,9 @@ from mlflow_ddpm.core.formatting import display_path, printable
 from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.fault_rules import PASSING_ERRNO
+from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.tracking.outage import kind_of_cause
+from mlflow_ddpm.tracking.upload_items import Artifact, lost_files
 
 _log = logging.getLogger("mlflow_ddpm")
 _T = TypeVar("_T")
@@ -54,6 +56,26 @@ class SetAside:
         if isinstance(error, OSError) and error.errno in PASSING_ERRNO:
             raise StoreUnavailableError(f"{name} cannot be read now: {error.strerror}") from error
         self.add(name, error)
+
+    def add_lost(self, waiting: Iterable[LoggedImage | Artifact]) -> None:
+        """Set aside those of the files that wait which no sync of the directory will find, and log them.
+
+        A picture that the disk refused is put there, if the disk takes it now.
+        """
+        lost = lost_files(self._file.directory, waiting)
+        new = lost.keys() - self._file.state.set_aside.keys()
+        if new:
+            self._file.put(
+                artifacts=lambda waiting: [name for name in waiting if name not in lost],
+                set_aside=lambda earlier: {**earlier, **lost},
+            )
+            name = min(new)
+            with contextlib.suppress(Exception):  # a handler of the user's may raise
+                _log.warning(
+                    "a later sync does not find %s, which MLflow does not have yet: %s; log it again",
+                    f"{printable(name)}{f' and {len(new) - 1} more' if len(new) > 1 else ''}",
+                    lost[name],
+                )
 
     def add(self, name: str, error: Exception) -> None:
         """Set an item aside, and log the first of each cause: of 2,000 pictures, one warning."""

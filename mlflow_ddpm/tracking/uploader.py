@@ -131,6 +131,7 @@ class Uploader:
 
     def stop(self) -> None:
         """Send nothing more, and leave the delivery state to the directory's next writer."""
+        self.remote.set_aside.add_lost(self._files.copy())
         self._file.close()
         self._row_lane.stop()
         self._file_lane.stop()
