@@ -104,16 +104,17 @@ def set_axis(mirror: Mirror, state: DeliveryState, every_n_steps: int | None) ->
 def restore_lost_rows(mirror: Mirror, state: DeliveryState, tracking_uri: str, *, is_known: bool = False) -> None:
     """Take rows that the store had acknowledged, and that the files lost, from the store; unknown, it is asked.
 
-    Rows that the store lost, as by a backup that was put back, count as not delivered. ``is_known``: rows are lost.
+    Rows that the store lost, as by a backup that was put back, count as not delivered. ``is_known``: the files lost
+    rows, or the store did.
     """
-    are_lost = is_known or (mirror.rows[-1].logged_at_ms if mirror.rows else 0) < state.delivered_through_ms
-    if not state.run_id or not (are_lost or state.is_from_json):
+    have_files_lost = (mirror.rows[-1].logged_at_ms if mirror.rows else 0) < state.delivered_through_ms
+    if not state.run_id or not (is_known or have_files_lost or state.is_from_json):
         return
     try:
         stored = MlflowRun(tracking_uri, state.run_id).read_rows()
         mirror.restore(stored, redact(tracking_uri))
     except (StoreError, MirrorError) as error:
-        level = logging.WARNING if are_lost else logging.DEBUG
+        level = logging.WARNING if have_files_lost else logging.DEBUG
         _log.log(level, "rows of %s are lost, and could not be restored from MLflow: %s", mirror.directory, error)
     else:
         times = {row.logged_at_ms for row in stored}
