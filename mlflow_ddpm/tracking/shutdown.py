@@ -38,7 +38,10 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
         return RunOutcome("KILLED", "KeyboardInterrupt")
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return RunOutcome("FINISHED")
-    return RunOutcome("FAILED", type(error).__name__, str(error))
+    try:
+        return RunOutcome("FAILED", type(error).__name__, str(error))
+    except Exception:  # noqa: BLE001 - of a __str__ of the user's
+        return RunOutcome("FAILED", type(error).__name__)
 
 
 def insist(step: Callable[[float], object], seconds: float) -> None:

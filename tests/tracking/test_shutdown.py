@@ -60,6 +60,7 @@ def in_thread(action: Callable[[], Any]) -> Any:
         (SystemExit(0), None, "FINISHED"),
         (SystemExit(3), None, "FAILED"),
         (ValueError("x"), None, "FAILED"),
+        (type("Textless", (Exception,), {"__str__": lambda _: 1 / 0})(), None, "FAILED"),
         (KeyboardInterrupt(), None, "KILLED"),
         (SystemExit(143), signal.SIGTERM, "KILLED"),
         (PeerLostError("rank 1 died"), signal.SIGTERM, "FAILED"),
