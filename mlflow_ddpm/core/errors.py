@@ -80,9 +80,13 @@ class NoArtifactsError(StoreRefusedError):
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what caused it, the first cause last."""
+    """Yield the error, what it is a group of, and what caused them, the first cause last."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    pending = [error]
+    while pending:
+        error = pending.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            pending += [error.__cause__ or error.__context__]
+            pending += error.exceptions if isinstance(error, BaseExceptionGroup) else ()

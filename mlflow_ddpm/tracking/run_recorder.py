@@ -66,6 +66,7 @@ class RunRecorder:
         self._target = target.redacted(self._metadata.hidden)
         self._resume, self._every_n_steps = resume, every_n_steps
         self._uploader: Uploader | None = None
+        self._is_fork_logged = False
         self._mirror = Mirror(directory.absolute())  # absolute: it stays
 
     def open(self) -> None:
@@ -138,6 +139,11 @@ class RunRecorder:
     def write(self, row: EpochMetrics) -> None:
         """Make the row durable, then have it uploaded. A forked child (a data loader's worker) writes nothing."""
         if self._is_forked():
+            if not self._is_fork_logged:
+                self._is_fork_logged = True
+                _log.warning(
+                    "nothing is recorded in a process that was forked from the tracker's; open the tracker here"
+                )
             return
         self._mirror.write(row)
         if self._resuming:

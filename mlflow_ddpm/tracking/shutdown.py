@@ -14,8 +14,8 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from traceback import walk_stack, walk_tb
 from types import FrameType
 from typing import Any
 
@@ -57,17 +57,18 @@ def insist(step: Callable[[float], object], seconds: float) -> None:
             break
         except BaseException as error:  # noqa: BLE001 - raised below
             interrupt = interrupt or error
-            if isinstance(error, Exception) and _signal_behind(error) is None:
+            if isinstance(error, Exception) and _signal_behind(walk_tb(error.__traceback__)) is None:
                 break
     if interrupt:
         raise interrupt
 
 
-def _signal_behind(error: BaseException) -> int | None:
-    """Return the signal whose handler, one in Python, raised an error, wherever the handler came from."""
-    codes = {getattr(signal.getsignal(signum), "__code__", None): signum for signum in signal.valid_signals()}
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return next((codes[frame.f_code] for frame in frames if frame.f_code in codes), None)
+def _signal_behind(frames: Iterable[tuple[FrameType, int]]) -> int | None:
+    """Return the signal whose handler, one in Python, runs or raised in these frames, wherever it came from."""
+    handlers = [(signum, signal.getsignal(signum)) for signum in signal.valid_signals()]
+    handlers += [(handler.signum, handler.previous) for handler in _installed]
+    codes = {getattr(handler, "__code__", None): signum for signum, handler in handlers}
+    return next((codes[frame.f_code] for frame, _ in frames if frame.f_code in codes), None)
 
 
 class ShutdownHandler:
@@ -134,6 +135,8 @@ class ShutdownHandler:
         if error is None and under_way is not self._handled:
             error = None if isinstance(under_way, _NO_ERRORS) else under_way
         outcome = self.outcome_of(error)
+        if error is None and (signum := _signal_behind(walk_stack(None))) in _SIGNALS:  # closed by its handler
+            outcome = classify_exit(None, signum)
         return outcome._replace(status=status or outcome.status)
 
     def note_signal(self, signum: int, error: BaseException | None) -> None:
@@ -147,7 +150,9 @@ class ShutdownHandler:
         """Return the signal that ended a training which left with ``error``."""
         chain = list(error_chain(error))
         raised: list[int | None] = [signum for link in chain for signum, own in self._raised.items() if link is own]
-        raised += [signum for link in chain if (signum := _signal_behind(link)) in _SIGNALS]  # by a handler set later
+        raised += [
+            signum for link in chain if (signum := _signal_behind(walk_tb(link.__traceback__))) in _SIGNALS
+        ]  # by a handler set later
         if raised:
             return raised[0]
         ways_out: tuple[signal.Signals, ...] = ()

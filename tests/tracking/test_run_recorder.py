@@ -285,7 +285,7 @@ def _upload_threads() -> set[threading.Thread]:
 
 
 def test_a_forked_child_records_nothing(sqlite_uri: str) -> None:
-    """Neither rows, nor pictures, nor files, nor an end."""
+    """Neither rows, nor pictures, nor files, nor an end; where it trains, one line says so."""
     code = """
 import os
 import numpy as np
@@ -304,8 +304,10 @@ assert os.waitpid(child, 0)[1] == 0
 tracker.start_epoch(1); tracker.log_batch(2.0); tracker.end_epoch()
 assert tracker.close()
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
 
+    assert done.stderr.count("nothing is recorded in a process that was forked") == 1
     (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
     losses = [p.value for p in MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "loss_mean")]
     assert (run.info.status, losses) == ("FINISHED", [1.0, 2.0])

@@ -123,27 +123,37 @@ def test_an_exception_that_a_signal_raised_ends_the_run_as_killed(signum: signal
 
 @pytest.mark.parametrize("code", [0, 1, "preempted"])
 @pytest.mark.parametrize("form", ["function", "lambda", "method"])
-def test_a_handler_that_was_set_during_the_run_and_leaves_ends_it_as_killed(form: str, code: int | str) -> None:
-    """It stands in the tracker's place; an exit that no signal caused counts as it is."""
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_handler_of_the_users_that_leaves_or_closes_ends_the_run_as_killed(
+    form: str, code: int | str, moment: str
+) -> None:
+    """During the run it takes the tracker's place; an exit that no signal caused counts as it is."""
+    outcomes: list[RunOutcome] = []
 
     class Leaver:
         def leave(self, *_: object) -> None:
-            raise SystemExit(code)
+            leave()
 
     def leave(*_: object) -> None:
+        outcomes.append(shutdown.outcome_at_close(None, None))
         raise SystemExit(code)
 
-    shutdown = watch()
     handler: Any = {"function": leave, "lambda": lambda *_: leave(), "method": Leaver().leave}[form]
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.getsignal(signal.SIGTERM)
+    if moment == "before":
+        signal.signal(signal.SIGTERM, handler)
+    shutdown = watch()
+    if moment == "during":
+        signal.signal(signal.SIGTERM, handler)
     try:
         with pytest.raises(SystemExit) as caught:
             signal.raise_signal(signal.SIGTERM)
-        assert shutdown.outcome_of(caught.value) == RunOutcome("KILLED", "SIGTERM")
+        assert [*outcomes, shutdown.outcome_of(caught.value)] == [RunOutcome("KILLED", "SIGTERM")] * 2
+        assert shutdown.outcome_of(BaseExceptionGroup("tasks", [caught.value])) == RunOutcome("KILLED", "SIGTERM")
         assert shutdown.outcome_of(SystemExit(code)).status == ("FAILED" if code else "FINISHED")
     finally:
-        signal.signal(signal.SIGTERM, before)
         shutdown.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_ignored_signal_stays_ignored_and_changes_nothing() -> None:
