@@ -65,7 +65,7 @@ def insist(step: Callable[[float], object], seconds: float) -> None:
 
 def _signal_behind(frames: Iterable[tuple[FrameType, int]]) -> int | None:
     """Return the signal whose handler, one in Python, runs or raised in these frames, wherever it came from."""
-    handlers = [(signum, signal.getsignal(signum)) for signum in signal.valid_signals()]
+    handlers: list[tuple[int, Any]] = [(signum, signal.getsignal(signum)) for signum in signal.valid_signals()]
     handlers += [(handler.signum, handler.previous) for handler in _installed]
     codes = {getattr(handler, "__code__", None): signum for signum, handler in handlers}
     return next((codes[frame.f_code] for frame, _ in frames if frame.f_code in codes), None)
