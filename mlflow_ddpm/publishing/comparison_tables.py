@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from mlflow_ddpm.analysis.key_results import KeyResult, key_results
-from mlflow_ddpm.core.csv_table import csv_bytes
+from mlflow_ddpm.core.csv_table import Cell, csv_bytes
 from mlflow_ddpm.core.formatting import NOT_MEASURED, format_duration, format_number
 from mlflow_ddpm.core.markdown import Code, Table
 from mlflow_ddpm.publishing.compared_runs import ComparedRun
@@ -33,7 +33,7 @@ class ComparedTable(NamedTuple):
     """A table for readers, and the same for programs: a header and rows."""
 
     words: Table
-    data: list[list[str]]
+    data: Sequence[Sequence[Cell]]
 
     def as_csv(self) -> bytes:
         """Return the CSV: UTF-8, numbers in full precision, an empty cell for what was not measured."""
@@ -63,13 +63,14 @@ def results_table(runs: Sequence[ComparedRun]) -> ComparedTable:
     history = runs[0].history
     short = {**_SHORT, "best_epoch": f"at {history.axis_label.lower()}", "epochs": history.worded("Epochs")}
     head = ["Run", *(short.get(name, f"{name},\nlast") for name in names)]
-    rows, data = [], [["run", "run_id", *names]]
+    rows: list[list[str]] = []
+    data: list[list[Cell]] = [["run", "run_id", *names]]
     for run in runs:
         results = [by_run[run.name].get(name, KeyResult(name, name, None)) for name in names]
         is_best = best is not None and best[0] is run
         marks = [f"{BEST_MARK} " if is_best and name == "best_loss" else "" for name in names]
         rows.append([run.name, *(mark + _text(result) for mark, result in zip(marks, results, strict=True))])
-        data.append([run.name, run.run_id or "", *(_data(result.value) for result in results)])
+        data.append([run.name, run.run_id, *(result.value for result in results)])
     return ComparedTable(Table(head, rows, "l" + "r" * len(names)), data)
 
 
@@ -94,19 +95,19 @@ def hyperparameters_table(runs: Sequence[ComparedRun]) -> ComparedTable:
 
 def groups_table(groups: Mapping[str, Sequence[ComparedRun]]) -> ComparedTable:
     """Return one row a group of repeats: how many runs, and mean, lowest and highest of their best and final losses."""
-    head, data_head = ["Setting", "Runs"], ["setting", "runs"]
-    for name in _GROUPED:
-        head += [f"{_SHORT[name]},\nmean", "lowest", "highest"]
-        data_head += [f"{name}_{kind}" for kind in ("mean", "min", "max")]
-    rows, data = [], []
+    head = ["Setting", "Runs", *(cell for name in _GROUPED for cell in (f"{_SHORT[name]},\nmean", "lowest", "highest"))]
+    rows: list[list[str]] = []
+    data: list[list[Cell]] = [
+        ["setting", "runs", *(f"{name}_{kind}" for name in _GROUPED for kind in ("mean", "min", "max"))]
+    ]
     for setting, runs in groups.items():
         numbers: list[float | None] = []
         for name in _GROUPED:
             values = [value for run in runs if (value := _results(run)[name].value) is not None]
             numbers += [fmean(values), min(values), max(values)] if values else [None] * 3
         rows.append([setting, str(len(runs)), *map(format_number, numbers)])
-        data.append([setting, str(len(runs)), *map(_data, numbers)])
-    return ComparedTable(Table(head, rows, "l" + "r" * (len(head) - 1)), [data_head, *data])
+        data.append([setting, len(runs), *numbers])
+    return ComparedTable(Table(head, rows, "l" + "r" * (len(head) - 1)), data)
 
 
 def _results(run: ComparedRun) -> dict[str, KeyResult]:
@@ -120,7 +121,3 @@ def _text(result: KeyResult) -> str:
     if result.unit == "s" and result.name in _SHORT:
         return format_duration(result.value).partition(" (")[0] if result.value is not None else NOT_MEASURED
     return format_number(result.value)
-
-
-def _data(value: float | None) -> str:
-    return "" if value is None else repr(value)

@@ -239,12 +239,5 @@ def epochs_missing_from(rows: Iterable[EpochMetrics], directory: Path) -> int:
         return 0
     for name in (CSV_NAME, JSON_NAME):
         own_file(directory, name)  # raises for a link
-    rows = list(rows)
-    known = {(row.epoch, row.logged_at_ms) for row in rows}
-    newest: dict[int, int] = {}
-    for row in rows:
-        newest[row.epoch] = max(row.logged_at_ms, newest.get(row.epoch, -1))
-    return sum(
-        (row.epoch, row.logged_at_ms) not in known and row.logged_at_ms > newest.get(row.epoch, -1)
-        for row in read_rows(directory)
-    )
+    newest = {row.epoch: row.logged_at_ms for row in sorted(rows, key=lambda row: row.logged_at_ms)}
+    return sum(row.logged_at_ms > newest.get(row.epoch, -1) for row in read_rows(directory))

@@ -218,7 +218,7 @@ def _epoch_table(rows: Sequence[EpochMetrics], names: Sequence[str], history: Ru
 
 def _missing(history: RunHistory) -> str:
     """Return the epochs between the first and the last that have no row, as ranges; or the ends of such windows."""
-    distance = int(history.spacing) if history.axis_label == "Step" else 1
+    distance = int(history.row_length)
     ranges = [range(a.epoch + distance, b.epoch, distance) for a, b in pairwise(history.rows)]
     return history.format_epochs(epoch for gap in ranges for epoch in gap)
 

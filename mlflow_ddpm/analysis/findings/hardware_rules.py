@@ -1,9 +1,10 @@
 """Rules on throughput and GPU memory."""
 
 from itertools import pairwise
+from statistics import median
 
 from mlflow_ddpm.analysis.findings.rule import RuleHit, rule, short
-from mlflow_ddpm.analysis.robust_statistics import Block, blocks, level, noise
+from mlflow_ddpm.analysis.robust_statistics import Block, blocks, noise
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.extra_metrics import metric
 
@@ -31,7 +32,7 @@ def throughput_drop(run: RunHistory) -> RuleHit | None:
     if not slow:
         return None
     first = cut.index(slow[0])
-    before = _usual(cut[:first])
+    before = median(block.level for block in cut[:first])
     worst = min(block.level for block in slow)
     epochs = [e for block in slow for e, value in block.points if value < (1 - SLOWER / 2) * before]
     return RuleHit(
@@ -42,13 +43,9 @@ def throughput_drop(run: RunHistory) -> RuleHit | None:
 
 
 def _is_slow(block: Block, before: list[Block], noise_std: float) -> bool:
-    usual = _usual(before)
+    usual = median(block.level for block in before)
     margin = SLOWER_SIGMAS * 1.2533 * noise_std / len(block.points) ** 0.5  # of a median
     return usual > 0 and usual - block.level > max(SLOWER * usual, margin)
-
-
-def _usual(before: list[Block]) -> float:
-    return level([(0, block.level) for block in before])
 
 
 @rule(

@@ -1,6 +1,7 @@
 """Rules on loss and gradient."""
 
 import math
+from itertools import takewhile
 
 from mlflow_ddpm.analysis.findings.rule import MIN_EPOCHS, RuleHit, rule, short
 from mlflow_ddpm.analysis.robust_statistics import blocks, level, noise, outliers, sliding_medians
@@ -67,12 +68,10 @@ def nonfinite_weights(run: RunHistory) -> RuleHit | None:
 def divergence(run: RunHistory) -> RuleHit | None:
     """A loss that went up and stayed there."""
     lost = set(run.nonfinite_epochs("loss_mean"))
-    all_epochs = [row.epoch for row in run.rows if row.loss_mean is not None]
-    tail = len(all_epochs)
-    while tail and all_epochs[tail - 1] in lost:
-        tail -= 1
-    if tail < len(all_epochs):
-        return RuleHit(f"The loss is not finite from epoch {all_epochs[tail]} to the end.", all_epochs[tail:])
+    last_first = [row.epoch for row in reversed(run.rows) if row.loss_mean is not None]
+    tail = list(takewhile(lost.__contains__, last_first))[::-1]
+    if tail:
+        return RuleHit(f"The loss is not finite from epoch {tail[0]} to the end.", tail)
     points = run.points("loss_mean")
     if len(points) < MIN_EPOCHS:
         return None

@@ -1,7 +1,7 @@
 """Rules on learning rate, EMA and resumes."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from mlflow_ddpm.analysis.findings.rule import MIN_EPOCHS, RuleHit, rule, short
 from mlflow_ddpm.analysis.robust_statistics import Points, level
@@ -28,9 +28,8 @@ def ema_lagging(run: RunHistory) -> RuleHit | None:
         return None
     middle, end = _middle_and_end(points)
     rates = run.points("lr")
-    is_warming_up = len(rates) >= MIN_EPOCHS and level(_middle_and_end(rates)[1]) > 1.2 * level(
-        _middle_and_end(rates)[0]
-    )
+    lr_middle, lr_end = map(level, _middle_and_end(rates)) if len(rates) >= MIN_EPOCHS else (0.0, 0.0)
+    is_warming_up = lr_end > 1.2 * lr_middle
     if level(end) <= LAGGING * level(middle) or level(middle) <= 0 or is_warming_up:
         return None
     return RuleHit(
@@ -81,15 +80,8 @@ def lr_anomaly(run: RunHistory) -> RuleHit | None:
 
 def _zero(points: Points) -> list[int]:
     """Return the epochs of the first stretch at 0 that is long enough."""
-    stretch: list[int] = []
-    for epoch, value in [*points, (-1, 1.0)]:
-        if value == 0:
-            stretch.append(epoch)
-        elif len(stretch) >= LR_ZERO_EPOCHS:
-            return stretch
-        else:
-            stretch = []
-    return []
+    stretches = [[epoch for epoch, _ in group] for is_zero, group in groupby(points, lambda p: p[1] == 0) if is_zero]
+    return next((epochs for epochs in stretches if len(epochs) >= LR_ZERO_EPOCHS), [])
 
 
 def _jump_at_resume(points: Points, resumes: Sequence[int]) -> RuleHit | None:
