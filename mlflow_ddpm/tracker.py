@@ -21,7 +21,7 @@ from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
 from mlflow_ddpm.tracking.probes import compute_grad_norm
-from mlflow_ddpm.tracking.rank_sync import NextEpoch, warn_if_nothing_is_recorded
+from mlflow_ddpm.tracking.rank_sync import RankSync, warn_if_nothing_is_recorded
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
 from mlflow_ddpm.tracking.run_metadata import describe_environment
 from mlflow_ddpm.tracking.run_recorder import RunRecorder
@@ -90,9 +90,9 @@ class MetricsTracker:
         self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
         world_size, windows = ranks.world_size(), StepWindows.create(every_n_steps)
-        meter = EpochMeter(device, clock, world_size, reduce_over_ranks=reduce_over_ranks)
+        self._peers = RankSync(self.output_dir, reduces=reduce_over_ranks and world_size > 1)
+        meter = EpochMeter(device, clock, world_size, self._peers)
         self._rows = RowMeasurement(meter, windows, self.rank, LiveMeter(live_every_sec, world_size))
-        self._next = NextEpoch(self.output_dir)
         self._recorder: Recorder = NullRecorder()
         if self.rank == 0:
             recorder = self._recorder = RunRecorder(
@@ -106,8 +106,9 @@ class MetricsTracker:
                 now_ms=now_ms,
                 system_metrics=system_metrics,
             )
-            self._rows.record_to(recorder, self._next)
+            self._rows.record_to(recorder)
         else:
+            self._rows.watch_exit()
             warn_if_nothing_is_recorded(is_group_due=True)
 
     @property
@@ -133,8 +134,8 @@ class MetricsTracker:
             UsageError: on a rank other than 0 that cannot ask rank 0, for it has no ``torch.distributed`` group.
         """
         if self.rank == 0:
-            self._next.publish(self._recorder.next_epoch)
-        return self._recorder.next_epoch if self.rank == 0 else self._next.fetch()
+            self._peers.publish_next_epoch(self._recorder.next_epoch)
+        return self._recorder.next_epoch if self.rank == 0 else self._peers.next_epoch()
 
     def watch(self, model: torch.nn.Module, ema_model: object) -> None:
         """Measure the distance between a model and its EMA in every row, unless ``end_epoch`` names another pair.
@@ -234,7 +235,7 @@ class MetricsTracker:
         """
         rows = self._rows
         if self.rank and rows.number >= 0:
-            self._next.passed(rows.number)
+            self._peers.passed(rows.number)
         if not rows.is_epoch_open:
             rows.refuse("end_epoch")
             join_collectives(*(extra or {}).values())

@@ -8,6 +8,7 @@ from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking import epoch_statistics, probes
 from mlflow_ddpm.tracking.batch_values import BatchValues, EpochBatches
+from mlflow_ddpm.tracking.rank_sync import RankSync
 from mlflow_ddpm.tracking.scalars import Scalar
 from mlflow_ddpm.tracking.timing import EpochTimer, rate
 
@@ -30,11 +31,11 @@ class Measured(NamedTuple):
 class EpochMeter:
     """Measures one epoch or window at a time, of ``world_size`` processes with as many samples each.
 
-    With ``reduce_over_ranks`` losses are means, and samples sums, over all ranks; :meth:`read` then is a collective.
+    If the ``peers`` reduce, losses are means, and samples sums, over all ranks; :meth:`read` then is a collective.
     """
 
-    def __init__(self, device: Any, clock: Callable[[], float], world_size: int, *, reduce_over_ranks: bool) -> None:
-        self.reduce_over_ranks = reduce_over_ranks and world_size > 1
+    def __init__(self, device: Any, clock: Callable[[], float], world_size: int, peers: RankSync) -> None:
+        self.peers = peers
         self.timer = EpochTimer(clock, device)
         self.batches: BatchValues | None = None  # None while nothing is open
         self._device, self._world_size = device, world_size
@@ -61,7 +62,7 @@ class EpochMeter:
         self.batches = None
 
     def read(self) -> Measured:
-        """Return what was measured up to here, with one wait for the device; raises as :func:`mean_over_ranks`."""
+        """Return what was measured up to here, with one wait for the device; raises as ``RankSync.wait_for_all``."""
         values = self.batches or BatchValues()
         elapsed = self.timer.stop()
         memory = probes.read_cuda_memory(self._device)
@@ -85,7 +86,8 @@ class EpochMeter:
         return Measured(fields, batches)
 
     def _over_all_ranks(self, batches: EpochBatches) -> EpochBatches:
-        if self.reduce_over_ranks:
+        if self.peers.reduces:
+            self.peers.wait_for_all()
             return epoch_statistics.mean_over_ranks(batches)
         if batches.samples is None or self._world_size == 1:
             return batches

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.batch_values import EpochBatches
-from mlflow_ddpm.tracking.rank_sync import wait_for_all_ranks
 
 _SCALE_ABOVE, _SCALE = 1e280, 2.0**-128  # sums of as many as a run has stay within float64 below it, or scaled by it
 _Spread = tuple[float | None, float | None, float | None, float | None, float | None]
@@ -98,16 +97,14 @@ def _no_number(values: Sequence[float]) -> float | None:
 def mean_over_ranks(batches: EpochBatches) -> EpochBatches:
     """Return batches whose losses are means over all ranks, batch by batch, and whose samples are the sum.
 
-    A collective: every rank of ``torch.distributed``'s default group must call it once per epoch or window. Gradient
+    A collective: every rank of ``torch.distributed``'s default group must have come, once per epoch or window. Gradient
     norms and the learning rate are the same on every rank under DDP, so this rank's stand.
 
     Raises:
-        UsageError: a rank did not call it within a minute, or the ranks did not log the same number of batches. All
-            ranks that called it raise; none hangs.
+        UsageError: the ranks did not log the same number of batches. All of them raise.
     """
     import torch.distributed as dist
 
-    wait_for_all_ranks()
     # Python objects carry their own length: a tensor collective over unequal lengths would hang or corrupt.
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, (batches.losses, batches.samples))

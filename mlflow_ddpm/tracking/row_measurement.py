@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_ddpm.core.errors import MirrorError, UsageError
+from mlflow_ddpm.core.errors import MirrorError, PeerLostError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
 from mlflow_ddpm.core.metrics import EpochMetrics, Span, whole_number
@@ -17,7 +17,6 @@ from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder, Recorder
-from mlflow_ddpm.tracking.rank_sync import NextEpoch
 from mlflow_ddpm.tracking.scalars import join_collectives
 from mlflow_ddpm.tracking.shutdown import ShutdownHandler, classify_exit
 from mlflow_ddpm.tracking.step_windows import StepWindows
@@ -39,7 +38,7 @@ class RowMeasurement:
         self.recorder: Recorder = NullRecorder()
         self.shutdown: ShutdownHandler | None = None
         self.number, self.is_partial = -1, False
-        self.has_measures = rank == 0 or meter.reduce_over_ranks
+        self.has_measures = rank == 0 or meter.peers.reduces
         self._rank = rank
         self._extras: set[str] | None = None  # names of all rows, those of before a resume included
         self._batches_before = 0  # in the whole run, before the epoch that is open
@@ -49,13 +48,18 @@ class RowMeasurement:
         """Whether batches of an epoch are taken."""
         return self.meter.batches is not None and self.windows is None
 
-    def record_to(self, recorder: RunRecorder, next_epoch: NextEpoch) -> None:
+    def watch_exit(self) -> None:
+        """Let rank 0 know when this rank fails."""
+        self.shutdown = ShutdownHandler(partial(self.meter.peers.publish_failure, self._rank))
+        self.shutdown.start(with_signals=False)
+
+    def record_to(self, recorder: RunRecorder) -> None:
         """Open a recorder, and end its run when the process ends; the other ranks get to know where it is."""
         self.recorder, self.shutdown = recorder, ShutdownHandler(self.end)
         try:
             self.shutdown.start()
             recorder.open()
-            next_epoch.publish(recorder.next_epoch)
+            self.meter.peers.publish_next_epoch(recorder.next_epoch)
         except BaseException as error:  # an interrupt as well
             try:
                 recorder.abandon(error)
@@ -178,10 +182,14 @@ class RowMeasurement:
 
     def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
         """Close what is open and end the run; return whether MLflow has everything."""
+        if self._rank:
+            self.meter.peers.publish_failure(self._rank, outcome)
         try:
             try:
                 self.close(has_finished=outcome.status == "FINISHED")
             finally:  # after an interrupt, too
+                if outcome.status != "FAILED" and (lost := self.meter.peers.lost_rank()):
+                    outcome = classify_exit(PeerLostError(lost))  # also where the launcher's signal ended this rank
                 is_complete = self.recorder.close(outcome, timeout)
             return is_complete
         finally:
@@ -201,7 +209,7 @@ class RowMeasurement:
 
     def _keep_window(self, windows: StepWindows, *, has_finished: bool) -> None:
         if not has_finished:  # the other ranks may be gone
-            self.meter.reduce_over_ranks = False
+            self.meter.peers.reduces = False
         try:
             self.write_row(windows.steps_done, {}, partial=windows.is_partial(windows.steps_done))
         except Exception as error:  # noqa: BLE001 - a device that failed; the run must end all the same

@@ -85,12 +85,13 @@ class ShutdownHandler:
         self._at_exit = at_exit
         self._pid = os.getpid()
 
-    def start(self) -> None:
+    def start(self, *, with_signals: bool = True) -> None:
         """Watch from now on."""
         self._earlier_error = getattr(sys, "last_value", None)
         self._handled = sys.exc_info()[1]  # what an ``except`` block around the training is about
-        _watching.append(self)
-        _install_handlers()
+        if with_signals:
+            _watching.append(self)
+            _install_handlers()
         atexit.register(self._on_exit)
 
     def stop(self) -> None:

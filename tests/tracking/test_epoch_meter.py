@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
+from mlflow_ddpm.tracking.rank_sync import RankSync
 
 if TYPE_CHECKING:
     import pytest
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _meter(clock: HandClock, world_size: int = 1) -> EpochMeter:
-    meter = EpochMeter("cpu", clock, world_size, reduce_over_ranks=False)
+    meter = EpochMeter("cpu", clock, world_size, RankSync(Path("out"), reduces=False))
     meter.open()
     return meter
 

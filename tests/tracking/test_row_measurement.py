@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder
+from mlflow_ddpm.tracking.rank_sync import RankSync
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
 from mlflow_ddpm.tracking.step_windows import StepWindows
 
@@ -30,7 +32,7 @@ class _Recorder(NullRecorder):
 
 
 def _rows(clock: HandClock, every: int | None, rank: int = 0) -> tuple[RowMeasurement, list[EpochMetrics]]:
-    meter = EpochMeter("cpu", clock, 1, reduce_over_ranks=False)
+    meter = EpochMeter("cpu", clock, 1, RankSync(Path("out"), reduces=False))
     rows, recorder = RowMeasurement(meter, StepWindows.create(every), rank, LiveMeter(0, 1)), _Recorder()
     rows.recorder = recorder
     return rows, recorder.written
