@@ -9,12 +9,14 @@ SIGKILL cannot be handled; resume the run instead.
 import _thread
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing.util import Finalize
 from traceback import walk_stack, walk_tb
 from types import FrameType
 from typing import Any
@@ -38,6 +40,8 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
         return RunOutcome("KILLED", "KeyboardInterrupt")
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return RunOutcome("FINISHED")
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and isinstance(error.__context__, Exception):
+        error = error.__context__  # why sys.exit(1) was called
     try:
         return RunOutcome("FAILED", type(error).__name__, str(error))
     except Exception:  # noqa: BLE001 - of a __str__ of the user's
@@ -83,6 +87,7 @@ class ShutdownHandler:
         self._raised: dict[int, BaseException] = {}  # by signal: what its handler raised
         self._survived: dict[int, int] = {}  # by signal whose handler returned: how many epochs began since
         self._at_exit = at_exit
+        self._finalizer: Finalize | None = None
         self._pid = os.getpid()
 
     def start(self, *, with_signals: bool = True) -> None:
@@ -93,6 +98,8 @@ class ShutdownHandler:
             _watching.append(self)
             _install_handlers()
         atexit.register(self._on_exit)
+        if multiprocessing.parent_process():  # such a process ends without atexit, or with its error forgotten by then
+            self._finalizer = Finalize(None, self._on_exit, exitpriority=0)
 
     def stop(self) -> None:
         """Watch no more; the last one to stop puts the handlers back that were there before the first."""
@@ -104,6 +111,8 @@ class ShutdownHandler:
 
     def _stop(self) -> None:
         atexit.unregister(self._on_exit)
+        if self._finalizer:
+            self._finalizer.cancel()
         if self in _watching:
             _watching.remove(self)
         if not _watching:
@@ -175,6 +184,8 @@ class ShutdownHandler:
         error = getattr(sys, "last_value", None)
         if error is self._earlier_error or hasattr(sys, "ps1"):
             error = next((raised for raised in self._raised.values() if isinstance(raised, SystemExit)), None)
+        if self._finalizer:  # the error passes this very moment; torch swallows a KeyboardInterrupt
+            error = sys.exc_info()[1] or next(iter(self._raised.values()), None)
         self._at_exit(self.outcome_of(error))
 
 

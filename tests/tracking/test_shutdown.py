@@ -279,6 +279,41 @@ def run(epoch):
     assert run.info.status == status
 
 
+CHILDREN = """
+import os, signal, mlflow
+from multiprocessing import get_context
+from torch.multiprocessing import start_processes
+from mlflow_ddpm import MetricsTracker
+def train(index, name, end):
+    tracker = MetricsTracker(name, run_name=name)
+    tracker.start_epoch(0); tracker.log_batch(1.0); tracker.end_epoch()
+    end()
+def fail(): raise ValueError("x")
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+for name, end in (("fine", int), ("fails", fail)):
+    process = get_context("fork").Process(target=train, args=(0, name, end))
+    process.start()
+    process.join()
+for name, end in (("fails in torch", fail), ("stopped in torch", interrupt)):
+    try: start_processes(train, (name, end), nprocs=1, start_method="fork")
+    except Exception: pass
+"""
+
+
+@pytest.mark.slow
+def test_a_training_in_a_child_process_ends_truly(sqlite_uri: str) -> None:
+    """``multiprocessing`` ends a forked process without ``atexit``; torch turns what it raised into an exit code."""
+    subprocess.run([sys.executable, "-c", CHILDREN], check=False, timeout=240, capture_output=True)
+    runs = MlflowClient(sqlite_uri).search_runs(["0"])
+
+    assert {run.info.run_name: (run.info.status, run.data.tags.get("error.type")) for run in runs} == {
+        "fine": ("FINISHED", None),
+        "fails": ("FAILED", "ValueError"),
+        "fails in torch": ("FAILED", "ValueError"),
+        "stopped in torch": ("KILLED", "SIGINT"),
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "status", "error"),
     [
