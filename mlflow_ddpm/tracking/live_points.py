@@ -22,6 +22,7 @@ from mlflow_ddpm.tracking.timing import unix_ms
 
 LIVE_PREFIX = "live/"
 _NAMES = ("loss", "lr", "grad_norm", "samples_per_sec")
+_FOREVER_SEC = 1e300  # an int may exceed what a float can hold
 _POLL_SEC, _POLL_SEC_MAX = 0.005, 5.0  # between looks at a copy's event, and until it is given up
 
 
@@ -32,7 +33,7 @@ class LiveMeter:
     """
 
     def __init__(self, every_sec: float, world_size: int) -> None:
-        if isinstance(every_sec, bool) or not isinstance(every_sec, int | float) or not 0 <= every_sec < math.inf:
+        if isinstance(every_sec, bool) or not isinstance(every_sec, int | float) or not 0 <= every_sec < _FOREVER_SEC:
             raise UsageError(f"live_every_sec must be a number of seconds >= 0, 0 for no points, got {every_sec!r}")
         self.every_sec, self._world_size = every_sec or math.inf, world_size
         self.due = math.inf
