@@ -79,8 +79,8 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def start(self) -> None:
         """Let ``init_trackers`` begin another run after ``end_training``."""
-        # The caller's frame is the only way: Accelerate hands a tracker neither its list nor itself, and asks nothing of it
-        # before it appends it once more; the same values with the same step may well be two micro-batches.
+        # Only the caller's frame has the list to which Accelerate appends a tracker at each init_trackers. Counting
+        # calls of log is no way around it: the same values at the same step may be two micro-batches.
         trackers = getattr(sys._getframe(1).f_locals.get("self"), "trackers", [])  # noqa: SLF001 - Accelerate's list
         for index in range(len(trackers) - 1, 0, -1):
             if trackers[index] is self and self in trackers[:index]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
-from mlflow_ddpm.core.run_outcome import RunOutcome
+from mlflow_ddpm.core.run_summary import RunOutcome
 
 _log = logging.getLogger("mlflow_ddpm")
 
