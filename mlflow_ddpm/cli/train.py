@@ -201,7 +201,7 @@ def _log_model(config: Config, directory: Path, tracking_uri: str | None, regist
     if state is None or state.run_id is None or not state.ended:
         return
     try:
-        last = (config.train.epochs or 1) - 1
+        last = config.train.epochs - 1
         uri = log_mlflow_model(state.run_id, directory, epoch=last, tracking_uri=tracking_uri, register_as=register_as)
     except Exception as error:  # noqa: BLE001 - tracing has as many ways to fail as MLflow has stores
         text = " ".join(str(error).split())[:300]

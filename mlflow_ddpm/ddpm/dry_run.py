@@ -88,7 +88,7 @@ def plan_training(
 
 def _plan_size(plan: Plan, config: Config, dataset: Dataset, device: torch.device, directory: Path) -> None:
     classes, images = len(dataset.class_names), len(dataset.train.labels)
-    batch, epochs = config.train.batch_size or 1, config.train.epochs or 1
+    batch, epochs = config.train.batch_size, config.train.epochs
     steps = -(-images // batch)
     images_size = dataset.train.nbytes + dataset.test.nbytes
     memory = estimate_memory(config, classes, images_size, processes=ranks.world_size(), device=device)
@@ -129,7 +129,7 @@ def _plan_output(directory: Path, config: Config, *, resume: bool) -> str:
     if checkpoint is None or is_same_finished_run(directory, config):
         return output
     check_same_run(checkpoint.state["config"], config, checkpoint.path)
-    epochs = config.train.epochs or 1
+    epochs = config.train.epochs
     return f"{output}, continuing after epoch {checkpoint.epoch} ({checkpoint.epoch + 1} of {epochs})"
 
 

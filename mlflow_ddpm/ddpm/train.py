@@ -31,8 +31,6 @@ from mlflow_ddpm.tracking.run_metadata import RunConfig, write_run_config
 from mlflow_ddpm.tracking.timing import AccumulatingTimer
 
 if TYPE_CHECKING:
-    import torch
-
     from mlflow_ddpm.tracker import MetricsTracker
 
 logger = logging.getLogger("mlflow_ddpm")
@@ -111,7 +109,7 @@ def train(
     config = config.resolve()
     if ranks.rank() == 0:
         check_output_dir(directory, resume=resume)
-    with cpu_threads(config.train.threads or 0), processes(config.train.device) as procs:
+    with cpu_threads(config.train.threads), processes(config.train.device) as procs:
         training = prepare(config, procs, directory)
         files = str(Path(config.data.dir).absolute())
         source = "sklearn.datasets.load_digits" if config.data.name == "digits" else files
@@ -147,9 +145,13 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
     """
     dataset = load_dataset(config.data)
     trainer = Trainer(config, dataset.train, len(dataset.class_names), procs)
-    return Training(
-        config, dataset, trainer, procs, _resume(trainer, config, output_dir / CHECKPOINT_FOLDER, procs.device)
-    )
+    checkpoint = load_newest(output_dir / CHECKPOINT_FOLDER, map_location=procs.device)
+    if checkpoint is None:
+        return Training(config, dataset, trainer, procs, first_epoch=0)
+    check_same_run(checkpoint.state["config"], config, checkpoint.path)
+    trainer.load_state_dict(checkpoint.state.get("trainer") or checkpoint.state["learner"])  # its earlier name
+    logger.info("Continuing from %s, after epoch %d", checkpoint.path, checkpoint.epoch)
+    return Training(config, dataset, trainer, procs, checkpoint.epoch + 1)
 
 
 def train_with(
@@ -157,7 +159,7 @@ def train_with(
 ) -> TrainResult:
     """Run the epochs that are left, once."""
     config, _, trainer, procs, first_epoch = training
-    epochs = config.train.epochs or 0
+    epochs = config.train.epochs
     progress = progress if procs.is_first else None
     evaluator, maintenance = SampleEvaluator(config, training.dataset, procs.device), AccumulatingTimer()
     row, quality = None, None
@@ -171,14 +173,15 @@ def train_with(
                     quality = _draw_and_evaluate(tracker, training, evaluator, epoch)
         extra |= quality.metrics() if quality else {}
         extra["time/maintenance_sec"] = maintenance.take()  # the last epoch's checkpoint, and this one's samples
-        row = tracker.end_epoch(model=trainer.model, ema_model=trainer.ema.model, extra=extra)
+        row = tracker.end_epoch(model=trainer.model, ema_model=trainer.ema_model, extra=extra)
         if procs.is_first:
             with maintenance:
-                save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, _state(training))
+                state = {"trainer": trainer.state_dict(), "config": config.as_dict()}
+                save_checkpoint(output_dir / CHECKPOINT_FOLDER, epoch, state)
         if progress and row:
             progress.on_epoch(row)
     if procs.is_first:  # even with no epoch left: the run may have been killed between the checkpoint and this
-        save_model(output_dir, trainer.ema.model, config, training.dataset.class_names)
+        save_model(output_dir, trainer.ema_model, config, training.dataset.class_names)
     return TrainResult(tracker.run_id, first_epoch, epochs, _count_parameters(trainer), row, quality)
 
 
@@ -195,7 +198,7 @@ def _draw_and_evaluate(
     tracker: MetricsTracker, training: Training, evaluator: SampleEvaluator, epoch: int
 ) -> SampleQuality | None:
     """Log a grid if this epoch has one; evaluate samples after the last epoch and every ``eval_every`` epochs."""
-    config, dataset, model = training.config, training.dataset, training.trainer.ema.model
+    config, dataset, model = training.config, training.dataset, training.trainer.ema_model
     every, is_last = config.sample.every, epoch + 1 == config.train.epochs
     if every and (epoch == 0 or is_last or (epoch + 1) % every == 0):  # MLflow's slider begins at step 0
         tracker.log_image("samples", sample_grid(model, config, dataset.class_names), epoch)
@@ -213,25 +216,6 @@ def _describe(training: Training) -> dict[str, dict[str, Any]]:
 
 def _count_parameters(trainer: Trainer) -> int:
     return sum(p.numel() for p in trainer.model.parameters())
-
-
-def _state(training: Training) -> dict[str, Any]:
-    return {
-        "trainer": training.trainer.state_dict(),
-        "config": training.config.as_dict(),
-        "class_names": list(training.dataset.class_names),
-    }
-
-
-def _resume(trainer: Trainer, config: Config, directory: Path, device: torch.device) -> int:
-    """Load the newest good checkpoint, if any; return the first epoch to train."""
-    checkpoint = load_newest(directory, map_location=device)
-    if checkpoint is None:
-        return 0
-    check_same_run(checkpoint.state["config"], config, checkpoint.path)
-    trainer.load_state_dict(checkpoint.state.get("trainer") or checkpoint.state["learner"])  # its earlier name
-    logger.info("Continuing from %s, after epoch %d", checkpoint.path, checkpoint.epoch)
-    return checkpoint.epoch + 1
 
 
 def check_same_run(before: Mapping[str, Mapping[str, Any]], config: Config, path: Path) -> None:

@@ -25,7 +25,7 @@ from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.training.batches import Batch
 from mlflow_ddpm.ddpm.training.diagnostics import EpochDiagnostics
 from mlflow_ddpm.ddpm.training.distributed import Processes
-from mlflow_ddpm.ddpm.training.trainer import BatchResult, Trainer, learning_rate
+from mlflow_ddpm.ddpm.training.trainer import BatchResult, Trainer, learning_rate, update_average
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -41,15 +41,15 @@ class Bare(Trainer):
         loss = self._loss_per_image(batch).sum() * batch.weight
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.grad_clip or math.inf)
-        lr = learning_rate(self.step, self.batches_per_epoch * (self._config.train.epochs or 1), self._config.optim)
+        lr = learning_rate(self.step, self.batches_per_epoch * self._config.train.epochs, self._config.optim)
         self._update_weights(lr)
-        self.ema.update()
+        update_average(self._average, self._parameters, self.step, self._config.optim.ema_decay)
+        self.step += 1
         return BatchResult(loss.detach(), lr, grad_norm, batch.local_size)
 
     def _update_weights(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self.step += 1
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

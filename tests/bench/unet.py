@@ -19,8 +19,8 @@ from table import Limit, Row, at_least, not_measured, seconds
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from mlflow_ddpm.ddpm.model.ema import Ema
 from mlflow_ddpm.ddpm.model.unet import UNet
+from mlflow_ddpm.ddpm.training.trainer import update_average
 
 __all__ = ["measure", "measure_on_gpu"]
 
@@ -196,15 +196,20 @@ def _optimizer(effort: Effort, base: int) -> Row:
 
 def _average(effort: Effort, base: int) -> Row:
     model = _ours(base, 2)
-    ema = Ema(model, 0.999)
+    parameters: list[torch.Tensor] = list(model.parameters())
+    averages = [p.detach().clone() for p in parameters]
     shadow = [p.clone() for p in model.parameters()]
+
+    def in_one_call() -> None:
+        update_average(averages, parameters, 10_000, 0.999)
 
     @torch.no_grad()
     def loop() -> None:
         for average, live in zip(shadow, model.parameters(), strict=True):
             average.mul_(0.999).add_(live, alpha=0.001)
 
-    return _lever(effort, "lever: the weights' average in one call, beside mul_ and add_ in a loop", ema.update, loop)
+    what = "lever: the weights' average in one call, beside mul_ and add_ in a loop"
+    return _lever(effort, what, in_one_call, loop)
 
 
 def _loading(effort: Effort) -> Row:

@@ -17,7 +17,7 @@ from support.common import ROOT
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.ddpm.config.config import from_options
-from mlflow_ddpm.ddpm.config.presets import PRESETS
+from mlflow_ddpm.ddpm.config.fields import PRESETS
 from mlflow_ddpm.ddpm.output_dir import is_same_finished_run, mark_published
 from mlflow_ddpm.ddpm.train import train
 from mlflow_ddpm.ddpm.training.trainer import build_model

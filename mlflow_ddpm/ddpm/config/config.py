@@ -21,7 +21,6 @@ from mlflow_ddpm.ddpm.config.groups import (
     SampleConfig,
     TrainConfig,
 )
-from mlflow_ddpm.ddpm.config.presets import preset_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +36,8 @@ class Config:
 
     def resolve(self) -> Self:
         """Return the settings with every ``None`` as the preset has it; raise ConfigError if two do not fit."""
-        groups = {}
-        for group, values in preset_values(self.train.preset, self.data.name).items():
-            chosen = getattr(self, group)
-            groups[group] = replace(chosen, **{k: v for k, v in values.items() if getattr(chosen, k) is None})
+        data = "digits" if self.data.name == "digits" else "emnist"
+        groups = {group.name: getattr(self, group.name).resolve(self.train.preset, data) for group in fields(self)}
         resolved = replace(self, **groups)
         _check_together(resolved)
         return resolved
@@ -52,8 +49,8 @@ class Config:
 
 def _check_together(config: Config) -> None:
     """Check what no field can know alone; ``config`` is resolved."""
-    image_size, mults = config.data.image_size or 0, config.model.channel_mults or ()
-    multiple = config.model.patch_size * 2 ** (len(mults) - 1)
+    image_size = config.data.image_size
+    multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
     if image_size % multiple:
         raise ConfigError(
             f"data.image_size must be a multiple of {multiple} (model.patch_size {config.model.patch_size}, doubled by "

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import Field, field, fields
-from typing import Any, NamedTuple
+from dataclasses import field, fields, replace
+from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.errors import ConfigError
+
+PRESETS = ("laptop", "gpu", "large")
+ByPreset = tuple[Any, Any, Any]  # a setting's values
 
 
 class _ValueType(NamedTuple):
@@ -56,6 +59,7 @@ def setting(
     help_text: str,
     default: Any = None,
     *,
+    auto: ByPreset | dict[str, ByPreset] | None = None,
     flag: str = "",
     metavar: str = "",
     choices: tuple[str, ...] = (),
@@ -66,14 +70,15 @@ def setting(
 ) -> Any:
     """Declare a setting as a dataclass field; its value must be > ``gt``, >= ``ge``, < ``lt`` and <= ``le``.
 
-    The field's annotation is the type of its value; a default of None is "auto". ``flag`` is the option, where it is
-    not named as the field; ``metavar`` stands for a value in ``--help``: the unit where there is one.
+    The field's annotation is the type of its value. Without a default the setting is "auto": ``auto`` has its values,
+    by preset, or by ``digits`` and ``emnist`` and by preset. ``flag`` is the option, where it is not named as the
+    field; ``metavar`` stands for a value in ``--help``: the unit where there is one.
     """
     limits = zip(_BOUNDS, (gt, ge, lt, le), strict=True)
     bounds = tuple((sign, limit) for sign, limit in limits if limit is not None)
-    shown = metavar or (f"{{{','.join(choices)}}}" if choices else "")
-    metadata = {"help": help_text, "choices": choices, "bounds": bounds, "flag": flag, "metavar": shown}
-    return field(default=default, metadata=metadata)
+    given = {"flag": flag, "metavar": metavar or (f"{{{','.join(choices)}}}" if choices else "")}
+    own = {"help": help_text, "choices": choices, "bounds": bounds, "auto": auto}
+    return field(default=default, metadata=own | {name: text for name, text in given.items() if text})
 
 
 def typed_text(value: Any) -> str:
@@ -95,8 +100,19 @@ class CheckedSettings:
     @classmethod
     def options(cls) -> list[Option]:
         """Return the group's settings, in the order of its fields."""
-        group = cls.__name__.removesuffix("Config").lower()
-        return [_option(group, declared) for declared in fields(cls)]  # type: ignore[arg-type]
+        group, made = cls.__name__.removesuffix("Config").lower(), []
+        for declared in fields(cls):  # type: ignore[arg-type]
+            kind = _TYPES[str(declared.type)]
+            defaults = {"flag": "--" + declared.name.replace("_", "-"), "metavar": kind.metavar}
+            made.append(Option(group, declared.name, kind, declared.default, **defaults | declared.metadata))
+        return made
+
+    def resolve(self, preset: str, data: str) -> Self:
+        """Return the group with every None replaced by its value of the preset, for ``digits`` or ``emnist``."""
+        auto = {o.field: o.auto for o in self.options() if o.auto and getattr(self, o.field) is None}
+        by_preset = {name: values[data] if isinstance(values, dict) else values for name, values in auto.items()}
+        chosen = {name: values[PRESETS.index(preset)] for name, values in by_preset.items()}
+        return replace(self, **chosen)  # type: ignore[type-var]
 
 
 class Option(NamedTuple):
@@ -104,15 +120,14 @@ class Option(NamedTuple):
 
     group: str
     field: str
-    flag: str
+    kind: _ValueType
     default: Any  # None: "auto"
+    flag: str
+    metavar: str
     help: str  # with the unit, and what 0 or auto means
     choices: tuple[str, ...]
     bounds: tuple[tuple[str, float], ...]
-    type: Callable[[str], Any]  # parses the option's text; ValueError if it cannot
-    accepts: Callable[[Any], bool]
-    noun: str  # what an error message expects
-    metavar: str
+    auto: ByPreset | dict[str, ByPreset] | None
 
     @property
     def dest(self) -> str:
@@ -129,34 +144,23 @@ class Option(NamedTuple):
         """The default as a person would type it; ``type(default_text) == default``."""
         return typed_text(self.default)
 
+    @property
+    def noun(self) -> str:
+        """What an error message expects."""
+        return f"{self.kind.noun} or 'auto'" if self.auto else self.kind.noun
+
+    def type(self, text: str) -> Any:
+        """Return the value of the option's text; ValueError if it has none."""
+        return None if self.auto and text == "auto" else self.kind.parse(text)
+
     def check(self, value: Any) -> None:
         """Raise ConfigError for a value of another type or out of range."""
-        if value is None and self.default is None:
+        if value is None and self.auto:
             return
-        if not self.accepts(value):
+        if not self.kind.accepts(value):
             raise ConfigError(f"{self.key} must be {self.noun}, got {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.key} must be one of {', '.join(self.choices)}, got {value!r}")
         if not all(_BOUNDS[sign](value, limit) for sign, limit in self.bounds):
             wanted = " and ".join(f"{sign} {limit:.12g}" for sign, limit in self.bounds)
             raise ConfigError(f"{self.key} must be {wanted}, got {value!r}")
-
-
-def _option(group: str, declared: Field[Any]) -> Option:
-    kind, has_auto = _TYPES[str(declared.type).removesuffix(" | None")], declared.default is None
-    declaration = dict(declared.metadata)
-    declaration["flag"] = declaration["flag"] or "--" + declared.name.replace("_", "-")
-    declaration["metavar"] = declaration["metavar"] or kind.metavar
-
-    def parse_or_auto(text: str) -> Any:
-        return None if text == "auto" else kind.parse(text)
-
-    return Option(
-        group=group,
-        field=declared.name,
-        default=declared.default,
-        type=parse_or_auto if has_auto else kind.parse,
-        accepts=kind.accepts,
-        noun=f"{kind.noun} or 'auto'" if has_auto else kind.noun,
-        **declaration,
-    )

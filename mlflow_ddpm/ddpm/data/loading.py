@@ -19,7 +19,7 @@ _BRIGHTEST = 16.0
 def load_dataset(config: DataConfig) -> Dataset:
     """Return the data set that a resolved configuration names; raise DataError for missing or damaged files."""
     if config.name == "digits":
-        return load_digits(config.image_size or 8)
+        return load_digits(config.image_size)
     return load_emnist(config.dir, _split_of(config))
 
 

@@ -62,7 +62,7 @@ class SampleEvaluator:
 
     @cached_property
     def _classifier(self) -> Classifier:
-        classes, image_size = len(self._dataset.class_names), self._config.data.image_size or 0
+        classes, image_size = len(self._dataset.class_names), self._config.data.image_size
         return Classifier(self._splits.fit, image_size=image_size, classes=classes)
 
     @cached_property

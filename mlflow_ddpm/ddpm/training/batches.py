@@ -36,7 +36,7 @@ class Batches:
     def __init__(self, config: Config, data: LabelledImages, null_class: int, procs: Processes) -> None:
         """Take a resolved configuration and the training set."""
         self._config, self._null_class, self._procs = config, null_class, procs
-        self._size = config.train.batch_size or 1
+        self._size = config.train.batch_size
         self._data = data.to(procs.device)
         self._order = EpochOrder(data.labels.to(procs.device), config.data.balance)
 
@@ -53,7 +53,7 @@ class Batches:
 
     def _draw_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Return this process's rows of the images of ``indices`` (G,)."""
-        device, count, side = self._procs.device, len(indices), self._config.data.image_size or 0
+        device, count, side = self._procs.device, len(indices), self._config.data.image_size
         timestep = torch.randint(self._config.diffusion.timesteps, (count,), generator=generator, device=device)
         eps = torch.randn(count, 1, side, side, generator=generator, device=device)
         hide_class = torch.rand(count, generator=generator, device=device) < self._config.diffusion.class_dropout

@@ -56,7 +56,7 @@ def estimate_memory(config: Config, classes: int, image_bytes: int, *, processes
         weights = sum(p.nbytes for p in model.parameters())
         with torch.autocast("cpu", torch.bfloat16, enabled=uses_bf16(config.train.precision, device)):
             per_image = _activations(model, config) / _PROBED
-    share = -(-(config.train.batch_size or 1) // processes)
+    share = -(-config.train.batch_size // processes)
     activations = int(per_image * share)
     working_space = _KERNELS + activations // 8
     return Memory(weights, weights, _MOMENTS * weights, weights, activations, image_bytes, working_space)
@@ -74,7 +74,7 @@ def free_memory(device: torch.device) -> int:
 
 def _activations(model: UNet, config: Config) -> float:
     """Return the bytes that autograd keeps of a forward pass, each storage once, the weights themselves left out."""
-    side = config.data.image_size or 0
+    side = config.data.image_size
     kept = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
 
     def note(tensor: Tensor) -> Tensor:

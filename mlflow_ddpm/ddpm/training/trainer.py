@@ -5,8 +5,10 @@ Read it beside :mod:`mlflow_ddpm.ddpm.model.diffusion`, which has the equations.
 Letters: B images of a batch on this process, S side of an image in pixels, T timesteps, P parameter tensors.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,6 @@ from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.config.groups import OptimConfig
 from mlflow_ddpm.ddpm.data.images import LabelledImages
 from mlflow_ddpm.ddpm.model import diffusion
-from mlflow_ddpm.ddpm.model.ema import Ema
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.seeds import Purpose, seed_for
 from mlflow_ddpm.ddpm.training.batches import Batch, Batches
@@ -34,17 +35,18 @@ class BatchResult(NamedTuple):
 
 
 class Trainer:
-    """Trains a U-Net on images; ``model`` has the live weights, ``ema.model`` their average."""
+    """Trains a U-Net on images; ``model`` has the live weights, ``ema_model`` their average."""
 
     def __init__(self, config: Config, data: LabelledImages, classes: int, procs: Processes) -> None:
         """Build model, average and optimizer from the start; ``config`` is resolved, ``data`` the training set."""
         self._config, optim = config, config.optim
         self._alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(procs.device)  # (T,)
         self.model = build_model(config, classes).to(procs.device)
-        self.ema = Ema(self.model, optim.ema_decay)
+        self.ema_model = copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
         self.step = 0
         self._batches = Batches(config, data, self.model.null_class, procs)
-        self._parameters = list(self.model.parameters())
+        self._parameters: list[Tensor] = list(self.model.parameters())
+        self._average: list[Tensor] = list(self.ema_model.parameters())
         self._parallel = procs.wrap(torch.compile(self.model) if config.train.compile == "yes" else self.model)  # type: ignore[arg-type]
         self._bf16 = uses_bf16(config.train.precision, procs.device)
         self._optimizer = torch.optim.AdamW(
@@ -78,9 +80,10 @@ class Trainer:
         loss.backward()
         norms = gradient_norms(self._parameters)  # (P,)
         grad_norm = clip_gradients(self._parameters, norms, self._config.optim.grad_clip)
-        lr = learning_rate(self.step, self.batches_per_epoch * (self._config.train.epochs or 1), self._config.optim)
+        lr = learning_rate(self.step, self.batches_per_epoch * self._config.train.epochs, self._config.optim)
         self._update_weights(lr)
-        self.ema.update()
+        update_average(self._average, self._parameters, self.step, self._config.optim.ema_decay)
+        self.step += 1
         if batch.local_size:
             self.diagnostics.add_losses(loss_per_image, batch.timestep)
         self.diagnostics.add_gradients(norms)
@@ -110,8 +113,7 @@ class Trainer:
         """Step the optimizer; in an epoch's last batch measure the step, which takes one copy of the weights."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self.step += 1
-        is_last = self.step % self.batches_per_epoch == 0
+        is_last = (self.step + 1) % self.batches_per_epoch == 0
         before = [p.detach().clone() for p in self._parameters] if is_last else []
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -123,7 +125,7 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": {"model": self.ema_model.state_dict()},  # nested, as in earlier checkpoints
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -131,7 +133,7 @@ class Trainer:
         """Take back what :meth:`state_dict` returned."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.ema_model.load_state_dict(state["ema"]["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -139,15 +141,7 @@ def build_model(config: Config, classes: int) -> UNet:
     """Return the U-Net of a resolved configuration, its weights drawn from the run's seed, channels last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.train.seed, Purpose.WEIGHTS))
-        model = UNet(
-            classes=classes,
-            image_size=config.data.image_size or 0,
-            base_channels=config.model.base_channels,
-            channel_mults=config.model.channel_mults or (1,),
-            blocks=config.model.blocks,
-            patch_size=config.model.patch_size,
-            attention_size=config.model.attention_size,
-        )
+        model = UNet(classes=classes, image_size=config.data.image_size, **asdict(config.model))
     # 1.1x (8x8 features) to 1.2x (16x16) the steps per second on a CPU, and the layout that tensor cores need.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -188,3 +182,13 @@ def clip_gradients(parameters: Sequence[Tensor], norms: Tensor, max_norm: float)
     total: Tensor = torch.linalg.vector_norm(norms)
     nn.utils.clip_grads_with_norm_(parameters, max_norm or math.inf, total)
     return total
+
+
+@torch.no_grad()
+def update_average(average: Sequence[Tensor], live: Sequence[Tensor], step: int, ema_decay: float) -> None:
+    """Take the weights after batch ``step``, from 0, into their average: ``average = d average + (1 - d) live``.
+
+    ``d = min(ema_decay, (1 + s) / (10 + s))``: the warm-up forgets the random start, which a short run never would.
+    """
+    decay = min(ema_decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(average, live, 1 - decay)  # one pass over all tensors

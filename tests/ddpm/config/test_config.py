@@ -10,8 +10,8 @@ import pytest
 
 from mlflow_ddpm.core.errors import ConfigError
 from mlflow_ddpm.ddpm.config.config import Config, from_options, options
+from mlflow_ddpm.ddpm.config.fields import PRESETS
 from mlflow_ddpm.ddpm.config.groups import DATA_NAMES
-from mlflow_ddpm.ddpm.config.presets import PRESETS
 
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("lr", -1, "optim.lr must be > 0, got -1"),
@@ -68,7 +68,7 @@ def test_auto_takes_the_value_of_the_data_set(data: str, size: int, mults: tuple
     """Where a default depends on the data it is None until it is resolved."""
     config = from_options({"data": data})
 
-    assert config.data.image_size is None
+    assert config.as_dict()["data"]["image_size"] is None
     assert size == config.resolve().data.image_size
     assert mults == config.resolve().model.channel_mults
 

@@ -11,7 +11,7 @@ from mlflow_ddpm.ddpm.config.config import from_options
 from mlflow_ddpm.ddpm.data.images import LabelledImages
 from mlflow_ddpm.ddpm.data.loading import load_dataset
 from mlflow_ddpm.ddpm.training.distributed import Processes
-from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model, uses_bf16
+from mlflow_ddpm.ddpm.training.trainer import Trainer, build_model, update_average, uses_bf16
 
 torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def test_bf16_computes_in_bf16_and_keeps_weights_gradients_and_loss_in_float32()
     assert halved == pytest.approx(plain, rel=1e-2)
     assert halved != plain
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-    assert {p.dtype for p in trainer.ema.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.ema_model.parameters()} == {torch.float32}
 
 
 def test_auto_is_float32_on_a_cpu() -> None:
@@ -83,3 +83,28 @@ def test_compiling_leaves_names_and_average_as_they_are() -> None:
 
     assert isinstance(learners[1]._parallel, torch._dynamo.OptimizedModule)
     assert set(compiled["model"]) == set(plain["model"]) == set(compiled["ema"]["model"])
+
+
+def test_the_average_follows_a_plain_loop() -> None:
+    """With warm-up (1+s)/(10+s) and the cap, against float64 arithmetic written out."""
+    live, average = torch.randn(2, 3), torch.zeros(2, 3)
+    expected = average.double()
+    for s in range(20):
+        live.add_(torch.randn(2, 3, generator=torch.Generator().manual_seed(s)))
+        update_average([average], [live], s, 0.5)
+        decay = min(0.5, (1 + s) / (10 + s))
+        expected = decay * expected + (1 - decay) * live.double()
+
+    torch.testing.assert_close(average.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_average_is_restored_and_has_no_gradients() -> None:
+    """After loading, average and count are those that were saved; an earlier version's file is read as well."""
+    first, second = (Trainer(from_options(TINY).resolve(), digits(), 10, ALONE) for _ in range(2))
+    next(first.train_epoch(0))
+    state = first.state_dict()
+    second.load_state_dict(state | {"ema": {"model": state["ema"]["model"], "updates": 1}})
+
+    assert second.step == 1
+    assert all(map(torch.equal, first.ema_model.parameters(), second.ema_model.parameters()))
+    assert not any(p.requires_grad for p in second.ema_model.parameters())
