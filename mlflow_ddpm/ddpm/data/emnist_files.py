@@ -37,6 +37,8 @@ EMNIST = Archive(
     sha256="fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
 )
 
+IMAGES, LABELS, MAPPING = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte", "mapping.txt"  # ends of names; train or test
+ENDINGS = (*(name.format(part) for part in ("train", "test") for name in (IMAGES, LABELS)), MAPPING)
 OfficialFile: TypeAlias = Path | zipfile.Path  # on disk or in the archive, gzip'd or not
 _REMEDY = "fetch it again"
 _UNSIGNED_BYTE = 0x08  # IDX's code of the type
@@ -59,25 +61,13 @@ def open_unzipped(path: OfficialFile) -> Iterator[IO[bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and permissions") from None
 
 
-class SplitFiles(NamedTuple):
-    """The five files of a split."""
+def find_split(place: Path, split: str) -> dict[str, OfficialFile]:
+    """Return a split's five files by :data:`ENDINGS`, from the archive or a folder with them, ``gzip/`` or the archive.
 
-    train_images: OfficialFile
-    train_labels: OfficialFile
-    test_images: OfficialFile
-    test_labels: OfficialFile
-    mapping: OfficialFile
-
-
-_ENDINGS = (  # of the files' names, in the order of SplitFiles
-    "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "test-images-idx3-ubyte", "test-labels-idx1-ubyte",
-    "mapping.txt",
-)  # fmt: skip
-
-
-def find_split(place: Path, split: str) -> SplitFiles:
-    """Return a split's files, in the archive or in a folder with them, ``gzip/`` or the archive; or raise DataError."""
-    names = [f"emnist-{split}-{ending}" for ending in _ENDINGS]
+    Raises:
+        DataError: one is missing.
+    """
+    names = [f"emnist-{split}-{ending}" for ending in ENDINGS]
     folder, files = max(_candidates(place), key=lambda candidate: len(candidate[1].keys() & set(names)))
     missing = sorted(set(names) - files.keys())
     if missing:
@@ -85,15 +75,7 @@ def find_split(place: Path, split: str) -> SplitFiles:
             f"expected the official files of EMNIST {split} in {folder}, missing {', '.join(missing)}; name the folder "
             f"that has them, or EMNIST's {ARCHIVE_NAME}, with --data-dir, or fetch it with --download"
         )
-    return SplitFiles(*(files[name] for name in names))
-
-
-def has_split(place: Path, split: str) -> bool:
-    """Return whether all files of a split are there, sound or not."""
-    try:
-        return bool(find_split(place, split))
-    except DataError:
-        return False
+    return dict(zip(ENDINGS, map(files.__getitem__, names), strict=True))
 
 
 def _candidates(place: Path) -> list[tuple[Path, dict[str, OfficialFile]]]:

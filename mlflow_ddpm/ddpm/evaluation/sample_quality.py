@@ -5,7 +5,11 @@ classifier is fitted on. Samples have the classes of one half and are measured a
 half itself is. Both distances then rest on the same number of images, and are too large by about the same amount: a
 Fréchet distance of finite samples is biased, the more the fewer there are (Chong & Forsyth 2020). A perfect model has
 ``sample/real_frechet``, not zero.
+
+Letters: N images or feature vectors, D features, K classes.
 """
+
+from __future__ import annotations
 
 from functools import cached_property
 from typing import NamedTuple
@@ -16,7 +20,6 @@ from torch import Tensor
 from mlflow_ddpm.ddpm.config.config import Config
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
 from mlflow_ddpm.ddpm.evaluation.classifier import FEATURES, Classifier
-from mlflow_ddpm.ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling import draw_samples
 from mlflow_ddpm.ddpm.seeds import Purpose, seeded_generator
@@ -57,8 +60,7 @@ class SampleEvaluator:
 
     @cached_property
     def _splits(self) -> _Splits:
-        splits = _split(self._dataset.train, self._config.sample.eval_per_class)
-        return _Splits(*(part.to(self._device) for part in splits))
+        return _split(self._dataset.train, self._config.sample.eval_per_class, self._device)
 
     @cached_property
     def _classifier(self) -> Classifier:
@@ -73,7 +75,7 @@ class SampleEvaluator:
     def _real_baseline(self) -> tuple[float | None, float]:
         """The distance of the halves, and the classifier's accuracy on held-out images."""
         test = self._dataset.test
-        held_out = _pick(test, _shuffled(len(test.labels))[:_HELD_OUT_MAX])  # always the same ones
+        held_out = test.take(_shuffled(len(test.labels))[:_HELD_OUT_MAX], self._device)  # always the same ones
         accuracy = self._classifier.accuracy(self._classifier.features(held_out.images), held_out.labels)
         return self._distance(self._classifier.features(self._splits.other.images)), accuracy
 
@@ -97,8 +99,8 @@ class SampleEvaluator:
         return frechet_distance(fit_gaussian(features), self._reference) if len(features) > FEATURES else None
 
 
-def _split(real: LabelledImages, per_class: int) -> _Splits:
-    """Split the images of each class, shuffled, into two halves and up to a thousand to fit on."""
+def _split(real: LabelledImages, per_class: int, device: torch.device) -> _Splits:
+    """Split the images of each class, shuffled, into two halves and up to a thousand to fit on, on the device."""
     labels = real.labels.cpu()
     order = _shuffled(len(labels))
     order = order[labels[order].argsort(stable=True)]  # (N,) class by class, shuffled within each
@@ -106,9 +108,9 @@ def _split(real: LabelledImages, per_class: int) -> _Splits:
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[label]  # (N,) from 0 within the class
     half = (counts // 3).clamp(max=per_class)[label]  # (N,)
     return _Splits(
-        reference=_pick(real, order[rank < half]),
-        other=_pick(real, order[(rank >= half) & (rank < 2 * half)]),
-        fit=_pick(real, order[(rank >= 2 * half) & (rank < 2 * half + _FIT_PER_CLASS)]),
+        reference=real.take(order[rank < half], device),
+        other=real.take(order[(rank >= half) & (rank < 2 * half)], device),
+        fit=real.take(order[(rank >= 2 * half) & (rank < 2 * half + _FIT_PER_CLASS)], device),
     )
 
 
@@ -116,5 +118,33 @@ def _shuffled(count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
 
 
-def _pick(real: LabelledImages, chosen: Tensor) -> LabelledImages:
-    return LabelledImages(real.images[chosen], real.labels[chosen])
+class Gaussian(NamedTuple):
+    """Mean (D,) and covariance (D, D), float64 on the CPU, where D is small and every digit repeats."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+def fit_gaussian(features: Tensor) -> Gaussian:
+    """Return the Gaussian of features (N, D), N >= 2: their mean, and their covariance with divisor N - 1."""
+    x = features.detach().cpu().double()
+    return Gaussian(x.mean(0), x.T.cov())
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Return the squared Fréchet distance, >= 0 (Dowson & Landau 1982), which Heusel et al. 2017 take of Inception.
+
+    ``|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))``. The last trace is the sum of the singular
+    values of ``cov_a^(1/2) cov_b^(1/2)``: no root is taken of the product, which is not symmetric, nor of its
+    eigenvalues, which would halve the digits. Covariances of less than full rank are as good as others.
+    """
+    shift = (a.mean - b.mean).square().sum()
+    together = torch.linalg.svdvals(_root(a.cov) @ _root(b.cov)).sum()
+    return max(float(shift + a.cov.trace() + b.cov.trace() - 2 * together), 0.0)  # rounding may go below
+
+
+def _root(cov: Tensor) -> Tensor:
+    """Return the symmetric square root of a covariance (D, D); what rounding made negative counts as zero."""
+    values, vectors = torch.linalg.eigh(cov)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root

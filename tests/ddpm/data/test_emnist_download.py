@@ -18,9 +18,9 @@ from support.emnist_byclass import write_archive
 from mlflow_ddpm.cli.main import main
 from mlflow_ddpm.cli.progress import download_on
 from mlflow_ddpm.core.errors import DataError, UsageError
-from mlflow_ddpm.ddpm.data.emnist import load_emnist
 from mlflow_ddpm.ddpm.data.emnist_download import check_offer, fetch_archive
 from mlflow_ddpm.ddpm.data.emnist_files import Archive
+from mlflow_ddpm.ddpm.data.loading import load_emnist
 
 
 @pytest.fixture(scope="module")

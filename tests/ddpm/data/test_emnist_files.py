@@ -21,8 +21,8 @@ from support.pipeline import EMNIST_MNIST, needs_emnist
 
 import mlflow_ddpm
 from mlflow_ddpm.core.errors import DataError
-from mlflow_ddpm.ddpm.data.emnist import load_emnist
 from mlflow_ddpm.ddpm.data.images import Dataset, LabelledImages
+from mlflow_ddpm.ddpm.data.loading import load_emnist
 
 COUNTS = {"train": 70, "test": 62}
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 28, 28), dtype=np.uint8)
@@ -158,7 +158,7 @@ def test_loading_runs_no_loop_over_images(tmp_path: Path) -> None:
 
 MEASURE = """
 import sys, torch
-from mlflow_ddpm.ddpm.data.emnist import load_emnist
+from mlflow_ddpm.ddpm.data.loading import load_emnist
 def kib(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 torch.zeros(9)[torch.randperm(9)].long().unique()

@@ -14,9 +14,8 @@ from support.pipeline import EMNIST_MNIST, needs_emnist
 
 from mlflow_ddpm.core.errors import DataError
 from mlflow_ddpm.ddpm.config.groups import DataConfig
-from mlflow_ddpm.ddpm.data.emnist import load_emnist
 from mlflow_ddpm.ddpm.data.images import to_model_range, to_pixels
-from mlflow_ddpm.ddpm.data.loading import load_dataset, load_digits
+from mlflow_ddpm.ddpm.data.loading import load_dataset, load_digits, load_emnist
 
 torch.set_num_threads(1)
 
