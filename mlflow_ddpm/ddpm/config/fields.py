@@ -13,6 +13,7 @@ from dataclasses import field, fields, replace
 from typing import Any, NamedTuple, Self
 
 from mlflow_ddpm.core.errors import ConfigError
+from mlflow_ddpm.core.formatting import short_repr
 
 PRESETS = ("laptop", "gpu", "large")
 ByPreset = tuple[Any, Any, Any]  # a setting's values
@@ -47,12 +48,7 @@ _TYPES = {  # by annotation
         "N,N,...",
     ),
 }
-_BOUNDS: dict[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 def setting(
@@ -63,19 +59,14 @@ def setting(
     flag: str = "",
     metavar: str = "",
     choices: tuple[str, ...] = (),
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
+    bounds: str = "",
 ) -> Any:
-    """Declare a setting as a dataclass field; its value must be > ``gt``, >= ``ge``, < ``lt`` and <= ``le``.
+    """Declare a setting as a dataclass field, with its ``bounds`` such as ">= 0 and < 1".
 
     The field's annotation is the type of its value. Without a default the setting is "auto": ``auto`` has its values,
     by preset, or by ``digits`` and ``emnist`` and by preset. ``flag`` is the option, where it is not named as the
     field; ``metavar`` stands for a value in ``--help``: the unit where there is one.
     """
-    limits = zip(_BOUNDS, (gt, ge, lt, le), strict=True)
-    bounds = tuple((sign, limit) for sign, limit in limits if limit is not None)
     given = {"flag": flag, "metavar": metavar or (f"{{{','.join(choices)}}}" if choices else "")}
     own = {"help": help_text, "choices": choices, "bounds": bounds, "auto": auto}
     return field(default=default, metadata=own | {name: text for name, text in given.items() if text})
@@ -126,7 +117,7 @@ class Option(NamedTuple):
     metavar: str
     help: str  # with the unit, and what 0 or auto means
     choices: tuple[str, ...]
-    bounds: tuple[tuple[str, float], ...]
+    bounds: str
     auto: ByPreset | dict[str, ByPreset] | None
 
     @property
@@ -158,9 +149,9 @@ class Option(NamedTuple):
         if value is None and self.auto:
             return
         if not self.kind.accepts(value):
-            raise ConfigError(f"{self.key} must be {self.noun}, got {value!r}")
+            raise ConfigError(f"{self.key} must be {self.noun}, got {short_repr(value)}")
         if self.choices and value not in self.choices:
-            raise ConfigError(f"{self.key} must be one of {', '.join(self.choices)}, got {value!r}")
-        if not all(_BOUNDS[sign](value, limit) for sign, limit in self.bounds):
-            wanted = " and ".join(f"{sign} {limit:.12g}" for sign, limit in self.bounds)
-            raise ConfigError(f"{self.key} must be {wanted}, got {value!r}")
+            raise ConfigError(f"{self.key} must be one of {', '.join(self.choices)}, got {short_repr(value)}")
+        bounds = [bound.split() for bound in self.bounds.split(" and ") if bound]
+        if not all(_COMPARISONS[sign](value, float(limit)) for sign, limit in bounds):
+            raise ConfigError(f"{self.key} must be {self.bounds}, got {short_repr(value)}")

@@ -42,8 +42,7 @@ class DataConfig(CheckedSettings):
     image_size: int = setting(  # 8x8 digits are enlarged, EMNIST's 28x28 are framed
         "height and width in pixels that the model sees; auto: 16 for digits, 32 for EMNIST",
         auto={"digits": (16, 16, 16), "emnist": (32, 32, 32)},
-        ge=8,
-        le=256,
+        bounds=">= 8 and <= 256",
         metavar="PIXELS",
     )
 
@@ -55,7 +54,7 @@ class ModelConfig(CheckedSettings):
     base_channels: int = setting(
         "channels of the U-Net's first level, a multiple of 8; auto: 32, 96 or 192",
         auto=(32, 96, 192),
-        ge=8,
+        bounds=">= 8",
         metavar="CHANNELS",
     )
     channel_mults: tuple[int, ...] = setting(
@@ -63,17 +62,17 @@ class ModelConfig(CheckedSettings):
         "1,2,2 or 1,2,2,2 if large",
         auto={"digits": ((1, 2), (1, 2), (1, 2, 2)), "emnist": ((1, 2, 2), (1, 2, 2), (1, 2, 2, 2))},
     )
-    blocks: int = setting("residual blocks a level; auto: 1, 2 or 3", auto=(1, 2, 3), ge=1)
+    blocks: int = setting("residual blocks a level; auto: 1, 2 or 3", auto=(1, 2, 3), bounds=">= 1")
     patch_size: int = setting(  # 2x2 halve the time of a step on a CPU; a GPU is kept busy by single pixels
         "side in pixels of the patches that the stem folds into channels, 1: none; auto: 2, 1 or 1",
         auto=(2, 1, 1),
-        ge=1,
+        bounds=">= 1",
         metavar="PIXELS",
     )
     attention_size: int = setting(
         "side of the feature maps that get self-attention, 0: none; auto: 8, 16 or 16",
         auto=(8, 16, 16),
-        ge=0,
+        bounds=">= 0",
         metavar="FEATURES",
     )
 
@@ -82,10 +81,13 @@ class ModelConfig(CheckedSettings):
 class DiffusionConfig(CheckedSettings):
     """The noising process and what the model learns to predict of it."""
 
-    timesteps: int = setting("steps of the noising process", 1000, ge=2, le=100_000, metavar="STEPS")
+    timesteps: int = setting("steps of the noising process", 1000, bounds=">= 2 and <= 100000", metavar="STEPS")
     prediction: str = setting("what the model predicts: velocity (v) or noise (eps)", "v", choices=("v", "eps"))
     class_dropout: float = setting(
-        "share of training images whose class is hidden, for classifier-free guidance", 0.1, ge=0, lt=1, metavar="SHARE"
+        "share of training images whose class is hidden, for classifier-free guidance",
+        0.1,
+        bounds=">= 0 and < 1",
+        metavar="SHARE",
     )
 
 
@@ -95,25 +97,27 @@ class OptimConfig(CheckedSettings):
 
     # A longer warm-up, and a weight average over more steps, go with more steps.
     lr: float = setting(
-        "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002", auto=(2e-3, 5e-4, 2e-4), gt=0, metavar="RATE"
+        "learning rate after the warm-up; auto: 0.002, 0.0005 or 0.0002",
+        auto=(2e-3, 5e-4, 2e-4),
+        bounds="> 0",
+        metavar="RATE",
     )
     warmup_steps: int = setting(
         "batches of linear warm-up, a cosine to zero follows; auto: 50, 500 or 2000",
         auto=(50, 500, 2000),
-        ge=0,
+        bounds=">= 0",
         metavar="BATCHES",
     )
-    beta1: float = setting("AdamW's decay of the gradient's mean", 0.9, ge=0, lt=1, metavar="DECAY")
-    beta2: float = setting("AdamW's decay of the gradient's square", 0.99, ge=0, lt=1, metavar="DECAY")
-    weight_decay: float = setting("AdamW's weight decay", 0.01, ge=0, metavar="DECAY")
+    beta1: float = setting("AdamW's decay of the gradient's mean", 0.9, bounds=">= 0 and < 1", metavar="DECAY")
+    beta2: float = setting("AdamW's decay of the gradient's square", 0.99, bounds=">= 0 and < 1", metavar="DECAY")
+    weight_decay: float = setting("AdamW's weight decay", 0.01, bounds=">= 0", metavar="DECAY")
     grad_clip: float = setting(
-        "largest global gradient norm, longer ones are scaled; 0: no clipping", 1.0, ge=0, metavar="NORM"
+        "largest global gradient norm, longer ones are scaled; 0: no clipping", 1.0, bounds=">= 0", metavar="NORM"
     )
     ema_decay: float = setting(
         "decay of the weights' average; batch s has (1+s)/(10+s) until that is more; auto: 0.99, 0.999 or 0.9999",
         auto=(0.99, 0.999, 0.9999),
-        ge=0,
-        lt=1,
+        bounds=">= 0 and < 1",
         metavar="DECAY",
     )
 
@@ -126,24 +130,26 @@ class SampleConfig(CheckedSettings):
         "epochs between sample grids, besides those of the first and the last; 0: none",
         4,
         flag="--sample-every",
-        ge=0,
+        bounds=">= 0",
         metavar="EPOCHS",
     )
     sampler: str = setting("how samples are drawn", "ddim", choices=("ddim", "ancestral"))
     steps: int = setting(
-        "denoising steps of a sample, at most --timesteps", 25, flag="--sample-steps", ge=1, metavar="STEPS"
+        "denoising steps of a sample, at most --timesteps", 25, flag="--sample-steps", bounds=">= 1", metavar="STEPS"
     )
-    guidance_scale: float = setting("classifier-free guidance of the grids; 1: none", 2.0, ge=0, metavar="SCALE")
+    guidance_scale: float = setting(
+        "classifier-free guidance of the grids; 1: none", 2.0, bounds=">= 0", metavar="SCALE"
+    )
     eval_per_class: int = setting(
         "samples of each class that a classifier evaluates, a third of the class's images at most; 0: none",
         30,
-        ge=0,
+        bounds=">= 0",
         metavar="IMAGES",
     )
     eval_every: int = setting(
         "epochs between evaluations of samples, besides that after the last epoch; 0: the last alone",
         0,
-        ge=0,
+        bounds=">= 0",
         metavar="EPOCHS",
     )
 
@@ -160,8 +166,7 @@ class TrainConfig(CheckedSettings):
     epochs: int = setting(
         "passes over the training images; auto: 20, 200 or 400 for digits, 6, 40 or 100 for EMNIST",
         auto={"digits": (20, 200, 400), "emnist": (6, 40, 100)},
-        ge=1,
-        le=1_000_000,
+        bounds=">= 1 and <= 1000000",
         metavar="EPOCHS",
     )
     # EMNIST's smaller batch on a laptop makes more steps of the same images: in few epochs that draws more whole
@@ -169,18 +174,17 @@ class TrainConfig(CheckedSettings):
     batch_size: int = setting(
         "images a batch, over all processes together; auto: 64, 256 or 512 for digits, 32, 256 or 512 for EMNIST",
         auto={"digits": (64, 256, 512), "emnist": (32, 256, 512)},
-        ge=1,
+        bounds=">= 1",
         metavar="IMAGES",
     )
-    seed: int = setting("seed of weights, batches, noise and samples", 0, ge=0, lt=2**31)
+    seed: int = setting("seed of weights, batches, noise and samples", 0, bounds=">= 0 and < 2147483648")
     # A second thread makes the small model's steps 1.3 times as fast on an idle machine, and 5 to 20 times as slow on a
     # busy one, where OpenMP's threads spin at every barrier: measured, 85 to 130 ms a step with one, 65 to 2,800 ms
     # with two.
     threads: int = setting(
         "CPU threads of a process; 0: torch's own choice; auto: 1 for digits, 0 for EMNIST",
         auto={"digits": (1, 1, 1), "emnist": (0, 0, 0)},
-        ge=0,
-        le=1024,
+        bounds=">= 0 and <= 1024",
         metavar="THREADS",
     )
     device: str = setting("where to train; auto: CUDA where there is one", "auto", choices=("auto", "cpu", "cuda"))
