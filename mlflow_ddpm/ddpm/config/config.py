@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from mlflow_ddpm.core.errors import ConfigError
+from mlflow_ddpm.core.formatting import short_repr
 from mlflow_ddpm.ddpm.config.fields import Option, typed_text
 from mlflow_ddpm.ddpm.config.groups import (
     DataConfig,
@@ -39,29 +40,28 @@ class Config:
         data = "digits" if self.data.name == "digits" else "emnist"
         groups = {group.name: getattr(self, group.name).resolve(self.train.preset, data) for group in fields(self)}
         resolved = replace(self, **groups)
-        _check_together(resolved)
+        resolved.check_together()
         return resolved
+
+    def check_together(self) -> None:
+        """Check what no field of a resolved configuration can know alone, or raise ConfigError."""
+        size, model = self.data.image_size, self.model
+        multiple = model.patch_size * 2 ** (len(model.channel_mults) - 1)
+        if size % multiple:
+            raise ConfigError(
+                f"data.image_size must be a multiple of {multiple} (model.patch_size {model.patch_size}, doubled by "
+                f"each level of model.channel_mults after the first), got {size}"
+            )
+        if model.base_channels % 8:
+            raise ConfigError(f"model.base_channels must be a multiple of 8, got {short_repr(model.base_channels)}")
+        if self.sample.steps > self.diffusion.timesteps:
+            raise ConfigError(
+                f"sample.steps must be <= diffusion.timesteps ({self.diffusion.timesteps}), got {self.sample.steps}"
+            )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return the settings as nested plain values, group by group."""
         return asdict(self)
-
-
-def _check_together(config: Config) -> None:
-    """Check what no field can know alone; ``config`` is resolved."""
-    image_size = config.data.image_size
-    multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
-    if image_size % multiple:
-        raise ConfigError(
-            f"data.image_size must be a multiple of {multiple} (model.patch_size {config.model.patch_size}, doubled by "
-            f"each level of model.channel_mults after the first), got {image_size}"
-        )
-    if config.model.base_channels % 8:
-        raise ConfigError(f"model.base_channels must be a multiple of 8, got {config.model.base_channels}")
-    if config.sample.steps > config.diffusion.timesteps:
-        raise ConfigError(
-            f"sample.steps must be <= diffusion.timesteps ({config.diffusion.timesteps}), got {config.sample.steps}"
-        )
 
 
 def options() -> list[Option]:

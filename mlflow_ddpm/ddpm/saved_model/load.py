@@ -1,24 +1,98 @@
-"""Loads a trained model: from its two files on disk, among a run's artifacts, or of a logged MLflow model."""
+"""A trained model and the images it draws; it is loaded from its two files, a run's artifacts, or a logged model.
+
+Letters: K classes asked for, n images of each, N = K n, S the side of an image in pixels.
+"""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mlflow_ddpm.core.errors import ModelError
+from mlflow_ddpm.core.errors import ModelError, UsageError
 from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.ddpm.model.unet import UNet
-from mlflow_ddpm.ddpm.saved_model.model_files import check_architecture, read_description, read_weights
-from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
+from mlflow_ddpm.ddpm.sampling import draw_samples
+from mlflow_ddpm.ddpm.saved_model.model_files import (
+    check_architecture,
+    read_description,
+    read_weights,
+    sampling_settings,
+)
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
 from mlflow_ddpm.storage.mlflow_call import default_store, exclusive_migration, translate_mlflow_errors
-from mlflow_ddpm.storage.mlflow_run import MlflowRun
 from mlflow_ddpm.storage.run_search import find_run, open_store, run_id_of
 
 _MODEL_BYTES_MAX = 2**35
 _FILES = f"{MODEL_FOLDER}/{WEIGHTS_NAME} and {MODEL_FOLDER}/{DESCRIPTION_NAME}"
 _EXPECTED = "expected a run's output directory, a model's folder, a run id, runs:/ID or models:/..."
+_SEEDS = 2**63
+
+
+class TrainedModel:
+    """A class-conditional diffusion model with its averaged weights; made by :func:`mlflow_ddpm.load_model`.
+
+    ``unet`` is in eval mode, without gradients; ``description`` is ``config.json`` as read; ``class_names`` are the
+    classes that can be asked for, by label.
+    """
+
+    def __init__(self, unet: UNet, description: Mapping[str, Any]) -> None:
+        """Take a built U-Net and the description it came with; raises as :func:`sampling_settings`."""
+        self.unet, self.description = unet, description
+        self.class_names: tuple[str, ...] = tuple(description["class_names"])
+        self._config = sampling_settings(description)
+
+    def sample(
+        self,
+        classes: Sequence[object] | None = None,
+        *,
+        per_class: int = 1,
+        guidance_scale: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> NDArray[np.uint8]:
+        """Return images (N, S, S), uint8, bright on black, class by class; the same seed draws the same images.
+
+        Args:
+            classes: names of classes, each as often as wanted, such as ``[3, 1, 4]`` or ``["A", "b"]``; default all.
+            per_class: images of each.
+            guidance_scale: 1 draws plainly, more makes images plainer and less varied; default: as the run's grids.
+            steps: passes through the U-Net (two each under guidance); default: as the run's grids.
+            seed: from 0 to 2**63 - 1. The same seed gives the same bytes on the same machine and version of torch.
+
+        Raises:
+            UsageError: there is no such class, or a number is out of range.
+        """
+        names = self.class_names if classes is None else [str(name) for name in classes]
+        labels = torch.tensor(self._labels(names)).repeat_interleave(_checked("per_class", per_class, 1, 2**31))  # (N,)
+        changed = {"steps": steps, "guidance_scale": guidance_scale}
+        config = sampling_settings(self.description, **{k: v for k, v in changed.items() if v is not None})
+        images = draw_samples(
+            self.unet,
+            config,
+            labels,
+            guidance_scale=config.sample.guidance_scale,
+            generator=torch.Generator().manual_seed(_checked("seed", seed, 0, _SEEDS)),
+        )
+        drawn: NDArray[np.uint8] = images[:, 0].numpy()
+        return drawn
+
+    def _labels(self, names: Sequence[str]) -> list[int]:
+        unknown = sorted(set(names) - set(self.class_names))
+        if unknown or not names:
+            what = f"no class {', '.join(unknown)}" if unknown else "no class was asked for"
+            raise UsageError(f"{what}; the model knows {', '.join(self.class_names)}")
+        return [self.class_names.index(name) for name in names]
+
+
+def _checked(name: str, value: int, least: int, below: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < below:
+        raise UsageError(f"{name} must be a whole number >= {least} and < {below}, got {value!r}")
+    return value
 
 
 def load_model(
@@ -37,41 +111,37 @@ def load_model(
         ModelError: there is no model, or it is damaged or of a later format.
         StoreError: the store is away or has no such run.
     """
-    path, device = Path(source), torch.device(device)
+    path, text, device = Path(source), str(source), torch.device(device)
     if path.is_dir():
         return _load(_folder_of(path), device)
-    text = str(source)
+    if text.startswith("models:/"):
+        artifacts, name = _artifacts_of_model(text, tracking_uri), text
+    elif run_id_of(text) is None:
+        raise ModelError(f"no such directory: {source}; {_EXPECTED}")
+    else:
+        store = find_run(text, tracking_uri)
+        name = f"run {store.run_id}"
+        with exclusive_migration(store.tracking_uri):
+            artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
     with tempfile.TemporaryDirectory() as temporary:
-        if text.startswith("models:/"):
-            return _load(_fetch_logged_model(text, tracking_uri, Path(temporary)), device)
-        if run_id_of(text) is None:
-            raise ModelError(f"no such directory: {source}; {_EXPECTED}")
-        return _load(_fetch_of_run(find_run(text, tracking_uri), Path(temporary)), device)
+        return _load(artifacts.fetch(find_model(artifacts, name), Path(temporary))[0].parent, device)
 
 
 def _folder_of(directory: Path) -> Path:
+    """Return the folder of the model's two files. Without weights, ``config.json`` is a run's own settings."""
     if (directory / MODEL_FOLDER).is_symlink():
         raise ModelError(
             f"{display_path(directory / MODEL_FOLDER)} is a link, which is not followed; name the folder it leads to"
         )
-    for folder in (directory / MODEL_FOLDER, directory):
-        if (folder / DESCRIPTION_NAME).exists() and (folder == directory / MODEL_FOLDER or _has_weights(folder)):
-            return folder
+    if (directory / MODEL_FOLDER / DESCRIPTION_NAME).exists():
+        return directory / MODEL_FOLDER
+    weights = directory / WEIGHTS_NAME
+    if (directory / DESCRIPTION_NAME).exists() and (weights.exists() or weights.is_symlink()):
+        return directory
     raise ModelError(
         f"no model in {display_path(directory)}: expected {_FILES}, which a training writes at its end; to finish an "
         "interrupted training, run the same command again"
     )
-
-
-def _has_weights(folder: Path) -> bool:
-    """Return whether ``config.json`` is a model's: a run's own settings stand under the same name, without weights."""
-    return (folder / WEIGHTS_NAME).exists() or (folder / WEIGHTS_NAME).is_symlink()
-
-
-def _fetch_of_run(store: MlflowRun, into: Path) -> Path:
-    with exclusive_migration(store.tracking_uri):
-        artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX)
-    return artifacts.fetch(find_model(artifacts, f"run {store.run_id}"), into)[0].parent
 
 
 def find_model(artifacts: Artifacts, name: str) -> list[Artifact]:
@@ -84,7 +154,7 @@ def find_model(artifacts: Artifacts, name: str) -> list[Artifact]:
     return files
 
 
-def _fetch_logged_model(model_uri: str, tracking_uri: str | None, into: Path) -> Path:
+def _artifacts_of_model(model_uri: str, tracking_uri: str | None) -> Artifacts:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     store = open_store(model_uri, tracking_uri)
@@ -93,8 +163,7 @@ def _fetch_logged_model(model_uri: str, tracking_uri: str | None, into: Path) ->
         repository = get_artifact_repository(model_uri, tracking_uri=uri)
         while hasattr(repository, "repo"):  # a registered model's leads to the logged model's
             repository = repository.repo
-    artifacts = Artifacts(store, max_bytes=_MODEL_BYTES_MAX, repository=repository)
-    return artifacts.fetch(find_model(artifacts, model_uri), into)[0].parent
+    return Artifacts(store, max_bytes=_MODEL_BYTES_MAX, repository=repository)
 
 
 def _load(folder: Path, device: torch.device) -> TrainedModel:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 import mlflow_ddpm
-from mlflow_ddpm.ddpm.saved_model.load import load_model
-from mlflow_ddpm.ddpm.saved_model.trained_model import TrainedModel
+from mlflow_ddpm.ddpm.saved_model.load import TrainedModel, load_model
 from mlflow_ddpm.storage.layout import MODEL_FOLDER, model_files
 from mlflow_ddpm.storage.mlflow_call import default_store, translate_mlflow_errors
 from mlflow_ddpm.storage.run_search import open_store

@@ -7,11 +7,13 @@ of ``model.safetensors`` and with the file's size. Only then are weights read. L
 """
 
 import hashlib
+import inspect
 import json
 import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from mlflow_ddpm.core.formatting import first_line, short_repr
 from mlflow_ddpm.core.strict_json import dumps
 from mlflow_ddpm.core.version import __version__
 from mlflow_ddpm.ddpm.config.config import Config
-from mlflow_ddpm.ddpm.config.groups import DiffusionConfig, SampleConfig
+from mlflow_ddpm.ddpm.config.groups import DataConfig, DiffusionConfig, ModelConfig, SampleConfig
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.training.memory_estimate import free_memory
 from mlflow_ddpm.storage.layout import DESCRIPTION_NAME, MODEL_FOLDER, WEIGHTS_NAME
@@ -33,15 +35,8 @@ _DESCRIPTION_MAX = 2**20  # bytes; of our largest models 1 kB
 _TENSORS_PER_STAGE = 10  # at least: two norms, two convolutions and a linear layer, each with weight and bias
 _COPIES = 3  # of the weights while they are loaded: the file's bytes, its tensors, the U-Net
 _LEVELS_MAX, _NAME_MAX = 8, 40  # levels of the U-Net; characters of a class's name, which is drawn and printed
-_LIMITS = {  # of the architecture's whole numbers
-    "classes": (1, 10_000),
-    "image_size": (8, 256),
-    "base_channels": (8, 2**20),
-    "blocks": (1, 2**20),
-    "patch_size": (1, 256),
-    "attention_size": (0, 256),
-    "image_channels": (1, 1),
-}
+_UNET_ARGUMENTS = inspect.signature(UNet).parameters.items()
+_DEFAULTS = {name: argument.default for name, argument in _UNET_ARGUMENTS if argument.default is not argument.empty}
 
 
 def save_model(output_dir: Path, model: UNet, config: Config, class_names: Sequence[str]) -> list[Path]:
@@ -126,25 +121,22 @@ def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
 
 def _check_description(description: Mapping[str, Any]) -> Config:
     """Return the settings to draw with if the description is sound."""
-    architecture, names = description["architecture"], description["class_names"]
-    for key, (smallest, largest) in _LIMITS.items():
-        value = architecture.get(key, smallest)
-        if not _is_in(value, smallest, largest):
-            raise ValueError(f"{key} must be a whole number from {smallest} to {largest}, got {short_repr(value)}")
-    mults = architecture.get("channel_mults", [1, 2])
-    if not isinstance(mults, list) or not 1 <= len(mults) <= _LEVELS_MAX or not all(_is_in(m, 1, 64) for m in mults):
-        raise ValueError(
-            f"channel_mults must be 1 to {_LEVELS_MAX} whole numbers from 1 to 64, got {short_repr(mults)}"
-        )
-    if unknown := set(architecture) - set(_LIMITS) - {"channel_mults"}:
+    architecture, names = _DEFAULTS | description["architecture"], description["class_names"]
+    image_size, classes, channels, mults = (
+        architecture.pop(name) for name in ("image_size", "classes", "image_channels", "channel_mults")
+    )
+    if unknown := set(architecture) - {field.name for field in fields(ModelConfig)}:
         raise ValueError(f"architecture has unknown keys {short_repr(sorted(unknown))}")
-    multiple = architecture.get("patch_size", 2) * 2 ** (len(mults) - 1)
-    if architecture["image_size"] % multiple:
-        raise ValueError(f"image_size must be a multiple of {multiple}, got {architecture['image_size']}")
+    if channels != 1 or None in (image_size, *architecture.values()):
+        raise ValueError(f"image_channels must be 1, and no value null, got {short_repr(description['architecture'])}")
+    if not isinstance(mults, list | tuple) or len(mults) > _LEVELS_MAX:
+        raise ValueError(f"channel_mults must be a list of at most {_LEVELS_MAX}, got {short_repr(mults)}")
+    data, model = DataConfig(image_size=image_size), ModelConfig(channel_mults=tuple(mults), **architecture)
+    Config(data=data, model=model).check_together()
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise TypeError(f"class_names must be a list of printable strings, got {short_repr(names)}")
-    if max(map(len, names)) > _NAME_MAX or len(names) != architecture["classes"] or len(set(names)) != len(names):
-        raise ValueError(f"class_names must be {architecture['classes']} different names, got {short_repr(names)}")
+    if max(map(len, names)) > _NAME_MAX or len(names) != classes or len(set(names)) != len(names):
+        raise ValueError(f"class_names must be {short_repr(classes)} different names, got {short_repr(names)}")
     if not isinstance(description["weights"]["sha256"], str):
         raise TypeError("weights.sha256 must be a string")
     if description["diffusion"].get("schedule", "cosine") != "cosine":
@@ -154,9 +146,9 @@ def _check_description(description: Mapping[str, Any]) -> Config:
 
 def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the U-Net's arguments; raise ModelError if its tensors are not the file's, or do not fit into memory."""
-    path, architecture = folder / WEIGHTS_NAME, dict(description["architecture"])
+    path, architecture = folder / WEIGHTS_NAME, _DEFAULTS | description["architecture"]
     found = _read_shapes(path)
-    stages = 2 * architecture.get("blocks", 1) * len(architecture.get("channel_mults", [1, 2]))
+    stages = 2 * architecture["blocks"] * len(architecture["channel_mults"])
     if stages * _TENSORS_PER_STAGE > len(found):
         raise ModelError(f"{path} holds {len(found)} tensors, too few for the U-Net of {DESCRIPTION_NAME} beside it")
     try:
@@ -231,7 +223,3 @@ def _read(path: Path, *, most: int | None = None, count: int = -1) -> bytes:
     except OSError as error:
         what = "is a link, which is not followed; copy the file itself there" if path.is_symlink() else error.strerror
         raise ModelError(f"{path} {what}") from None
-
-
-def _is_in(value: object, smallest: int, largest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest
