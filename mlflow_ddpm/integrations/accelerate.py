@@ -21,7 +21,7 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import METRICS, whole_number
-from mlflow_ddpm.integrations.micro_batches import FrameworkMissingError
+from mlflow_ddpm.integrations.recording import FrameworkMissingError
 from mlflow_ddpm.tracker import MetricsTracker
 from mlflow_ddpm.tracking.scalars import sample_count, scalar
 

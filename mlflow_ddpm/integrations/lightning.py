@@ -10,6 +10,8 @@ Losses are those that ``training_step`` returned, gradient norms are from before
 of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 import time
@@ -22,13 +24,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from mlflow_ddpm.integrations.micro_batches import (
-    FrameworkMissingError,
-    StepLogger,
-    batch_size_of,
-    run_status,
-    unfinished_run,
-)
+from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording, batch_size_of
 from mlflow_ddpm.tracker import MetricsTracker
 from mlflow_ddpm.tracking.probes import grad_norm
 
@@ -54,18 +50,18 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def __init__(self, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
         super().__init__()
-        self._directory, self._every = Path(output_dir), every_n_steps
-        self._options = tracker_options
+        self._run = Recording(output_dir, every_n_steps, tracker_options)
         self._pairs: list[tuple[Any, Any]] = []
-        self._has_ended = self._has_warned = False
+        self._has_warned = False
         self._made_at_ms = time.time_ns() // 1_000_000
         self._logger_run: _LoggerRun | None = None
-        self.tracker: MetricsTracker | None = None
-        self._steps: StepLogger | None = None
         self._loss: Any = None  # what training_step returned: Lightning divides it, in bfloat16 with an error
         self._unwrap = ExitStack()
-        self._paused = ExitStack()
-        self._is_open = False
+
+    @property
+    def tracker(self) -> MetricsTracker | None:
+        """The tracker, while a fit runs."""
+        return self._run.tracker
 
     def watch(self, model: Any, ema_model: Any) -> None:
         """Measure the distance between a model and its EMA; a ``WeightAveraging`` callback is watched by itself."""
@@ -75,24 +71,25 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
-        logger_run, unfinished = _LoggerRun.find(trainer.loggers), unfinished_run(self._directory)
-        if stage == "fit" and trainer.global_rank == 0 and logger_run and unfinished and "run_id" not in self._options:
-            logger_run.continue_run(unfinished, self._directory, self._made_at_ms)
+        if stage == "fit" and (logger_run := self._joinable(trainer)) and (unfinished := self._run.unfinished_run):
+            logger_run.continue_run(unfinished, self._run.directory, self._made_at_ms)
+
+    def _joinable(self, trainer: Any) -> _LoggerRun | None:
+        """Return the run of an MLFlowLogger, on rank 0, where the user chose no other."""
+        is_chosen = "run_id" in self._run.options or trainer.global_rank != 0
+        return None if is_chosen else _LoggerRun.find(trainer.loggers)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the tracker."""
-        is_continued = self._has_ended and bool(trainer.global_step or trainer.ckpt_path)
-        options = {"resume": is_continued, **self._options}
-        if trainer.global_rank == 0 and "run_id" not in options:
-            self._logger_run = _LoggerRun.find(trainer.loggers)
-            options |= self._logger_run.target() if self._logger_run else {}
-        self.tracker = MetricsTracker(self._directory, every_n_steps=self._every, **options)
-        self._steps = StepLogger(self.tracker, by_steps=self._every is not None)
+        is_continued = self._run.has_ended and bool(trainer.global_step or trainer.ckpt_path)
+        self._logger_run = self._joinable(trainer)
+        target = self._logger_run.target() if self._logger_run else {}
+        tracker = self._run.open({"resume": is_continued, **self._run.options, **target})
         self._wrap_training_step(pl_module)
         averages = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
         pairs = [*((pl_module, average) for average in averages if average is not None), *self._pairs]
         for model, ema_model in pairs:
-            self.tracker.watch(model, ema_model)
+            tracker.watch(model, ema_model)
 
     def _wrap_training_step(self, pl_module: Any) -> None:
         step, own = pl_module.training_step, vars(pl_module)
@@ -110,55 +107,46 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
-        if self._steps:
-            self._steps.begin(trainer.global_step)
-        if self.tracker and self._every is None and not self._is_open:
-            self.tracker.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
-            self._is_open = True
+        self._run.begin(trainer.global_step)
+        self._run.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Take the norm after unscaling and before clipping, and the learning rate before the scheduler's step.
 
         Of several optimizers the last one counts, with its own parameters.
         """
-        if self._steps:
-            self._steps.grad_norm = grad_norm(p for group in optimizer.param_groups for p in group["params"])
-            self._steps.lr = optimizer.param_groups[0]["lr"]
+        if self.tracker:
+            self._run.grad_norm = grad_norm(p for group in optimizer.param_groups for p in group["params"])
+            self._run.lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the batch."""
-        if self._steps is None:
-            return
         loss, self._loss = self._loss, None
-        has_stepped = self._steps.grad_norm is not None
+        has_stepped = self._run.grad_norm is not None
         if loss is not None:
-            self._steps.add(loss, batch_size_of(batch))
-        elif not (pl_module.automatic_optimization or self._has_warned):
+            self._run.add(loss, batch_size_of(batch))
+        elif self.tracker and not (pl_module.automatic_optimization or self._has_warned):
             self._has_warned = True
             _log.warning("training_step returned no loss, so that none is recorded; return {'loss': loss.detach()}")
         if has_stepped:
-            self._steps.end_step(trainer.global_step)
+            self._run.end_step(trainer.global_step)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Pause."""
-        if self.tracker and trainer.training is False and not trainer.sanity_checking:
-            self._paused.enter_context(self.tracker.paused())
+        if trainer.training is False and not trainer.sanity_checking:
+            self._run.pause()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Continue."""
-        self._paused.close()
+        self._run.resume()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the epoch's row."""
-        if self.tracker and self._is_open:
-            self._is_open = False
-            is_whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-            self.tracker.end_epoch(partial=not is_whole)
+        self._run.end_epoch(partial=not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Pause: what other callbacks do now is no part of the last window."""
-        if self.tracker:
-            self._paused.enter_context(self.tracker.paused())
+        self._run.pause()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """End the run."""
@@ -169,14 +157,12 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._end(exception)
 
     def _end(self, error: BaseException | None) -> None:
-        tracker, self.tracker, self._steps, self._is_open = self.tracker, None, None, False
-        self._paused.close()
+        was_open = self.tracker is not None
+        self._run.resume()
         self._unwrap.close()
-        if tracker:
-            self._has_ended = True
-            tracker.close(error=error)
-            if self._logger_run:
-                self._logger_run.will_end_as(run_status(self._directory))
+        self._run.end(error)
+        if was_open and self._logger_run:
+            self._logger_run.will_end_as(self._run.status)
 
 
 class _LoggerRun:

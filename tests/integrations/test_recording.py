@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mlflow_ddpm import MetricsTracker
-from mlflow_ddpm.integrations.micro_batches import StepLogger, batch_size_of
+from mlflow_ddpm.integrations.recording import Recording, batch_size_of
 
 
 class _Pair(NamedTuple):
@@ -41,14 +40,16 @@ def test_a_batch_is_as_large_as_its_first_tensor_is_long(batch: Any, size: int |
 
 def test_a_step_is_the_mean_of_its_micro_batches(sqlite_uri: str) -> None:
     """A remainder has fewer; a step without a norm, as of DeepSpeed, has none from the step before."""
-    with MetricsTracker("out", every_n_steps=1) as tracker:
-        steps = StepLogger(tracker, by_steps=True)
-        for done, (losses, norm) in enumerate([([1.0, 2.0, 6.0], 4.0), ([5.0], None)], start=1):
-            for loss in losses:
-                steps.add(torch.tensor(loss), 8)
-            steps.lr, steps.grad_norm = 0.1 / done, norm
-            steps.end_step(done)
-        steps.end_step(3)  # no micro-batch: no step
+    run = Recording("out", 1, {})
+    run.end_step(0)  # not open: nothing happens
+    run.open({"tracking_uri": sqlite_uri})
+    for done, (losses, norm) in enumerate([([1.0, 2.0, 6.0], 4.0), ([5.0], None)], start=1):
+        for loss in losses:
+            run.add(torch.tensor(loss), 8)
+        run.lr, run.grad_norm = 0.1 / done, norm
+        run.end_step(done)
+    run.end_step(3)  # no micro-batch: no step
+    run.end(None)
     with Path("out/training_metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
 
