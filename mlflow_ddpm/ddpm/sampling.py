@@ -37,27 +37,20 @@ def draw_samples(
     start = torch.randn(distinct, *model.image_shape, generator=generator)
     start = start[torch.arange(len(labels)) % distinct]  # (N, 1, S, S)
     device = next(model.parameters()).device
+    alpha_bar = diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(device)
     drawn = []
     for classes, x_t in zip(labels.to(device).split(_PORTION), start.to(device).split(_PORTION), strict=True):
         predict = diffusion.guide(model, classes, null_class=model.null_class, guidance_scale=guidance_scale)
-        drawn.append(to_pixels(_denoise(predict, x_t, config, generator)).cpu())
+        x_0 = diffusion.sample(
+            predict,
+            x_t,
+            alpha_bar=alpha_bar,
+            prediction=config.diffusion.prediction,
+            steps=config.sample.steps,
+            generator=generator if config.sample.sampler == "ancestral" else None,
+        )
+        drawn.append(to_pixels(x_0).cpu())
     return torch.cat(drawn)
-
-
-def _denoise(predict: diffusion.Predict, x_t: Tensor, config: Config, generator: torch.Generator) -> Tensor:
-    """Return images (B, 1, S, S) in [-1, 1] from noise, by the sampler that the settings name."""
-
-    def draw() -> Tensor:
-        return torch.randn(x_t.shape, generator=generator).to(x_t.device)
-
-    return diffusion.sample(
-        predict,
-        x_t,
-        alpha_bar=diffusion.cosine_alpha_bar(config.diffusion.timesteps).to(x_t.device),
-        prediction=config.diffusion.prediction,
-        steps=config.sample.steps,
-        draw=draw if config.sample.sampler == "ancestral" else None,
-    )
 
 
 def sample_grid(model: UNet, config: Config, class_names: Sequence[str]) -> NDArray[np.uint8]:

@@ -7,7 +7,6 @@ sqrt(1 - alpha_bar_t) eps``, and the velocity is ``v = sqrt(alpha_bar_t) eps - s
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +16,6 @@ ConditionalPredict = Callable[[Tensor, Tensor, Tensor], Tensor]  # the same, wit
 
 _OFFSET = 0.008  # s of eq. 17, so that the first steps add noise no smaller than a pixel value
 _BETA_MAX = 0.999  # the paper's clip, without which the last step's beta is 1 and alpha_bar exactly 0
-
-
-class Denoised(NamedTuple):
-    """The image and the noise that a prediction implies; both (B, C, H, W)."""
-
-    x_0: Tensor
-    eps: Tensor
 
 
 def cosine_alpha_bar(timesteps: int) -> Tensor:
@@ -49,12 +41,10 @@ def target(prediction: str, x_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Te
     return alpha_bar_t.sqrt() * eps - (1 - alpha_bar_t).sqrt() * x_0
 
 
-def denoised(prediction: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> Denoised:
-    """Return x_0 and eps from the model's output: :func:`target` and :func:`q_sample` solved for them."""
+def predicted_x_0(prediction: str, output: Tensor, x_t: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """Return the image that the model's output implies: :func:`target` and :func:`q_sample` solved for x_0."""
     signal, noise = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
-    if prediction == "eps":
-        return Denoised((x_t - noise * output) / signal, output)
-    return Denoised(signal * x_t - noise * output, noise * x_t + signal * output)
+    return (x_t - noise * output) / signal if prediction == "eps" else signal * x_t - noise * output
 
 
 def loss_per_image(
@@ -80,14 +70,15 @@ def posterior(x_0: Tensor, x_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor
     return mean, beta * (1 - alpha_bar_s) / (1 - alpha_bar_t)
 
 
-def ddim_step(predicted: Denoised, alpha_bar_s: Tensor) -> Tensor:
-    """Return x_s from the image and noise predicted of x_t: Song et al. 2021, eq. 12, with sigma = 0."""
-    return alpha_bar_s.sqrt() * predicted.x_0 + (1 - alpha_bar_s).sqrt() * predicted.eps
+def ddim_step(x_0: Tensor, x_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
+    """Return x_s from x_t and the image predicted of it: Song et al. 2021, eq. 12, with sigma = 0."""
+    eps = (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt()  # the noise that fits x_0
+    return q_sample(x_0, eps, alpha_bar_s)
 
 
-def ancestral_step(predicted: Denoised, x_t: Tensor, z: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
+def ancestral_step(x_0: Tensor, x_t: Tensor, z: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor) -> Tensor:
     """Draw x_s from the posterior with standard normal ``z``: Ho et al. 2020, algorithm 2, variance beta-tilde."""
-    mean, variance = posterior(predicted.x_0, x_t, alpha_bar_t, alpha_bar_s)
+    mean, variance = posterior(x_0, x_t, alpha_bar_t, alpha_bar_s)
     return mean + variance.sqrt() * z
 
 
@@ -112,13 +103,6 @@ def guide(predict: ConditionalPredict, labels: Tensor, *, null_class: int, guida
     return guided
 
 
-def _denoise(predict: Predict, x_t: Tensor, t: int, alpha_bar_t: Tensor, prediction: str) -> Denoised:
-    """Return the model's x_0, clipped to the range of images, and the eps that fits it."""
-    timestep = torch.full((len(x_t),), t, device=x_t.device)
-    x_0 = denoised(prediction, predict(x_t, timestep), x_t, alpha_bar_t).x_0.clamp(-1, 1)
-    return Denoised(x_0, (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt())
-
-
 @torch.no_grad()
 def sample(
     predict: Predict,
@@ -127,18 +111,20 @@ def sample(
     alpha_bar: Tensor,
     prediction: str,
     steps: int,
-    draw: Callable[[], Tensor] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] from the noise ``x_t`` in ``steps`` passes.
 
-    By DDIM, without further randomness; with ``draw``, which gives fresh noise of that shape, by ancestral sampling.
+    By DDIM, without further randomness; with a generator, on the CPU, by ancestral sampling.
     """
     timesteps = strided_timesteps(len(alpha_bar), steps)
     levels = [*(alpha_bar[t] for t in timesteps), alpha_bar.new_ones(())]  # the clean image's alpha_bar is 1
     for t, alpha_bar_t, alpha_bar_s in zip(timesteps, levels, levels[1:], strict=False):
-        predicted = _denoise(predict, x_t, t, alpha_bar_t, prediction)
-        if draw is None:
-            x_t = ddim_step(predicted, alpha_bar_s)
+        output = predict(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_0 = predicted_x_0(prediction, output, x_t, alpha_bar_t).clamp(-1, 1)  # the range of images
+        if generator is None:
+            x_t = ddim_step(x_0, x_t, alpha_bar_t, alpha_bar_s)
         else:
-            x_t = ancestral_step(predicted, x_t, draw(), alpha_bar_t, alpha_bar_s)
+            z = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype).to(x_t.device)
+            x_t = ancestral_step(x_0, x_t, z, alpha_bar_t, alpha_bar_s)
     return x_t

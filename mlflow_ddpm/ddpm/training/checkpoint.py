@@ -50,7 +50,9 @@ def checkpoint_paths(directory: Path) -> list[Path]:
 
 
 def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Path:
-    """Write the state after ``epoch``, then delete all but the two newest; return the file's path.
+    """Write the state after ``epoch``, then delete all but the two newest, also what a continued run left beyond.
+
+    Returns the file's path.
 
     The file appears under its name only when it is whole and on disk, so that a kill or a power cut at any moment
     leaves the previous one untouched.
@@ -64,7 +66,9 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
         os.fsync(file.fileno())
     unfinished.replace(path)
     flush_directory(directory)
-    _prune(directory, epoch)
+    current = [other for other in checkpoint_paths(directory) if _epoch_of(other) <= epoch]
+    for other in set(checkpoint_paths(directory)) - set(current[-_KEPT:]):
+        other.unlink()
     return path
 
 
@@ -92,14 +96,6 @@ def _load(path: Path, map_location: torch.device | str) -> Checkpoint:
         raise zipfile.BadZipFile(damaged)
     loaded = torch.load(path, map_location=map_location, weights_only=True)
     return Checkpoint(loaded["epoch"], loaded["state"], path)
-
-
-def _prune(directory: Path, epoch: int) -> None:
-    """Delete what is older than the newest two, and what a run continued from an earlier epoch left beyond it."""
-    paths = checkpoint_paths(directory)
-    current = [path for path in paths if _epoch_of(path) <= epoch]
-    for path in set(paths) - set(current[-_KEPT:]):
-        path.unlink()
 
 
 def _epoch_of(path: Path) -> int:

@@ -113,13 +113,8 @@ def update_to_weight(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tenso
     The ratio that Karpathy's notes of Stanford's CS231n ("Neural Networks Part 3", on babysitting the learning process)
     suggest to watch, and to expect near 1e-3; here of all parameters together. No weights at all but zeros give inf.
     """
-    return _global_norm(torch._foreach_sub(list(after), list(before))) / _global_norm(before)  # noqa: SLF001
-
-
-def _global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    norms = torch.stack(torch._foreach_norm(list(tensors)))  # noqa: SLF001
-    total: Tensor = torch.linalg.vector_norm(norms, dtype=torch.float64)
-    return total
+    step = torch._foreach_sub(list(after), list(before))  # noqa: SLF001
+    return nn.utils.get_total_norm(step) / nn.utils.get_total_norm(before)
 
 
 def _value_and_counts(values: Tensor) -> Tensor:

@@ -18,14 +18,6 @@ from mlflow_ddpm.core.errors import ConfigError
 _COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
 
 
-class Share(NamedTuple):
-    """The rows of a batch that one process takes."""
-
-    rows: slice
-    size: int  # how many they are; 0: one image with weight 0
-    weight: float  # of an image in the process's loss
-
-
 class Processes(NamedTuple):
     """This process among those that train together."""
 
@@ -38,17 +30,18 @@ class Processes(NamedTuple):
         """Whether this is rank 0, which writes and draws."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> Share:
+    def share(self, batch_size: int) -> tuple[slice, int, float]:
         """Return this process's share of a batch of all processes: every ``world_size``-th row, from its rank.
 
+        These are the rows, how many they are, and the weight of each in the process's loss.
         DDP averages gradients over ranks; with the weight that is the mean over all images of the batch, however uneven
         the shares are. Where images are fewer than processes, a process without one computes the first row with weight
         0: every process has to enter the collective of the backward pass.
         """
         size = len(range(self.rank, batch_size, self.world_size))
         if size == 0:
-            return Share(slice(0, 1), 0, 0.0)
-        return Share(slice(self.rank, batch_size, self.world_size), size, self.world_size / batch_size)
+            return slice(0, 1), 0, 0.0
+        return slice(self.rank, batch_size, self.world_size), size, self.world_size / batch_size
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""
@@ -70,7 +63,9 @@ class Processes(NamedTuple):
         """Return the module whose backward pass averages gradients over all processes: the model itself if alone."""
         if self.world_size == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, device_ids=[self.device] if _is_cuda(self.device) else None)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[self.device] if self.device.type == "cuda" else None
+        )
 
 
 @contextmanager
@@ -83,7 +78,7 @@ def processes(device: str) -> Iterator[Processes]:
     chosen = choose_device(device)
     is_ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
     if is_ours:
-        distributed.init_process_group("nccl" if _is_cuda(chosen) else "gloo", timeout=_COLLECTIVE_TIMEOUT)
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_COLLECTIVE_TIMEOUT)
     if distributed.is_initialized():
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)
     else:
@@ -114,7 +109,3 @@ def choose_device(device: str) -> torch.device:
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(chosen)
     return chosen
-
-
-def _is_cuda(device: torch.device) -> bool:
-    return device.type == "cuda"

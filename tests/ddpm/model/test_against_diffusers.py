@@ -107,13 +107,12 @@ def test_posterior_and_ancestral_step_are_theirs(prediction: str, t: int) -> Non
     """Mean, variance and the step drawn from them with the same noise (Ho et al. 2020, eq. 6-7, algorithm 2)."""
     x_t, output = drawn(3, 1, 8, 8, seed=2), drawn(3, 1, 8, 8, seed=3)
     scheduler, alpha_bar = ddpm(prediction)
-    found = diffusion.denoised(prediction, output, x_t, alpha_bar[t])
-    found = found._replace(x_0=found.x_0.clamp(-1, 1))
+    found = diffusion.predicted_x_0(prediction, output, x_t, alpha_bar[t]).clamp(-1, 1)
     stepped = diffusion.ancestral_step(found, x_t, drawn(3, 1, 8, 8, seed=9), alpha_bar[t], alpha_bar[t - 1])
-    _, variance = diffusion.posterior(found.x_0, x_t, alpha_bar[t], alpha_bar[t - 1])
+    _, variance = diffusion.posterior(found, x_t, alpha_bar[t], alpha_bar[t - 1])
     theirs = scheduler.step(output, t, x_t, generator=torch.Generator().manual_seed(9))
 
-    torch.testing.assert_close(found.x_0, theirs.pred_original_sample, **EXACTLY)
+    torch.testing.assert_close(found, theirs.pred_original_sample, **EXACTLY)
     torch.testing.assert_close(stepped, theirs.prev_sample, **EXACTLY)
     torch.testing.assert_close(variance, scheduler._get_variance(t), rtol=1e-9, atol=0)
 
@@ -125,9 +124,7 @@ def test_ancestral_sampling_is_theirs_from_noise_to_image(prediction: str, steps
     start, (scheduler, alpha_bar) = drawn(2, 1, 8, 8, seed=5), ddpm(prediction)
     told: dict[str, Any] = {"alpha_bar": alpha_bar, "prediction": prediction, "steps": steps}
     noise = torch.Generator().manual_seed(4)
-    ours = diffusion.sample(
-        network, start, draw=lambda: torch.randn(start.shape, generator=noise, dtype=torch.float64), **told
-    )
+    ours = diffusion.sample(network, start, generator=noise, **told)
     noise, x_t = noise.manual_seed(4), start
     scheduler.set_timesteps(timesteps=diffusion.strided_timesteps(T, steps))
     for t in scheduler.timesteps:

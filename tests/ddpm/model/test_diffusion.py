@@ -56,13 +56,14 @@ def test_noising_keeps_unit_variance_and_ends_in_noise() -> None:
 
 @PREDICTIONS
 def test_image_and_noise_are_recovered_from_the_true_target(prediction: str) -> None:
-    """The targets of v and eps, solved for x_0 and eps, give both back."""
+    """The targets of v and eps, solved for x_0, give it back; and a step from there keeps the noise."""
     x_0, eps = images()
     x_t = diffusion.q_sample(x_0, eps, levels())
-    found = diffusion.denoised(prediction, diffusion.target(prediction, x_0, eps, levels()), x_t, levels())
+    found = diffusion.predicted_x_0(prediction, diffusion.target(prediction, x_0, eps, levels()), x_t, levels())
+    stepped = diffusion.ddim_step(found, x_t, levels(), (1 + levels()) / 2)
 
-    torch.testing.assert_close(found.x_0, x_0)
-    torch.testing.assert_close(found.eps, eps)
+    torch.testing.assert_close(found, x_0)
+    torch.testing.assert_close(stepped, diffusion.q_sample(x_0, eps, (1 + levels()) / 2))
 
 
 def test_velocity_is_the_derivative_along_the_circle() -> None:
@@ -140,18 +141,15 @@ def test_samplers_draw_from_the_distribution_of_a_perfect_model(sampler: str) ->
     """Data N(0.1, 0.2^2) has a closed-form model; 20,000 pixels drawn with it have that mean and spread."""
     alpha_bar = diffusion.cosine_alpha_bar(400).double()
     generator = torch.Generator().manual_seed(0)
-    shape = (50, 1, 20, 20)
 
     def perfect(x_t: Tensor, timestep: Tensor) -> Tensor:
         at = alpha_bar[timestep].view(-1, 1, 1, 1)
         x_0 = gaussian_posterior_mean(x_t, at, 0.1, 0.2)
         return diffusion.target("v", x_0, (x_t - at.sqrt() * x_0) / (1 - at).sqrt(), at)
 
-    def draw() -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    fresh = draw if sampler == "ancestral" else None
-    x = diffusion.sample(perfect, draw(), alpha_bar=alpha_bar, prediction="v", steps=400, draw=fresh)
+    start = torch.randn(50, 1, 20, 20, generator=generator, dtype=torch.float64)
+    fresh = generator if sampler == "ancestral" else None
+    x = diffusion.sample(perfect, start, alpha_bar=alpha_bar, prediction="v", steps=400, generator=fresh)
 
     assert float(x.mean()) == pytest.approx(0.1, abs=0.006)  # 4 standard errors
     assert float(x.std()) == pytest.approx(0.2, rel=0.03)

@@ -15,11 +15,11 @@ from mlflow_ddpm.ddpm.training.distributed import Processes, choose_device, cpu_
 def test_processes_share_a_batch_without_overlap(size: int, world_size: int) -> None:
     """Each row is exactly one process's."""
     shares = [Processes(r, world_size, torch.device("cpu")).share(size) for r in range(world_size)]
-    rows = [list(range(size))[share.rows][: share.size] for share in shares]
+    rows = [list(range(size))[taken][:count] for taken, count, _ in shares]
 
     assert sorted(row for part in rows for row in part) == list(range(size))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
-    assert sum(share.weight * share.size for share in shares) == pytest.approx(world_size)
+    assert sum(weight * count for _, count, weight in shares) == pytest.approx(world_size)
 
 
 def test_threads_are_those_asked_for_and_afterwards_the_callers_again() -> None:
