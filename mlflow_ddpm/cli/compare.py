@@ -4,6 +4,7 @@ import argparse
 
 from mlflow_ddpm.cli.options import Commands, add_figure_options, command, figures_wanted
 from mlflow_ddpm.cli.parser import folder, given
+from mlflow_ddpm.core.formatting import count_of, display_path, format_number
 
 
 def add(commands: Commands) -> None:
@@ -51,7 +52,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mlflow_ddpm.core.formatting import count_of, display_path, format_number
     from mlflow_ddpm.publishing.compare import compare_runs
 
     made = compare_runs(

@@ -5,6 +5,7 @@ from collections import Counter
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.cli.parser import folder
+from mlflow_ddpm.core.formatting import count_of, display_path
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +22,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.publishing.download import download_run
 
     fetched = download_run(named_source(args, before=args.directory), args.directory, tracking_uri=args.tracking_uri)

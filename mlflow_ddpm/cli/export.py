@@ -5,6 +5,7 @@ import shlex
 
 from mlflow_ddpm.cli.options import Commands, add_source, command, named_source
 from mlflow_ddpm.cli.parser import given
+from mlflow_ddpm.core.formatting import display_path
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +34,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.publishing.hub_folder import export_run, hub_name
 
     made = export_run(

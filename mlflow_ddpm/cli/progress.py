@@ -12,7 +12,7 @@ from mlflow_ddpm.core.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress, ProgressColumn
 
 _SHOWN = ("loss_mean", "lr", "grad_norm", "samples_per_sec", "epoch_time_sec")
 _REFRESHES_PER_SEC = 4
@@ -20,23 +20,19 @@ _GAP = "  "
 
 
 class TrainingProgress:
-    """One line an epoch; ``bar`` moves with every batch of the run, and is not shown without a terminal."""
+    """One line an epoch; ``bar`` moves with every batch of the run."""
 
-    def __init__(self, console: Console, bar: Progress | None) -> None:
-        self._console, self._bar = console, bar
-        self._task: TaskID | None = None
-        self._epochs = 0
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._epochs = bar, 0
 
     def on_batch(self, epoch: int, batch: int, batches: int, epochs: int) -> None:
         """Move the bar; a resumed run starts where it was."""
         self._epochs = epochs
-        if self._bar is None:
-            return
-        if self._task is None:
+        if not self._bar.task_ids:
+            self._bar.add_task("", total=epochs * batches)
             _start(self._bar)
-            self._task = self._bar.add_task("", total=epochs * batches)
         description = f"epoch {epoch} ({epoch + 1} of {epochs})"
-        self._bar.update(self._task, completed=epoch * batches + batch, description=description)
+        self._bar.update(self._bar.task_ids[0], completed=epoch * batches + batch, description=description)
 
     def on_epoch(self, row: EpochMetrics) -> None:
         """Print the epoch's line: on a terminal, as much of it as has room."""
@@ -46,10 +42,10 @@ class TrainingProgress:
         ]
         line = f"epoch {row.epoch} ({row.epoch + 1} of {self._epochs})"
         for cell in filter(None, cells):
-            if len(line + _GAP + cell) > self._console.width:
+            if len(line + _GAP + cell) > self._bar.console.width:
                 break
             line += _GAP + cell
-        self._console.print(line)
+        self._bar.console.print(line)
 
 
 @contextlib.contextmanager
@@ -57,42 +53,41 @@ def progress_on(stream: IO[str]) -> Iterator[TrainingProgress]:
     """Yield what shows a training's progress."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = console_on(stream)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    bar = _bar(console, *columns) if console.is_terminal else None
-    try:
-        yield TrainingProgress(console, bar)
-    finally:
-        if bar is not None:
-            bar.stop()
+    with _bar(console_on(stream), *columns) as bar:
+        yield TrainingProgress(bar)
 
 
 @contextlib.contextmanager
 def download_on(stream: IO[str]) -> Iterator[Callable[[int, int], None]]:
     """Yield what shows how many of a download's bytes are there: a bar on a terminal, else a line every tenth."""
-    console = console_on(stream)
-    if not console.is_terminal:
-        yield _tenths(console)
-        return
     from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = ("download", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = _bar(console, *columns)
-    task = bar.add_task("", total=None)
-    try:
+    with _bar(console_on(stream), *columns) as bar:
+        task = bar.add_task("", total=None)
         _start(bar)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-    finally:
-        bar.stop()
+        yield _tenths(bar.console) if bar.disable else lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _bar(console: Console, *columns: str | ProgressColumn) -> Progress:
+@contextlib.contextmanager
+def _bar(console: Console, *columns: str | ProgressColumn) -> Iterator[Progress]:
+    """Yield a bar that is shown on a terminal alone, from :func:`_start` on."""
     from rich.progress import Progress
 
-    # Standard output stays where it is: it may be a file.
-    return Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, refresh_per_second=_REFRESHES_PER_SEC
+    bar = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # it may be a file
+        refresh_per_second=_REFRESHES_PER_SEC,
+        disable=not console.is_terminal,
     )
+    try:
+        yield bar
+    finally:
+        if not bar.disable:  # rich would end the line of a file
+            bar.stop()
 
 
 def _start(bar: Progress) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from mlflow_ddpm.cli.options import Commands, command
 from mlflow_ddpm.cli.parser import choice, given, number, typed
+from mlflow_ddpm.core.atomic_file import replace_file
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import count_of, display_path
 
 _ALL = "all"
 
@@ -62,7 +64,6 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_output(args.output)
-    from mlflow_ddpm.core.formatting import count_of, display_path
     from mlflow_ddpm.ddpm.sampling import draw_grid
     from mlflow_ddpm.ddpm.saved_model.load import load_model
     from mlflow_ddpm.ddpm.training.distributed import processes
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> None:
             names, per_class=args.per_class, guidance_scale=args.guidance, steps=args.steps, seed=args.seed
         )
     grid = draw_grid(images.reshape(len(names), args.per_class, *images.shape[1:]), names)
-    _write(args.output, encode_png(grid))
+    try:
+        replace_file(args.output, encode_png(grid))
+    except OSError as error:
+        raise UsageError(f"--output {args.output} cannot be written: {error.strerror}") from error
     drawn = f"{len(images)} images of {count_of(len(names), 'class', 'classes')}"
     print(f"{display_path(args.output)}: {drawn}, {grid.shape[1]} x {grid.shape[0]} pixels")
 
@@ -86,12 +90,3 @@ def _check_output(path: Path) -> None:
         raise UsageError(f"--output must be a name that ends in .png, got {path}")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"--output must be a file in a directory that exists and can be written to, got {path}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    from mlflow_ddpm.core.atomic_file import replace_file
-
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise UsageError(f"--output {path} cannot be written: {error.strerror}") from error

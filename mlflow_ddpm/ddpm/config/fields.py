@@ -94,7 +94,7 @@ class CheckedSettings:
         group, made = cls.__name__.removesuffix("Config").lower(), []
         for declared in fields(cls):  # type: ignore[arg-type]
             kind = _TYPES[str(declared.type)]
-            defaults = {"flag": "--" + declared.name.replace("_", "-"), "metavar": kind.metavar}
+            defaults: dict[str, Any] = {"flag": "--" + declared.name.replace("_", "-"), "metavar": kind.metavar}
             made.append(Option(group, declared.name, kind, declared.default, **defaults | declared.metadata))
         return made
 

@@ -36,7 +36,9 @@ _TENSORS_PER_STAGE = 10  # at least: two norms, two convolutions and a linear la
 _COPIES = 3  # of the weights while they are loaded: the file's bytes, its tensors, the U-Net
 _LEVELS_MAX, _NAME_MAX = 8, 40  # levels of the U-Net; characters of a class's name, which is drawn and printed
 _UNET_ARGUMENTS = inspect.signature(UNet).parameters.items()
-_DEFAULTS = {name: argument.default for name, argument in _UNET_ARGUMENTS if argument.default is not argument.empty}
+_DEFAULTS: dict[str, Any] = {
+    name: argument.default for name, argument in _UNET_ARGUMENTS if argument.default is not argument.empty
+}
 
 
 def save_model(output_dir: Path, model: UNet, config: Config, class_names: Sequence[str]) -> list[Path]:

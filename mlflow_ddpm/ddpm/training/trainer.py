@@ -185,7 +185,7 @@ def clip_gradients(parameters: Sequence[Tensor], norms: Tensor, max_norm: float)
 
 
 @torch.no_grad()
-def update_average(average: Sequence[Tensor], live: Sequence[Tensor], step: int, ema_decay: float) -> None:
+def update_average(average: list[Tensor], live: list[Tensor], step: int, ema_decay: float) -> None:
     """Take the weights after batch ``step``, from 0, into their average: ``average = d average + (1 - d) live``.
 
     ``d = min(ema_decay, (1 + s) / (10 + s))``: the warm-up forgets the random start, which a short run never would.

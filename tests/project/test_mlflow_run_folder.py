@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason=
 
 _COMMAND = """
 import os
-from mlflow_ddpm.cli.project_run import enter_callers_folder
+from mlflow_ddpm.__main__ import enter_callers_folder
 enter_callers_folder()
 print(os.getcwd())
 """
