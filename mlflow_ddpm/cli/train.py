@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from mlflow_ddpm.cli.options import AUTO, Commands, command
 from mlflow_ddpm.cli.train_options import NO, YES, add_training_options
+from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import ConfigError, MlflowDdpmError, StoreUnavailableError
-from mlflow_ddpm.core.formatting import count_of
+from mlflow_ddpm.core.formatting import count_of, display_path
 from mlflow_ddpm.ddpm.config.config import Config, from_options, name_flags, options, run_params
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from mlflow_ddpm.core import ranks
     from mlflow_ddpm.ddpm.output_dir import choose_output_dir, is_same_finished_run, mark_published, plan_output_dir
     from mlflow_ddpm.storage.directory_lock import check_writable
     from mlflow_ddpm.tracking.sync import sync_directory
@@ -72,8 +72,11 @@ def _run(args: argparse.Namespace) -> None:
     else:
         _train(args, config, directory, run_params(asked, output_dir=args.output_dir), first=first)
     if first:
+        from mlflow_ddpm.cli.run_overview import run_overview
+        from mlflow_ddpm.publishing.publish import publish_or_render
+
         store = _store_of(directory, args.tracking_uri)
-        _publish(directory, store)
+        print(run_overview(publish_or_render(directory, store), store))
         _log_model(config, directory, store, args.register_model)
         mark_published(directory)  # last: whatever a kill keeps from being made, the same command makes
 
@@ -149,7 +152,6 @@ def _train(args: argparse.Namespace, config: Config, directory: Path, params: di
 def _print_start(tracker: MetricsTracker) -> None:
     """Print where the run is: its name, its directory, and its page in MLflow."""
     from mlflow_ddpm.cli.run_overview import Line, aligned, run_lines
-    from mlflow_ddpm.core.formatting import display_path
     from mlflow_ddpm.storage.mlflow_requests import in_time
 
     run_id = _wait_for_run(tracker)
@@ -183,13 +185,6 @@ def _store_of(directory: Path, tracking_uri: str | None) -> str | None:
 
     state = DeliveryState.load(directory)
     return store_of(state, tracking_uri) if state else tracking_uri
-
-
-def _publish(directory: Path, tracking_uri: str | None) -> None:
-    from mlflow_ddpm.cli.run_overview import run_overview
-    from mlflow_ddpm.publishing.publish import publish_or_render
-
-    print(run_overview(publish_or_render(directory, tracking_uri), tracking_uri))
 
 
 def _log_model(config: Config, directory: Path, tracking_uri: str | None, register_as: str | None) -> None:

@@ -74,7 +74,10 @@ def plan_training(
             check_offer(Path(config.data.dir), offer)
         else:
             dataset = load_dataset(config.data)
-            plan.facts.append(("data", _describe_data(dataset, config)))
+            train, test, side = len(dataset.train.labels), len(dataset.test.labels), config.data.image_size
+            seen = f"{test:,} held out, seen at {side}x{side}"
+            classes = len(dataset.class_names)
+            plan.facts.append(("data", f"{dataset.name}: {train:,} images of {classes} classes to train on, {seen}"))
     if dataset:
         _plan_size(plan, config, dataset, device, directory)
     plan.facts.append(("device", _describe_device(device, config)))
@@ -129,16 +132,8 @@ def _plan_output(directory: Path, config: Config, *, resume: bool) -> str:
     if checkpoint is None or is_same_finished_run(directory, config):
         return output
     check_same_run(checkpoint.state["config"], config, checkpoint.path)
-    epochs = config.train.epochs
-    return f"{output}, continuing after epoch {checkpoint.epoch} ({checkpoint.epoch + 1} of {epochs})"
-
-
-def _describe_data(dataset: Dataset, config: Config) -> str:
-    train, test, size = len(dataset.train.labels), len(dataset.test.labels), config.data.image_size
-    classes = len(dataset.class_names)
-    return (
-        f"{dataset.name}: {train:,} images of {classes} classes to train on, {test:,} held out, seen at {size}x{size}"
-    )
+    done = f"{checkpoint.epoch + 1} of {config.train.epochs}"
+    return f"{output}, continuing after epoch {checkpoint.epoch} ({done})"
 
 
 def _describe_device(device: torch.device, config: Config) -> str:

@@ -78,8 +78,10 @@ def draw_grid(images: NDArray[np.uint8], class_names: Sequence[str]) -> NDArray[
     _, panels = _layout(classes)
     rows = -(-classes // panels)
     scale = max(1, _WIDTH // (panels * (samples + 1) * width))
+    images = images.repeat(scale, axis=-2).repeat(scale, axis=-1)  # (K, n, H scale, W scale)
+    images = np.pad(images, ((0, 0), (0, 0), (0, 0), (_LINE, 0)), constant_values=_LINE_GREY)  # a line at the left
     strips = [
-        np.concatenate([_name_cell(name, height * scale, width * scale), *_framed(row, scale)], axis=1)
+        np.concatenate([_name_cell(name, height * scale, width * scale), *row], axis=1)
         for name, row in zip(class_names, images, strict=True)
     ]
     strips = [np.pad(strip, ((_LINE, 0), (0, 0)), constant_values=_LINE_GREY) for strip in strips]
@@ -93,12 +95,6 @@ def _layout(classes: int) -> tuple[int, int]:
     if classes <= _FEW:
         return 10, 1
     return (8, 2) if classes <= _SOME else (5, 3)
-
-
-def _framed(samples: NDArray[np.uint8], scale: int) -> list[NDArray[np.uint8]]:
-    """Enlarge each sample (H, W) and give it a line at its left."""
-    enlarged = samples.repeat(scale, axis=-2).repeat(scale, axis=-1)  # (n, H scale, W scale)
-    return list(np.pad(enlarged, ((0, 0), (0, 0), (_LINE, 0)), constant_values=_LINE_GREY))
 
 
 def _name_cell(name: str, height: int, width: int) -> NDArray[np.uint8]:

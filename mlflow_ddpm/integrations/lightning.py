@@ -189,14 +189,17 @@ class _LoggerRun:
         """
         if run_id == self._logger.run_id:
             return
-        client = self._logger.experiment
+        import mlflow
+
+        client, active = self._logger.experiment, mlflow.active_run()
         try:
             experiment_id = client.get_run(run_id).info.experiment_id
-            is_own = _is_empty(client.get_run(self._logger.run_id), since_ms)
+            begun = client.get_run(self._logger.run_id)
         except Exception as error:  # noqa: BLE001 - another store, or a run that was deleted
             _log.warning("the run %s of %s is not in MLFlowLogger's store: %s", run_id, directory, error)
             return
-        if not is_own:
+        is_users = active is not None and active.info.run_id == begun.info.run_id
+        if is_users or begun.data.metrics or begun.data.params or begun.info.start_time < since_ms:
             _log.warning(
                 "%s holds the unfinished run %s, and MLFlowLogger writes to run %s; for one run pass "
                 "MLFlowLogger(run_id=%r), or another output_dir",
@@ -220,12 +223,3 @@ class _LoggerRun:
                 self._logger.experiment.set_terminated(self._logger.run_id, status)
 
         self._logger.finalize = finalize_as
-
-
-def _is_empty(run: Any, since_ms: int) -> bool:
-    """Return whether a run was begun after a moment, by no user, and has nothing in it."""
-    import mlflow
-
-    active = mlflow.active_run()
-    is_users = active is not None and active.info.run_id == run.info.run_id
-    return not (is_users or run.data.metrics or run.data.params) and run.info.start_time >= since_ms

@@ -1,9 +1,9 @@
 """The groups of settings: names, defaults, ranges and help of each, spelt once. Nothing heavy is imported.
 
-A setting that is None, "auto" on the command line, has one value for each preset, or three for the embedded digits and
-three for EMNIST. Annotations are those of a resolved configuration, in which no None is left. The preset ``laptop`` is
-what the tests and the README's figures use; ``gpu`` and ``large`` are places to start from (Ho et al. 2020 trained 36
-million parameters on 32x32 pixels, at a rate of 2e-4 and batches of 128).
+A setting of which nothing was chosen, None here and "auto" on the command line, has one value for each preset, or one
+for each preset and kind of data. Annotations are those of a resolved configuration, in which no None is left. The
+preset ``laptop`` is what the tests and the README's figures use; ``gpu`` and ``large`` are places to start from (Ho et
+al. 2020 trained 36 million parameters on 32x32 pixels, at a rate of 2e-4 and batches of 128).
 """
 
 from __future__ import annotations

@@ -148,7 +148,8 @@ def _check_description(description: Mapping[str, Any]) -> Config:
 
 def check_architecture(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the U-Net's arguments; raise ModelError if its tensors are not the file's, or do not fit into memory."""
-    path, architecture = folder / WEIGHTS_NAME, _DEFAULTS | description["architecture"]
+    path = folder / WEIGHTS_NAME
+    architecture: dict[str, Any] = _DEFAULTS | description["architecture"]
     found = _read_shapes(path)
     stages = 2 * architecture["blocks"] * len(architecture["channel_mults"])
     if stages * _TENSORS_PER_STAGE > len(found):
