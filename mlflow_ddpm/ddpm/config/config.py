@@ -101,13 +101,12 @@ def run_params(config: Config, *, output_dir: str) -> dict[str, str]:
     typed, resolved = config.as_dict(), config.resolve().as_dict()
     values = {option.dest: (option, typed[option.group][option.field]) for option in options()}
     named = {dest: typed_text(values[dest][1]) for dest in PROJECT_SETTINGS}
-    further = [_typed(option, value) for dest, (option, value) in values.items() if dest not in PROJECT_SETTINGS]
-    named |= {"output_dir": output_dir, "options": " ".join(filter(None, further)) or NO_OPTIONS}
+    further = [
+        f"{option.flag} {shlex.quote(typed_text(value))}"
+        for dest, (option, value) in values.items()
+        if dest not in PROJECT_SETTINGS and value != option.default
+    ]
+    named |= {"output_dir": output_dir, "options": " ".join(further) or NO_OPTIONS}
     auto = [option for option in options() if option.default is None and option.dest not in _NOT_LOGGED]
     chosen = {option.key: typed_text(resolved[option.group][option.field]) for option in auto}
     return {**{name: shlex.quote(text) for name, text in named.items()}, **chosen}  # MLflow quotes its own, too
-
-
-def _typed(option: Option, value: Any) -> str:
-    """Return the option as a person would type it, or nothing if it has its default."""
-    return "" if value == option.default else f"{option.flag} {shlex.quote(typed_text(value))}"
