@@ -38,20 +38,16 @@ class EpochDiagnostics:
 
     def start_epoch(self) -> None:
         """Begin an epoch with empty sums."""
-        device = self._parts.device
-        # Columns: the sum of finite values, how many are finite, how many there are.
-        self._loss_sums = torch.zeros(NOISE_LEVELS, 3, dtype=torch.float64, device=device)
-        self._norm_sums = torch.zeros(len(PARTS), 3, dtype=torch.float64, device=device)
-        self._losses: list[Tensor] = []  # (B,) each
-        self._timesteps_of_images: list[Tensor] = []  # (B,) each, the timesteps
+        # Rows: noise levels, then parts. Columns: the sum of finite values, how many are finite, how many there are.
+        self._sums = torch.zeros(NOISE_LEVELS + len(PARTS), 3, dtype=torch.float64, device=self._parts.device)
+        self._losses: list[tuple[Tensor, Tensor]] = []  # of each batch: its images' losses and timesteps, (B,) each
         self._norms: list[Tensor] = []  # (P,) each
         self._update: Tensor | None = None
         self.data_timer.take()
 
     def add_losses(self, per_image: Tensor, timestep: Tensor) -> None:
         """Keep each image's loss (B,) and timestep (B,)."""
-        self._losses.append(per_image.detach())
-        self._timesteps_of_images.append(timestep)
+        self._losses.append((per_image.detach(), timestep))
 
     def add_gradients(self, norms: Tensor) -> None:
         """Keep a batch's gradient norms (P,), and fold when there are many."""
@@ -70,9 +66,10 @@ class EpochDiagnostics:
         and of nothing at all None.
         """
         self._fold()
-        losses = procs.sum_over_ranks(self._loss_sums)  # gradients are the same on every process
-        update = self._norm_sums.new_full((1,), math.nan) if self._update is None else self._update.double().view(1)
-        host = torch.cat([losses.view(-1), self._norm_sums.view(-1), update]).tolist()
+        losses, norms = self._sums.split([NOISE_LEVELS, len(PARTS)])
+        losses = procs.sum_over_ranks(losses)  # gradients are the same on every process
+        update = self._sums.new_full((1,), math.nan) if self._update is None else self._update.double().view(1)
+        host = torch.cat([losses.flatten(), norms.flatten(), update]).tolist()
         means = [_mean(*host[i : i + 3]) for i in range(0, len(host) - 1, 3)]
         names = [f"loss_t/q{level + 1}" for level in range(NOISE_LEVELS)] + [f"grad_part/{part}" for part in PARTS]
         return {
@@ -84,12 +81,13 @@ class EpochDiagnostics:
     @torch.no_grad()
     def _fold(self) -> None:
         if self._losses:
-            level = torch.cat(self._timesteps_of_images) * NOISE_LEVELS // self._timesteps
-            self._loss_sums.index_add_(0, level, _value_and_counts(torch.cat(self._losses)))
+            losses, timesteps = (torch.cat(tensors) for tensors in zip(*self._losses, strict=True))
+            level = timesteps * NOISE_LEVELS // self._timesteps
+            self._sums.index_add_(0, level, _value_and_counts(losses))
         if self._norms:
             norms = part_norms(torch.stack(self._norms), self._parts)  # (M, G)
-            self._norm_sums += _value_and_counts(norms).sum(0)
-        self._losses, self._timesteps_of_images, self._norms = [], [], []
+            self._sums[NOISE_LEVELS:] += _value_and_counts(norms).sum(0)
+        self._losses, self._norms = [], []
 
 
 def parts_of(model: nn.Module) -> Tensor:
