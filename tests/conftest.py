@@ -20,6 +20,9 @@ from support.common import HandClock, mlflow_server
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # two spin against each other on a busy machine
+# Compiled modules are kept: else each worker compiles all tests anew, and each child process the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 _USUAL_HANDLERS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}

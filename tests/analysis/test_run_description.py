@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from support.common import slow
 from support.unhealthy_runs import Run, healthy_run, sick_run
 
-from mlflow_ddpm import MetricsTracker, publish_run
+from mlflow_ddpm import MetricsTracker, plots, publish_run
 from mlflow_ddpm.analysis.findings.rules import find_findings
 from mlflow_ddpm.analysis.history import load_stored_run
 from mlflow_ddpm.analysis.run_description import (
@@ -29,6 +29,7 @@ from mlflow_ddpm.analysis.run_description import (
 from mlflow_ddpm.analysis.run_history import RunHistory
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.plotting.plot_table import plot_named
 from mlflow_ddpm.storage.run_search import open_store
 
 NOTE = "mlflow.note.content"
@@ -112,8 +113,11 @@ def test_a_loop_cannot_name_a_metric_as_the_page_does(name: str, sqlite_uri: str
             tracker.end_epoch(extra={name: 1.0})
 
 
-def test_publishing_links_to_report_and_dashboard_in_the_artifact_viewer(sqlite_uri: str) -> None:
+def test_publishing_links_to_report_and_dashboard_in_the_artifact_viewer(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The description that the run's end wrote makes way; the links hold on any server and prefix."""
+    monkeypatch.setattr(plots, "PLOTS", [plot_named("training_dashboard")])
     run_id = record(sqlite_uri)
     publish_run(run_id, tracking_uri=sqlite_uri)
     note = tags_of(sqlite_uri, run_id)[NOTE]

@@ -120,6 +120,7 @@ def test_a_mistyped_run_id_leaves_nothing_behind(sqlite_uri: str) -> None:
     assert tracker.run_id == run.info.run_id
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_plots_and_report_of_a_tracker_become_artifacts_of_its_run(sqlite_uri: str) -> None:
     """The specification's usage leaves the specified tree in MLflow as well, table and JSON with all epochs."""
     with MetricsTracker("out") as tracker:

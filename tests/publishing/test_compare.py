@@ -275,6 +275,7 @@ def test_mistakes_get_one_clear_line_and_nothing_is_written(sqlite_uri: str) -> 
     assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_the_command_says_what_it_made(capsys: pytest.CaptureFixture[str]) -> None:
     """A line a run, and where to look."""
     status = main(["compare", _write("a", 3), _write("b", 40), "--output-dir", "out"])
@@ -282,7 +283,7 @@ def test_the_command_says_what_it_made(capsys: pytest.CaptureFixture[str]) -> No
 
     assert status == 0
     assert [line.split(",")[0] for line in lines[:2]] == ["a: 3 epochs", "b: 40 epochs"]
-    assert "out/comparison.md shows them, with 15 plots and tables in the same folder" in lines[2]
+    assert "out/comparison.md shows them, with 5 plots and tables in the same folder" in lines[2]
 
 
 @pytest.mark.slow
