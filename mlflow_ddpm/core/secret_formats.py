@@ -33,6 +33,11 @@ def _named(match: Match) -> bool:
     return is_secret(match["secret"], _suspicion(match))
 
 
+def _block(match: Match) -> bool:
+    is_of_kubernetes = match["name"] in ("data", "stringData") and "kind: Secret" in match.string
+    return is_of_kubernetes or _named(match)
+
+
 def _in_query(match: Match) -> bool:
     is_signature = re.search(r"\bsig$|signature$|credential$", match["name"], re.IGNORECASE)
     return is_secret(match["secret"], Suspicion.CERTAIN if is_signature else suspicion(match["name"]))
@@ -126,7 +131,7 @@ def _generated(match: Match) -> bool:
 
 
 _NAME = r"(?P<name>[A-Za-z_][\w.\-]{0,60})"
-_START = r"(?<![\w.\-/\\])"
+_START = r"(?:(?<![\w.\-/\\])|(?<=\\[nrt]))"  # also after the "\n" of a text that Python shows
 _NOUN = rf"{_START}(?:(?P<before>[A-Za-z]{{2,15}})[ ])?-{{0,2}}{_NAME}"  # "access key" as well as "access_key"
 _BARE = r"[^\s,;&'\"`<>]+"
 _TEXT = r"(?:(?!(?P=q)).)+"  # up to the quote that it began with
@@ -139,7 +144,7 @@ _SCHEME = r"(?P<scheme>(?:Bearer|Basic|Bot|Token|Digest|\w{0,9}Key|Negotiate|AWS
 _LINE = r"(?:[^\n'\"]|(?<==)\"[^\n\"]*\")+"  # up to the quote that ends it: Digest username="bob", response="1f" is one
 # A key without a value, and what is indented below it, as YAML writes lists and mappings.
 _BLOCK = (
-    rf"^(?P<indent>[ ]{{0,40}})(?:- )?(?=.{{0,60}}(?:pass|pw|secret|cred|token|key)){_NAME}:[ ]*\n"
+    rf"^(?P<indent>[ ]{{0,40}})(?:- )?(?=.{{0,60}}(?:pass|pw|secret|cred|token|key|data)){_NAME}:[ ]*\n"
     r"(?P=indent)(?:[ ]+(?:- )?|- )(?P<secret>\S.*(?:\n(?P=indent)(?:[ ]+|- )\S.*)*)"
 )
 # Programs whose short option takes a password, with a space or without; of the last ones without a space alone.
@@ -201,10 +206,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         ),
     ),
     # a field of a form: name="password", then other headers and an empty line, then the value
-    (
-        _named,
-        rf"(?i:\bname=\"{_NAME}\"[^\n]{{0,200}}\n(?:[\w\-]{{1,40}}:[^\n]{{0,200}}\n){{0,3}}\r?\n(?P<secret>[^\r\n]+))",
-    ),
+    (_named, rf"(?i:\bname=\"{_NAME}\"[^\n]{{0,200}}\n(?:[\w\-]+:[^\n]{{0,200}}\n){{0,3}}\r?\n(?P<secret>[^\r\n]+))"),
     (_named, rf"(?m:^{_NAME}\n  [^\n]{{1,300}}?\binput_value={_QUOTED})"),  # an error of pydantic's
     # "password": "..." and password='...', as JSON, Python and shells write them; password: '...' in YAML
     (_named, rf"{_START}(?P<n>\\?['\"]){_NAME}(?P=n)\]?\s{{0,9}}[:=]\s{{0,9}}{_QUOTED}"),
@@ -213,7 +215,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         rf"{_NOUN}(?:=(?![\s=])|\s{{1,9}}=\s{{1,9}}|=\s{{1,9}}(?=['\"])|\s{{1,9}}=(?=['\"])){_VALUE}",
     ),
     (_after_colon, rf"{_NOUN}(?:['\"]|[*_`]{{1,2}})?[ \t]?:[*_`]{{0,2}}[ \t]{{0,9}}(?:[|>][+\-]?\s{{1,20}})?{_VALUE}"),
-    (_named, rf"(?mi:{_BLOCK})"),
+    (_block, rf"(?mi:{_BLOCK})"),
     (_named, rf"<(?:\w{{1,20}}:)?{_NAME}(?:\s[^<>]{{0,200}})?>\s*(?P<secret>[^<>\n]+?)\s*</"),  # XML
     (_sure, rf"(?:{_CREDENTIAL_CALL}(?P<sure>)|\blogin)\((?:[^()]{{1,80}}[,=]\s?)?{_QUOTED}"),
     # command lines, also as Python shows a list
@@ -255,7 +257,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         ),
     ),
     # JSON web tokens; what issuers give out; then AWS, Twilio and Mailgun, Telegram, Discord, hashes of passwords
-    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*)"),
+    (_always, r"(?<![\w\-])(?P<secret>eyJ[\w\-]{6,}\.[\w\-]{4,}(?:\.[\w\-]*)*|eyJ[\w\-]{60,}=*|[0-9a-f]{32}-us\d+)"),
     (_issued, rf"(?<![A-Za-z0-9])(?P<secret>(?:{ISSUERS})(?P<tail>[\w.\-]{{10,}}))"),
     (
         _generated,
@@ -264,10 +266,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             r"(?P<tail>[A-Za-z0-9]{24,}+))(?![.\w\-]*\.\w{2,11}\b)"
         ),
     ),
-    (
-        _always,
-        r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|(?:SK|key-|pat\w{12,20}\.)[0-9a-f]{32,}|[0-9a-f]{32}-us\d{1,2})\b",
-    ),
+    (_always, r"(?<![\w\-])(?P<secret>xox[a-z]-[\w\-]{10,}|A[KS]IA[A-Z0-9]{12,}|(?:SK|key-|pat\w+\.)[0-9a-f]{32,})\b"),
     (_always, r"(?<!\w)(?P<secret>\d{8,10}:[\w\-]{30,40}|[MNO][\w\-]{23,25}\.[\w\-]{6}\.[\w\-]{27,})\b"),
     (_always, r"(?P<secret>\$(?:2[abxy]|[1567y]|apr1|argon2\w{1,2}|scrypt|pbkdf2[\w\-]*)\$[\w./$,=+\-]{20,})"),
 )
