@@ -154,15 +154,13 @@ def _lead(summary: Summary) -> str:
 
 
 def _table(results: Table, lines: int) -> str:
-    left = len(results.rows) - lines
+    left, most = len(results.rows) - lines, 80  # letters of a name of any length: a description has few characters
     more = f"\n\n{count_of(left, 'more result is', 'more results are')} in the report." if left > 0 else ""
-    return table(results._replace(rows=[_short(row) for row in results.rows[:lines]])) + more
-
-
-def _short(row: Sequence[str]) -> list[str]:
-    """Return a line of the table with a name of any length cut: a description has few characters."""
-    most = 80
-    return [cell if len(cell) <= most else f"{cell[: most - 1]}\N{HORIZONTAL ELLIPSIS}" for cell in row]
+    rows = [
+        [cell if len(cell) <= most else f"{cell[: most - 1]}\N{HORIZONTAL ELLIPSIS}" for cell in row]
+        for row in results.rows[:lines]
+    ]
+    return table(results._replace(rows=rows)) + more
 
 
 def _findings(findings: Sequence[Finding], most: int) -> list[str]:

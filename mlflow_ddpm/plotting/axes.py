@@ -63,7 +63,7 @@ def linear_axis(ax: Axes, label: str, *drawn: Floats, spikes: float = 0.02, alwa
     """Fit the axis to what is drawn (finite values), except that a share of ``spikes`` may not dwarf all the rest.
 
     Values of which zero is a natural neighbour are shown from zero; the value to ``always_include`` is shown in any
-    case. :func:`mlflow_ddpm.plotting.marks.mark_offscale` marks what exceeds the limits.
+    case. :func:`mlflow_ddpm.plotting.undrawable.mark_offscale` marks what exceeds the limits.
     """
     values = np.concatenate(drawn)
     limit = spike_limit(values, spikes)

@@ -66,7 +66,8 @@ class FigureGrid:
         rows = note_rows(ax) if is_alone else _NOTE_ROWS
         pad = setting("axes.titlepad") + NOTE_ROW * (rows - 1) * setting("legend.fontsize")
         if self.is_titled:
-            ax.set_title(text, family=setting("font.family")[0], pad=pad + self.legend_points * is_alone)
+            above = self.legend_points if is_alone else 0.0
+            ax.set_title(text, family=setting("font.family")[0], pad=pad + above)
         if self.legend_points and is_alone:
             y = ax.get_position().y1 + (pad - _LEGEND_GAP) / 72 / self.figure.get_figheight()
             self.figure.legends[0].set_bbox_to_anchor((self.legend_x, y), transform=self.figure.transFigure)

@@ -178,10 +178,11 @@ def plot_columns(name: str, history: RunHistory) -> dict[str, list[Any]]:
         loss = starred.of(history)
         loss = positive(loss) if starred.is_log else loss  # what a log axis cannot show is not its best
         best = int(np.nanargmin(loss.value)) if len(loss.finite) else -1
-    marks = []
-    for i, epoch in enumerate(epochs):
-        words = ["best"] * (i == best) + ["resumed"] * (epoch in history.resumed_at_epochs)
-        marks.append(" ".join(words))
+    resumed = set(history.resumed_at_epochs)
+    marks = [
+        " ".join(word for word, is_so in (("best", i == best), ("resumed", epoch in resumed)) if is_so)
+        for i, epoch in enumerate(epochs)
+    ]
     return {"epoch": epochs, **drawn, MARK: marks}
 
 

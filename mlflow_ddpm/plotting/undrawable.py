@@ -34,12 +34,9 @@ def mark_nonfinite(ax: Axes, traces: Sequence[Trace]) -> Note | None:
         return None
     color = _mark_edge(ax, marked, "x", NONFINITE)
     kinds = nonfinite_kinds([trace.series for trace, _ in marked])
-    names = [f"{trace.name}, " if trace.name else "" for trace, _ in marked]
-    where = "; ".join(
-        name + epochs_text(trace.series, epochs) for name, (trace, epochs) in zip(names, marked, strict=True)
-    )
+    where = "; ".join(f"{t.name}{t.name and ', '}{epochs_text(t.series, epochs)}" for t, epochs in marked)
     count = sum(len(epochs) for _, epochs in marked)
-    brief = f"{kinds} in {count_of(len(marked), 'run')}" if any(names) else f"{count:,} {kinds}"
+    brief = f"{kinds} in {count_of(len(marked), 'run')}" if marked[0][0].name else f"{count:,} {kinds}"
     return Note(f"{kinds} ({where})", color, brief, "x", kinds)
 
 
