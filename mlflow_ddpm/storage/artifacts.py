@@ -89,6 +89,9 @@ class Artifacts:
         paths = [into / artifact.path for artifact in wanted]
         for folder in {path.parent for path in paths}:
             folder.mkdir(parents=True, exist_ok=True)
+        if len(wanted) == 1:  # also when the interpreter exits, where no pool takes a task
+            self._download(wanted[0], paths[0])
+            return paths
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(self._download, wanted, paths))
         return paths

@@ -260,8 +260,9 @@ def test_a_handler_set_between_is_kept_and_may_call_the_earlier_one() -> None:
         ),
         slow("run(0)\ntry:\n  os.kill(os.getpid(), signal.SIGINT); run(1)\nexcept KeyboardInterrupt: pass", "FINISHED"),
         slow("run(0)\nraise ValueError('x')", "FAILED"),
+        slow("run(0); tracker.close()\ntracker = MetricsTracker('out', resume=True)\nrun(1)", "FINISHED"),
     ],
-    ids=["SIGTERM", "SIGTERM caught", "Ctrl-C caught", "exception"],
+    ids=["SIGTERM", "SIGTERM caught", "Ctrl-C caught", "exception", "resumed"],
 )
 def test_a_script_without_a_with_block_ends_truly(loop: str, status: str, sqlite_uri: str) -> None:
     """What ended it is seen at the interpreter's exit."""
@@ -273,10 +274,11 @@ def run(epoch):
     tracker.start_epoch(epoch); tracker.log_batch(1.0); tracker.end_epoch()
 {loop}
 """
-    subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True)
 
     (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
     assert run.info.status == status
+    assert b"set aside" not in done.stderr
 
 
 CHILDREN = """
