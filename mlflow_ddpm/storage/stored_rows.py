@@ -3,7 +3,7 @@
 The tracker writes all points of a row at one step and one timestamp, among them metrics that it measures in every
 epoch. Only a place (step, timestamp) where those stand, and fit each other, is a row: points that users log into the
 same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more, or
-those of another run: each row follows from an earlier one, and a tag names the first.
+those of another run: each row follows from an earlier one, and a tag names those that need not.
 """
 
 import logging
@@ -19,9 +19,9 @@ from mlflow_ddpm.core.metrics import INTEGRAL_COLUMNS, TABLE_COLUMNS, EpochMetri
 
 _log = logging.getLogger("mlflow_ddpm.progress")
 ROW_MARK = "cumulative_time_sec"  # every row has it
-FIRST_ROWS_TAG = "mlflow.mlflow_ddpm.first_rows"  # STEP@MS of the row with which the training began, each time
+FIRST_ROWS_TAG = "mlflow.mlflow_ddpm.first_rows"  # STEP@MS of each row with which the training began or was resumed
 NO_ROW_YET = "-"
-_FIRST_MAX = 99  # earlier ones that are kept: the tag has at most 5,000 characters
+_LATER_MAX = 98  # that are kept beside the very first: the tag has at most 5,000 characters
 _ALWAYS_MEASURED = ("epoch_time_sec", "cumulative_time_sec", "nonfinite_batches")
 _NO_ROWS = ("live/", "system/", "summary/")  # points between rows, MLflow's own, and results of the whole run
 _FLOAT_MAX = sys.float_info.max  # SQL stores keep an infinity as the largest double
@@ -51,13 +51,16 @@ def read_pages(fetch: Callable[[str | None], Any], key: str) -> list[Any]:
     raise HistoryError(f"MLflow sends more than {_MOST_PAGES} pages of the metric {key!r}; no run has that many")
 
 
-def first_row_tag(tags: Mapping[str, str], row: EpochMetrics) -> dict[str, str]:
-    """Return the tag by which a run names its first row, unless its tags do already.
+def first_rows_tag(tags: Mapping[str, str], rows: Iterable[EpochMetrics]) -> dict[str, str]:
+    """Return the tag by which a run names the rows with which a training began or was resumed, unless it does already.
 
     A run that an older version began has no such tag, and gets none: its own rows would count as another's.
     """
-    places, place = tags.get(FIRST_ROWS_TAG, "").split(), f"{row.epoch}@{row.logged_at_ms}"
-    return {FIRST_ROWS_TAG: " ".join([*places[-_FIRST_MAX:], place])} if places and place not in places else {}
+    places = tags.get(FIRST_ROWS_TAG, "").split()
+    wanted = dict.fromkeys(f"{row.epoch}@{row.logged_at_ms}" for row in rows)
+    new = [place for place in wanted if place not in places]
+    kept = [*places, *new]
+    return {FIRST_ROWS_TAG: " ".join([*kept[:2], *kept[2:][-_LATER_MAX:]])} if places and new else {}
 
 
 def read_stored_rows(
@@ -106,8 +109,9 @@ def _row_places(marking: Iterable[Sequence[Any]], *, is_marked: bool) -> list[Pl
 def _of_this_run(rows: Sequence[tuple[Place, Cells]], first: Collection[str]) -> Iterator[tuple[Place, Cells]]:
     """Yield, in order of time, the rows that follow from the first ones; all, where none of those is there.
 
-    A row's cumulative time is that of the row before and its own. One that follows from none is ours if it comes after
-    our last, as where the store has lost the row between.
+    A row's cumulative time is that of the row before and its own. One that follows from none is ours if its step and
+    its cumulative time are beyond those of our last: the store may have lost the row between, or a person may have
+    rounded the CSV before rows of it were sent.
     """
     begin = {place for place, _ in rows if f"{place[0]}@{place[1]}" in first}
     totals: dict[int, bool] = {}  # cumulative times, in nanoseconds, and whether they are ours
@@ -116,8 +120,8 @@ def _of_this_run(rows: Sequence[tuple[Place, Cells]], first: Collection[str]) ->
         total, own = (_whole((cells.get(name) or 0.0) * 1e9) or 0 for name in (ROW_MARK, "epoch_time_sec"))
         before = total - own
         follows = [totals[time] for time in (before, before - 1, before + 1) if time in totals]
-        is_lost_between = not follows and place[0] > last[0] >= 0 and before >= last[1]
-        is_ours = not begin or place in begin or any(follows) or is_lost_between
+        is_beyond = not follows and place[0] > last[0] >= 0 and total > last[1]
+        is_ours = not begin or place in begin or any(follows) or is_beyond
         totals[total] = is_ours or totals.get(total, False)
         if is_ours:
             last = (place[0], total)

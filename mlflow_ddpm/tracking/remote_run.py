@@ -23,7 +23,7 @@ from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME
 from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags
 from mlflow_ddpm.storage.run_target import RunTarget, context_tags, open_run
-from mlflow_ddpm.storage.stored_rows import ROW_MARK, first_row_tag
+from mlflow_ddpm.storage.stored_rows import ROW_MARK, first_rows_tag
 from mlflow_ddpm.tracking.resume import axis_tags, rows_of_stored_copy
 from mlflow_ddpm.tracking.run_metadata import RunMetadata
 from mlflow_ddpm.tracking.set_aside import SetAside
@@ -52,7 +52,7 @@ class RemoteRun:
         self._run: MlflowRun | None = None
         self._created = False
         self._logged: frozenset[tuple[str, int, int]] | None = None  # points; None: some may have arrived unheard
-        self._first_row: EpochMetrics | None = None  # that the run names
+        self._named: set[tuple[int, int]] = set()  # step and time of first rows that the run names
         self._logged_images: tuple[str, ...] | None = None
         self.set_aside = SetAside(state_file, self._takes_tags)
         self._describe_at, self._described_ms = time.monotonic() + _DESCRIBE_SEC, 0
@@ -102,16 +102,21 @@ class RemoteRun:
             if self._logged is None:
                 self._logged = run.logged_points()
                 rows = [*self._lost_rows(run), *rows]
-            first = next(iter(self._mirror.rows), rows[0])
-            if first is not self._first_row:
-                self._send_tags(run, first_row_tag(run.read_page().tags, first))
-                self._first_row = first
+            self._name_first_rows(run, rows)
             new = [p for row in rows for p in row.points() if (p.key, p.step, p.timestamp_ms) not in self._logged]
             self.set_aside.send(new, run.log_points, metric_name)
         except StoreError:
             self._logged = None  # the answer may have been lost on the way back
             raise
         self._file.put(delivered_through_ms=max(self._state.delivered_through_ms, rows[-1].logged_at_ms))
+
+    def _name_first_rows(self, run: MlflowRun, rows: Sequence[EpochMetrics]) -> None:
+        """Name those that follow from none that the store has: the first, and the first after each resume."""
+        first, resumed = next(iter(self._mirror.rows), rows[0]), set(self._state.resumed_at_epochs)
+        begins = {(r.epoch, r.logged_at_ms): r for r in (first, *rows) if r is first or r.epoch in resumed}
+        if not begins.keys() <= self._named:
+            self._send_tags(run, first_rows_tag(run.read_page().tags, begins.values()))
+            self._named.update(begins)
 
     def _lost_rows(self, run: MlflowRun) -> list[EpochMetrics]:
         """Return rows that the store had acknowledged and does not have, as where a backup of it was put back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +199,8 @@ class RunRecorder:
         """Return the run's seconds up to a row, those before a resume included."""
         every, rows = self._state.every_n_steps, reversed(self._mirror.rows)
         earlier = next((older for older in rows if not supersedes(row, older, every)), None)
-        return (earlier.cumulative_time_sec if earlier else None) or 0.0
+        seconds = (earlier.cumulative_time_sec if earlier else None) or 0.0
+        return seconds if 0 <= seconds < math.inf else 0.0  # a person may have edited the CSV
 
     def flush(self, timeout: float) -> bool:
         """Bring JSON and MLflow up to this moment; return whether MLflow has everything, within ``timeout`` seconds."""

@@ -131,6 +131,8 @@ AGAIN: Rows = [(0, 3.5, 3.5), (1, 3.25, 6.75)]
         ([*OURS, *AGAIN, *OTHER], [0, 3], [0, 1, 2, 0, 1]),
         ([*OURS, (1, 1.75, 3.25), (2, 1.0, 4.25), *OTHER], [0], [0, 1, 2, 1, 2]),  # resumed at 1
         ([OURS[0], OURS[2], *OTHER], [0], [0, 2]),  # the store lost one
+        ([*OURS, (3, 0.5, 4.3), (4, 0.5, 4.8), *OTHER], [0], [0, 1, 2, 3, 4]),  # rounded before they were sent
+        ([*OURS, (2, 0.5, 0.5), (3, 0.5, 1.0), *OTHER], [0, 3], [0, 1, 2, 2, 3]),  # resumed, the times lost
         ([*OURS, *OTHER], [], [0, 1, 2, 0, 1, 2, 3, 4]),  # of a version that named none
     ],
 )
@@ -173,6 +175,29 @@ def test_a_run_that_holds_the_rows_of_another_is_read_resumed_and_synced_as_its_
         assert read_history("out").equals(read_history(run_id))
     assert "was complete" in sync_directory(Path("out"))
     assert len(read_history(other)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", ["{:.2f}", "{:.0f}", "", "0", "nan"])
+def test_a_run_whose_times_a_person_edited_in_the_csv_keeps_its_rows_when_it_is_resumed(
+    sqlite_uri: str, edit: str
+) -> None:
+    """Rounded, cleared, set to zero or to no number."""
+    for first in (0, 3):
+        with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True) as tracker:
+            run_id = str(tracker.run_id)
+            for epoch in range(first, first + 3):
+                tracker.start_epoch(epoch)
+                tracker.log_batch(1.0)
+                tracker.end_epoch()
+        path = Path("out/training_metrics.csv")
+        table = [line.split(",") for line in path.read_text().splitlines()]
+        column = table[0].index("cumulative_time_sec")
+        for cells in table[1:]:
+            cells[column] = edit.format(float(cells[column] or 0))
+        path.write_text("".join(",".join(cells) + "\n" for cells in table))
+
+    assert list(read_history(run_id)["epoch"]) == [0, 1, 2, 3, 4, 5]
 
 
 def test_runs_of_old_versions_have_fewer_marks() -> None:
