@@ -1,6 +1,6 @@
 """The tracker that a training loop talks to: it measures epochs, or windows of steps, and hands each row on.
 
-On ranks other than 0 nothing is written or imported, and only ``next_epoch`` and ``reduce_over_ranks`` wait.
+On ranks other than 0 every method returns at once, nothing is written and MLflow is never imported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MetricsTracker:
 
     Raises:
         UsageError: ``output_dir`` is a file, cannot be made, holds another run than the one asked for, or is being
-            written by another tracker, of this process or another.
+            written by another tracker, of this process or another; or ``reduce_over_ranks`` knows no number of ranks.
         MirrorError: ``output_dir`` holds files that are not ours or are damaged; they are left untouched.
         StoreRefusedError: there is no run ``run_id``. A store that is away raises nothing: what waits is sent later.
     """
@@ -90,7 +90,7 @@ class MetricsTracker:
         self.output_dir = Path(output_dir).absolute()
         self.rank = ranks.rank()
         world_size, windows = ranks.world_size(), StepWindows.create(every_n_steps)
-        self._peers = RankSync(self.output_dir, reduces=reduce_over_ranks and world_size > 1)
+        self._peers = RankSync(self.output_dir, reduces=reduce_over_ranks)
         meter = EpochMeter(device, clock, world_size, self._peers)
         self._rows = RowMeasurement(meter, windows, self.rank, LiveMeter(live_every_sec, world_size))
         self._recorder: Recorder = NullRecorder()
@@ -131,7 +131,7 @@ class MetricsTracker:
         """The first epoch (or step) without a row: where to begin. The same number on every rank.
 
         Raises:
-            UsageError: on a rank other than 0 that cannot ask rank 0, for it has no ``torch.distributed`` group.
+            UsageError: on a rank other than 0 without a ``torch.distributed`` group; PeerLostError if a rank failed.
         """
         if self.rank == 0:
             self._peers.publish_next_epoch(self._recorder.next_epoch)
@@ -284,7 +284,7 @@ class MetricsTracker:
         The last, short window of steps is kept; an epoch still open is dropped, with a warning.
 
         Args:
-            status: FINISHED, FAILED or KILLED; default: what follows from ``error``.
+            status: FINISHED, FAILED, or KILLED, which is FAILED if another rank failed; default: from ``error``.
             error: what ended the training, for the tags; default: the exception under way, as in a ``finally`` block,
                 or the signal for which the loop was left.
             timeout: seconds to wait for MLflow at most; what is not delivered by then stays in ``output_dir``.

@@ -159,3 +159,16 @@ def one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock() -> HandClock:
     """A clock that the test moves."""
     return HandClock()
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is rank 0 of a group of two, whose store is in its memory."""
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+    from mlflow_ddpm.tracking import rank_sync
+
+    store = HashStore()
+    monkeypatch.setattr(rank_sync, "_group_store", lambda: store)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")

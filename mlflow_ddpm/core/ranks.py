@@ -8,25 +8,39 @@ import os
 import sys
 from typing import Any
 
-_LAUNCHERS = (
+_LAUNCHERS: tuple[tuple[str, str | None], ...] = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun without torchrun; SLURM_NTASKS is set in a plain batch script, too
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun of Open MPI
     ("PMI_RANK", "PMI_SIZE"),  # mpiexec of MPICH and Intel MPI
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH2
     ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # jsrun
-    ("PMIX_RANK", ""),  # prterun, and what else starts processes by PMIx: their number is in no variable
+    ("PMIX_RANK", None),  # prterun, and what else starts processes by PMIx: their number is in no variable
 )
 
 
 def rank() -> int:
     """Return this process's rank, 0 where nothing launched several."""
-    return _ask("get_rank", index=0, default=0)
+    if (distributed := group()) is not None:
+        return int(distributed.get_rank())
+    names = _launcher()
+    return int(os.environ[names[0]]) if names else 0
 
 
 def world_size() -> int:
     """Return the number of processes, 1 where nothing launched several; those up to this one if no more is known."""
-    return _ask("get_world_size", index=1, default=1)
+    if (distributed := group()) is not None:
+        return int(distributed.get_world_size())
+    names = _launcher()
+    if names is None:
+        return 1
+    return int(os.environ[names[1]]) if names[1] else rank() + 1
+
+
+def is_world_size_known() -> bool:
+    """Return whether :func:`world_size` is the same number on every rank."""
+    names = None if group() is not None else _launcher()
+    return names is None or names[1] is not None
 
 
 def describe_launcher() -> str | None:
@@ -36,16 +50,6 @@ def describe_launcher() -> str | None:
     return names and f"{names[0]}={os.environ[names[0]]} makes it rank {rank()}{of_all}"
 
 
-def _ask(method: str, *, index: int, default: int) -> int:
-    distributed = group()
-    if distributed is not None:
-        return int(getattr(distributed, method)())
-    names = _launcher()
-    if names is None:
-        return default
-    return int(os.environ[names[index]]) if names[index] else rank() + 1
-
-
 def group() -> Any:
     """Return ``torch.distributed`` if it has an initialised group."""
     distributed = sys.modules.get("torch.distributed")
@@ -53,7 +57,7 @@ def group() -> Any:
     return distributed if has_group else None
 
 
-def _launcher() -> tuple[str, str] | None:
+def _launcher() -> tuple[str, str | None] | None:
     """Return the variables of rank and world size that are set."""
     known = (names for names in _LAUNCHERS if all(os.environ.get(name, "").isdigit() for name in filter(None, names)))
     return next(known, None)

@@ -6,19 +6,26 @@ time-out of 10 to 30 minutes, and only where every rank makes the same call.
 
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
 from mlflow_ddpm.core.run_summary import RunOutcome
+from mlflow_ddpm.storage.mlflow_requests import in_time
 
+_T = TypeVar("_T")
 _log = logging.getLogger("mlflow_ddpm")
 
 _TIMEOUT_SEC = 45.0  # the error is to come within a minute
+_END_SEC = 2.0  # for a request that the end of the run waits for: the store's host may hang
+_POLL_SEC = 0.5
 _PREFIX = "mlflow_ddpm"
 _COMPLETE = "complete"
 _trackers: Counter[str] = Counter()  # opened by this process, by name of their directory
@@ -31,24 +38,48 @@ def _group_store() -> Any:
     return group and group.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
 
 
+def _in_time(request: Callable[[], _T]) -> _T:
+    try:
+        return in_time(_END_SEC, request)
+    except RuntimeError:  # newer Pythons start no thread at the interpreter's exit
+        return request()
+
+
 class RankSync:
     """One tracker's tie to those of the other ranks.
 
     Every rank must open its trackers in the same order, as it does if it runs the same script.
 
     Attributes:
-        reduces: losses are means, and samples sums, over all ranks.
+        reduces: losses are means, and samples sums, over all ranks, of which there are several.
+
+    Raises:
+        UsageError: it is to reduce over ranks whose number is not known.
     """
 
     def __init__(self, directory: Path, *, reduces: bool) -> None:
-        self.reduces = reduces
+        if reduces and not ranks.is_world_size_known():
+            raise UsageError(
+                "reduce_over_ranks=True needs the number of ranks, which PMIX_RANK alone does not give; call "
+                "torch.distributed.init_process_group before you open the tracker"
+            )
+        self.reduces = reduces and ranks.world_size() > 1
         _trackers[directory.name] += 1
         self._key = f"{_PREFIX}/{directory.name}/{_trackers[directory.name]}"
-        self._barrier = f"{_PREFIX}/barrier/{next(_reducing) if reduces else None}"  # directories may differ by rank
-        self._rounds = 0
-        self._broken: Exception | None = None  # why the ranks' calls no longer match
+        # Without the directory's name, which may differ by rank.
+        self._barrier = f"{_PREFIX}/barrier/{next(_reducing) if self.reduces else None}"
+        self._rounds, self._pid = 0, os.getpid()
+        self._broken: Callable[[], Exception] | None = None  # makes the error of ranks whose calls no longer match
         self._next_epoch: int | None = None
         self._is_published = self._has_waited = False
+
+    def stop_reducing(self) -> None:
+        """Measure this rank alone from now on: the others may be gone."""
+        self.reduces = False
+
+    def _store(self) -> Any:
+        """Return the group's store; None without one, and in a forked process, which would share the rank's socket."""
+        return _group_store() if os.getpid() == self._pid else None
 
     def wait_for_all(self) -> None:
         """Return once every rank has called this as often as this one.
@@ -56,14 +87,14 @@ class RankSync:
         What becomes of a call is the same on every rank. After one that failed each later one raises at once.
 
         Raises:
-            UsageError: a rank did not call it within 45 s of this one.
+            UsageError: a rank did not call it within 45 s of this one, or this process is not one of the group.
             PeerLostError: a rank has failed.
         """
-        import torch.distributed as dist
-
         if self._broken:
-            raise self._broken
-        store, rank = _group_store(), dist.get_rank()
+            raise self._broken()
+        store, rank = self._store(), ranks.rank()
+        if store is None:
+            raise UsageError("reduce_over_ranks=True needs a torch.distributed group of which this process is a rank")
         self._rounds += 1
         verdict, *arrivals = self._keys(self._rounds)
         store.set(arrivals[rank], "")
@@ -73,43 +104,52 @@ class RankSync:
             late = ", ".join(str(other) for other, key in enumerate(arrivals) if not store.check([key]))
             store.compare_set(verdict, "", self.lost_rank() or _did_not_come(late, rank))
         if (outcome := store.get(verdict).decode()) != _COMPLETE:
-            self._broken = (PeerLostError if outcome == self.lost_rank() else UsageError)(outcome)
-            raise self._broken
-        if rank == 0 and self._rounds > 2:  # noqa: PLR2004 - whoever is in this round has left the last but one
-            for key in self._keys(self._rounds - 2):
-                store.delete_key(key)
+            self._broken = partial(PeerLostError if outcome == self.lost_rank() else UsageError, outcome)
+            raise self._broken()
+        if self._rounds > 2:  # noqa: PLR2004 - whoever is in this round has left the last but one
+            old_verdict, *old_arrivals = self._keys(self._rounds - 2)
+            store.delete_key(old_arrivals[rank])
+            if rank == 0:
+                store.delete_key(old_verdict)
 
     def _keys(self, this_round: int) -> list[str]:
         """Return the keys of a round: what became of it, and that each rank came."""
         return [f"{self._barrier}/{this_round}/{part}" for part in ("verdict", *range(ranks.world_size()))]
 
     def _wait(self, store: Any, key: str) -> bool:
-        """Return whether a key is set within 45 s; False at once where a rank has failed."""
+        """Return whether a key is set within 45 s; False soon where a rank has failed."""
         began = time.monotonic()
+        next_look = began  # for a rank that failed: rarely, as all ranks ask one host
         while not store.check([key]):  # the store's own wait would hold signals up, and prints a warning
-            waited = time.monotonic() - began
-            if waited > _TIMEOUT_SEC or self.lost_rank():
+            now = time.monotonic()
+            waited = now - began
+            if waited > _TIMEOUT_SEC:
                 return False
-            time.sleep(min(0.001 + waited / 20, 0.5))
+            if now >= next_look:
+                next_look = now + _POLL_SEC
+                if self.lost_rank():
+                    return False
+            time.sleep(min(0.001 + waited / 5, _POLL_SEC))
         return True
 
     def publish_failure(self, rank: int, outcome: RunOutcome) -> None:
         """Let rank 0 know how another rank's training failed: the launcher only sends it a signal."""
         with contextlib.suppress(Exception):  # the store may be gone with its process
-            if outcome.status == "FAILED" and (store := _group_store()):
+            if outcome.status == "FAILED" and (store := self._store()):
                 text = f"rank {rank} ended with {outcome.error_type}: {outcome.error_message}"
-                store.compare_set(f"{self._key}/lost", "", text)
+                _in_time(partial(store.compare_set, f"{self._key}/lost", "", text))
 
     def lost_rank(self) -> str | None:
-        """Return which other rank's training failed, and how; None where none has."""
+        """Return which other rank's training failed, and how; None where none has, or the store does not answer."""
+        key = f"{self._key}/lost"
         with contextlib.suppress(Exception):
-            if (store := _group_store()) and store.check([f"{self._key}/lost"]):
-                return str(store.get(f"{self._key}/lost").decode())
+            if store := self._store():
+                return _in_time(lambda: str(store.get(key).decode()) if store.check([key]) else None)
         return None
 
     def publish_next_epoch(self, value: int) -> None:
         """Let the other ranks know the first epoch (or step) without a row, once; rank 0 reads it from disk."""
-        store = None if self._is_published else _group_store()
+        store = None if self._is_published else self._store()
         if store is not None:
             store.set(f"{self._key}/next", str(value))
             self._is_published = True
@@ -121,10 +161,15 @@ class RankSync:
         self._next_epoch = epoch + 1
 
     def next_epoch(self) -> int:
-        """Return, on another rank, the number that rank 0 has; raise UsageError if it cannot be asked in 45 seconds."""
+        """Return, on another rank, the number that rank 0 has.
+
+        Raises:
+            UsageError: rank 0 cannot be asked, or has no number within 45 s.
+            PeerLostError: a rank has failed.
+        """
         if self._next_epoch is not None:
             return self._next_epoch
-        store, key = _group_store(), f"{self._key}/next"
+        store, key = self._store(), f"{self._key}/next"
         if store is None:
             raise UsageError(
                 "next_epoch is known on rank 0 alone, and this process has no torch.distributed group to ask it by; "
@@ -132,6 +177,8 @@ class RankSync:
             )
         if not (store.check([key]) if self._has_waited else self._wait(store, key)):
             self._has_waited = True
+            if lost := self.lost_rank():
+                raise PeerLostError(lost)
             raise UsageError(
                 f"next_epoch is known on rank 0 alone, which opened no tracker on this directory within "
                 f"{_TIMEOUT_SEC:.0f} s; open the tracker on every rank"

@@ -39,7 +39,7 @@ class RowMeasurement:
         self.shutdown: ShutdownHandler | None = None
         self.number, self.is_partial = -1, False
         self.has_measures = rank == 0 or meter.peers.reduces
-        self._rank = rank
+        self._rank, self._peers = rank, meter.peers
         self._extras: set[str] | None = None  # names of all rows, those of before a resume included
         self._batches_before = 0  # in the whole run, before the epoch that is open
 
@@ -50,7 +50,7 @@ class RowMeasurement:
 
     def watch_exit(self) -> None:
         """Let rank 0 know when this rank fails."""
-        self.shutdown = ShutdownHandler(partial(self.meter.peers.publish_failure, self._rank))
+        self.shutdown = ShutdownHandler(partial(self._peers.publish_failure, self._rank))
         self.shutdown.start(with_signals=False)
 
     def record_to(self, recorder: RunRecorder) -> None:
@@ -59,7 +59,7 @@ class RowMeasurement:
         try:
             self.shutdown.start()
             recorder.open()
-            self.meter.peers.publish_next_epoch(recorder.next_epoch)
+            self._peers.publish_next_epoch(recorder.next_epoch)
         except BaseException as error:  # an interrupt as well
             try:
                 recorder.abandon(error)
@@ -175,20 +175,23 @@ class RowMeasurement:
         """End the run as :meth:`mlflow_ddpm.MetricsTracker.close` is asked to."""
         try:
             outcome = self.shutdown.outcome_at_close(status, error) if self.shutdown else classify_exit(error)
-            return self.end(outcome, timeout)
+            return self.end(outcome, timeout, is_final=status == "FINISHED")
         except BaseException as interrupt:  # a second close may never come
             self.end(classify_exit(interrupt), timeout)
             raise
 
-    def end(self, outcome: RunOutcome, timeout: float = 30.0) -> bool:
-        """Close what is open and end the run; return whether MLflow has everything."""
+    def end(self, outcome: RunOutcome, timeout: float = 30.0, *, is_final: bool = False) -> bool:
+        """Close what is open and end the run; return whether MLflow has everything.
+
+        Where another rank has failed, so has the run, unless the outcome ``is_final``.
+        """
         if self._rank:
-            self.meter.peers.publish_failure(self._rank, outcome)
+            self._peers.publish_failure(self._rank, outcome)
         try:
             try:
-                self.close(has_finished=outcome.status == "FINISHED")
+                self.close(has_finished=outcome.status == "FINISHED" and not self._peers.lost_rank())
             finally:  # after an interrupt, too
-                if outcome.status != "FAILED" and (lost := self.meter.peers.lost_rank()):
+                if not is_final and outcome.status != "FAILED" and (lost := self._peers.lost_rank()):
                     outcome = classify_exit(PeerLostError(lost))  # also where the launcher's signal ended this rank
                 is_complete = self.recorder.close(outcome, timeout)
             return is_complete
@@ -209,7 +212,7 @@ class RowMeasurement:
 
     def _keep_window(self, windows: StepWindows, *, has_finished: bool) -> None:
         if not has_finished:  # the other ranks may be gone
-            self.meter.peers.reduces = False
+            self._peers.stop_reducing()
         try:
             self.write_row(windows.steps_done, {}, partial=windows.is_partial(windows.steps_done))
         except Exception as error:  # noqa: BLE001 - a device that failed; the run must end all the same

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 from support.torchrun import torchrun
 
 from mlflow_ddpm import MetricsTracker
-from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.errors import PeerLostError, UsageError
+from mlflow_ddpm.core.run_summary import RunOutcome
+from mlflow_ddpm.tracking import rank_sync
+from mlflow_ddpm.tracking.rank_sync import RankSync
+
+BAD_BATCH = RunOutcome("FAILED", "ValueError", "bad batch")
 
 GROUP = """
 import os, sys, time
@@ -58,6 +66,7 @@ for epoch in range(4):
             except UsageError as error:
                 print(f"raised after {time.monotonic() - began:.0f} s: {error}", flush=True)
 dist.barrier()
+print("left", [key for key in tracker._peers._keys(1) if rank_sync._group_store().check([key])], flush=True)
 tracker.close()
 """
 )
@@ -183,6 +192,64 @@ def test_ranks_of_torchrun_are_silent_until_an_epoch_ends_without_a_group(
     assert ["RANK=2 makes it rank 2 of 4" in record.getMessage() for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_ranks_of_an_unknown_number_reduce_nothing_until_there_is_a_group(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait for another number of ranks."""
+    monkeypatch.setenv("PMIX_RANK", rank)
+    with pytest.raises(UsageError, match="needs the number of ranks, which PMIX_RANK alone does not give"):
+        MetricsTracker("out", reduce_over_ranks=True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", rank)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+
+    assert RankSync(Path("out"), reduces=True).reduces
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("method", ["wait_for_all", "next_epoch"])
+def test_a_rank_that_failed_is_named_to_those_that_wait(method: str, two_ranks: None) -> None:
+    """At once, each time anew: an error that is raised again keeps the frames of every raise."""
+    peers = RankSync(Path("out"), reduces=True)
+    peers.publish_failure(1, BAD_BATCH)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(PeerLostError, match="rank 1 ended with ValueError: bad batch") as caught:
+            getattr(peers, method)()
+        errors.append(caught.value)
+
+    assert errors[0] is not errors[1]
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host may be stopped or unreachable."""
+    hung = Event().wait
+    store = SimpleNamespace(check=lambda _: hung(), compare_set=lambda *_: hung())
+    monkeypatch.setattr(rank_sync, "_group_store", lambda: store)
+    monkeypatch.setattr(rank_sync, "_END_SEC", 0.01)
+    peers = RankSync(Path("out"), reduces=False)
+    peers.publish_failure(1, BAD_BATCH)
+
+    assert peers.lost_rank() is None
+
+
+def test_a_forked_process_leaves_the_store_of_its_parent_alone(two_ranks: None) -> None:
+    """They share a socket: each would read the other's answers."""
+    peers = RankSync(Path("out"), reduces=True)
+    peers.publish_failure(1, BAD_BATCH)
+    child = os.fork()
+    if not child:
+        try:
+            peers.wait_for_all()
+        except UsageError:
+            os._exit(0 if peers.lost_rank() is None else 1)
+        finally:
+            os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert peers.lost_rank() == "rank 1 ended with ValueError: bad batch"
+
+
 @pytest.mark.slow
 def test_an_epoch_that_rank_0_alone_ends_is_an_error_and_no_hang(sqlite_uri: str, tmp_path: Path) -> None:
     """The usual mistake is a call behind ``if is_main_process``."""
@@ -191,6 +258,7 @@ def test_an_epoch_that_rank_0_alone_ends_is_an_error_and_no_hang(sqlite_uri: str
     assert code == 0, log
     assert re.findall(r"raised after (\d+) s", log) in (["3", "0"], ["4", "0"])  # what failed is not waited for again
     assert "rank 1 did not end this epoch within 3 s of rank 0; with reduce_over_ranks=True every rank must" in log
+    assert log.count("left []") == 2  # the store's host keeps nothing of the first epoch
 
 
 @pytest.mark.slow

@@ -9,11 +9,13 @@ import pytest
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
 from mlflow_ddpm.tracking.live_points import LiveMeter
 from mlflow_ddpm.tracking.null_recorder import NullRecorder
 from mlflow_ddpm.tracking.rank_sync import RankSync
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
+from mlflow_ddpm.tracking.shutdown import ShutdownHandler
 from mlflow_ddpm.tracking.step_windows import StepWindows
 
 if TYPE_CHECKING:
@@ -21,14 +23,20 @@ if TYPE_CHECKING:
 
 
 class _Recorder(NullRecorder):
-    """Keeps the rows that it is given."""
+    """Keeps the rows, and the run's outcome, that it is given."""
 
     def __init__(self) -> None:
         self.written: list[EpochMetrics] = []
+        self.outcome: RunOutcome | None = None
 
     def write(self, row: EpochMetrics) -> None:
         """Keep the row."""
         self.written.append(row)
+
+    def close(self, outcome: RunOutcome, timeout: float) -> bool:  # noqa: ARG002
+        """Keep the outcome."""
+        self.outcome = outcome
+        return True
 
 
 def _rows(clock: HandClock, every: int | None, rank: int = 0) -> tuple[RowMeasurement, list[EpochMetrics]]:
@@ -61,6 +69,25 @@ def test_micro_batches_of_a_step_that_was_not_done_make_no_row(clock: HandClock)
     rows.close(has_finished=False)
 
     assert [(row.epoch, row.loss_mean) for row in written] == [(2, 1.0)]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(None, "FAILED"), ("KILLED", "FAILED"), ("FINISHED", "FINISHED")])
+def test_a_rank_that_failed_fails_the_run_unless_it_is_closed_as_finished_and_the_last_window_is_kept(
+    status: str | None, expected: str, clock: HandClock, two_ranks: object
+) -> None:
+    """A launcher ends the ranks that are left by a signal, which a loop may report as KILLED."""
+    peers = RankSync(Path("out"), reduces=True)
+    rows = RowMeasurement(EpochMeter("cpu", clock, 2, peers), StepWindows.create(10), 0, LiveMeter(0, 2))
+    rows.recorder, rows.shutdown = recorder, handler = _Recorder(), ShutdownHandler(rows.end)
+    handler.start(with_signals=False)
+    for step in range(3):
+        rows.add_step(step, _values(float(step)), {})
+    peers.publish_failure(1, RunOutcome("FAILED", "ValueError", "bad batch"))
+    rows.end_as(status, None, 1.0)
+
+    assert [(row.epoch, row.loss_mean) for row in recorder.written] == [(3, 1.0)]
+    assert recorder.outcome is not None
+    assert recorder.outcome.status == expected
 
 
 def test_an_epoch_still_open_is_dropped_with_a_warning(clock: HandClock, caplog: pytest.LogCaptureFixture) -> None:
