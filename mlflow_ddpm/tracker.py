@@ -1,6 +1,6 @@
 """The tracker that a training loop talks to: it measures epochs, or windows of steps, and hands each row on.
 
-On ranks other than 0 every method returns at once, nothing is written and MLflow is never imported.
+On ranks other than 0 nothing is written or imported, and only ``next_epoch`` and ``reduce_over_ranks`` wait.
 """
 
 from __future__ import annotations

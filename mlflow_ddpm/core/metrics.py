@@ -1,7 +1,7 @@
 """One epoch's measurements, and the table that names them.
 
 A metric is declared here as one dataclass field with its label, unit and meaning. CSV columns, JSON keys, MLflow keys,
-axis labels, report columns and the README's table are derived from :data:`METRICS`; nothing else spells a metric's name
+axis labels, report columns and docs/metrics.md are derived from :data:`METRICS`; nothing else spells a metric's name
 to declare it. Extras that the included pipeline records are described in :data:`PIPELINE_METRICS`. This module reads no
 clock, touches no file and imports nothing heavy.
 

@@ -88,11 +88,15 @@ def _hide_in_tables(text: str, found: list[str]) -> str:
     """Hide what stands below ``password`` in a table with names on top, as CSV and Markdown write it."""
     lines, mark, levels = text.split("\n"), ",", list[Suspicion]()
     for number, line in enumerate(lines):
-        cells = line.split(mark)
+        cells, row = _cells(line, mark), levels
         if len(cells) != len(levels):
-            mark, levels = _columns(line)
-            continue
-        for place, (cell, level) in enumerate(zip(cells, levels, strict=True)):
+            new_mark, names = _columns(line)
+            if any(names) or not any(levels) or not line.strip():  # another table, or none
+                mark, levels = new_mark, names
+                continue
+            # In a row of another length, any cell may be one; a line of one cell is no row.
+            row = [max(levels) if len(cells) > 1 else Suspicion.NONE] * len(cells)
+        for place, (cell, level) in enumerate(zip(cells, row, strict=True)):
             value = cell.strip(" \t\r\"'`*")
             if is_secret(value, level):
                 found += [value] if level is Suspicion.IF_MIXED else []
@@ -101,10 +105,15 @@ def _hide_in_tables(text: str, found: list[str]) -> str:
     return "\n".join(lines)
 
 
+def _cells(line: str, mark: str) -> list[str]:
+    """Split a row; a quoted cell may hold the mark."""
+    return re.findall(rf'(?:\A|{re.escape(mark)})((?: *"[^"]*")*[^{re.escape(mark)}]*)', line)
+
+
 def _columns(line: str) -> tuple[str, list[Suspicion]]:
     """Return what separates the names in a table's first row, and the suspicion of what stands below each."""
     for mark in "|\t;,":
-        cells = line.split(mark)
+        cells = _cells(line, mark)
         is_prose = mark != "|" and f"{mark} " in line
         if len(cells) > 1 and not is_prose and all(_COLUMN.fullmatch(cell) for cell in cells):
             return mark, [_IN_COLUMN.get(suspicion(cell), Suspicion.NONE) for cell in cells]

@@ -23,9 +23,10 @@ def _always(_: Match) -> bool:
 
 def _suspicion(match: Match) -> Suspicion:
     """Take the word before a name with it: ``api key = abc123``. In a program, a name may stand for its own value."""
-    groups = match.groupdict()
-    if match["secret"].strip("[]()").rpartition(".")[2].lstrip("_").lower() == match["name"].lower().replace("-", "_"):
-        return Suspicion.NONE  # --hf-token HF_TOKEN, password=self._password
+    groups, value = match.groupdict(), match["secret"].strip("[]()")
+    is_in_program = value.replace(".", "").isidentifier() and re.search(r"\B[A-Z]|[._)\]]", match["secret"])
+    if is_in_program and value.rpartition(".")[2].lstrip("_").lower() == match["name"].lower().replace("-", "_"):
+        return Suspicion.NONE  # --hf-token HF_TOKEN, password=self._password; a mere word may be the password
     return max(suspicion(match["name"]), suspicion(f"{groups.get('before') or ''} {match['name']}"))
 
 
@@ -34,8 +35,7 @@ def _named(match: Match) -> bool:
 
 
 def _block(match: Match) -> bool:
-    is_of_kubernetes = match["name"] in ("data", "stringData") and "kind: Secret" in match.string
-    return is_of_kubernetes or _named(match)
+    return _named(match) or ("kind: Secret" in match.string and match["name"] in ("data", "stringData"))
 
 
 def _in_query(match: Match) -> bool:
@@ -133,6 +133,8 @@ def _generated(match: Match) -> bool:
 _NAME = r"(?P<name>[A-Za-z_][\w.\-]{0,60})"
 _START = r"(?:(?<![\w.\-/\\])|(?<=\\[nrt]))"  # also after the "\n" of a text that Python shows
 _NOUN = rf"{_START}(?:(?P<before>[A-Za-z]{{2,15}})[ ])?-{{0,2}}{_NAME}"  # "access key" as well as "access_key"
+_ASKED = rf"(?:[?&#]|%3B|%26|%3F|{_START}(?=[\w.\-]{{1,61}}%3D))"  # before a name in a query
+_ADDRESS = r"https?://[^\s?]{1,100}?/"
 _BARE = r"[^\s,;&'\"`<>]+"
 _TEXT = r"(?:(?!(?P=q)).)+"  # up to the quote that it began with
 _QUOTED = rf"\\?(?P<q>['\"]{{3}}|['\"`])(?P<secret>{_TEXT})"
@@ -183,15 +185,12 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
         _always,
         r"(?i:https?://(?:[^\s/]{0,100}\.)?(?:web)?hooks?\.[^\s/]{1,100}/(?P<secret>(?=[^\s'\"<>]{0,200}\d)[^\s'\"<>]{6,}))",
     ),
-    (_in_path, r"(?i:https?://[^\s?]{1,100}?/(?:(?:web)?hook(?:s|b2)?/|bot(?=\d))(?P<secret>[^\s'\"<>]{6,}))"),
-    (
-        _random,
-        r"(?i:https?://[^\s?]{1,100}?/(?:api-?keys?|keys?|tokens?|secrets?|integration|t)/(?P<secret>[^\s/?#'\"<>]{16,}))",
-    ),
+    (_in_path, rf"(?i:{_ADDRESS}(?:(?:web)?hook(?:s|b2)?/|bot(?=\d))(?P<secret>[^\s'\"<>]{{6,}}))"),
+    (_random, rf"(?i:{_ADDRESS}(?:api-?keys?|keys?|tokens?|secrets?|integration|t)/(?P<secret>[^\s/?#'\"<>]{{16,}}))"),
     # also an address within an address: ?odbc_connect=UID%3Dbob%3BPWD%3Dhunter2
     (
         _in_query,
-        rf"(?i:(?:[?&#]|%3B|%26|%3F){_NAME}(?:=|(?P<e>%3D))(?P<secret>(?(e)(?:(?!%3B|%26)[^&#\s'\"])+|[^&#\s'\"]+)))",
+        rf"(?i:{_ASKED}{_NAME}(?:=|(?P<e>%3D))(?P<secret>(?(e)(?:(?!%3B|%26)[^&#\s'\"])+|[^&#\s'\"]+)))",
     ),
     # headers whose whole line is the secret
     (_header, rf"(?i:\b(?:Authorization|Cookie)['\"]?\s*[:=]\s*['\"]?{_SCHEME}(?P<secret>(?!\*\*\*){_LINE}))"),
@@ -247,7 +246,7 @@ _RULES: tuple[tuple[Callable[[Match], bool], str], ...] = (
             rf"(?:token|api[ _\-]?key|access[ _\-]key|secret|{_PASSWORD}|credentials?)\s+{_VALUE})"
         ),
     ),
-    (_in_sentence, rf"{_NOUN}\s+(?:(?P<verb>is|was|->|=>|:=)\s+|(?=\\?['\"`])){_VALUE}"),
+    (_in_sentence, rf"{_NOUN}\s+(?:(?P<verb>is|was|->|=>|:=|→)\s+|(?=\\?['\"`])){_VALUE}"),
     (
         _after_words,
         (

@@ -67,6 +67,7 @@ RIGHT: dict[str, Callable[[], pd.DataFrame]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # pandas 2.2 in convert_dtypes
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_frame_is_read_whatever_pandas_made_of_it(name: str) -> None:
     """Order, index and types of columns are the user's; not measured and not finite stay apart."""

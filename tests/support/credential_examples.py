@@ -82,6 +82,8 @@ ORDINARY_NAMES = _words("""
 SECRET_TEXTS = _lines(r"""
 the database password was «hunter2x» before
 API_TOKEN -> «abc123def»
+API_TOKEN → «abc123def»
+PASSWORD%3D«hunter2»
 client_secret is «abc123def»
 Authorization: Bearer «abc.def-ghi_123»
 authorization=bearer «correct-horse-battery»
@@ -510,6 +512,11 @@ SECRET_CONFIGS: list[dict[str, Any]] = [
     {
         "csv": "user,password\nbob,«hunter2»\nann,«walrus8»\n\nx,y1z2w3",
         "tabs": "host\tapi_key\nh1\t«abc12def»",
+        "quoted": 'user,password\nann,«walrus8»\n"bob, jr",«hunter2»\ncarol,«pa55word»',
+        "uneven": "user,password\nann\nbob, jr,«hunter2»\n# run2024x\ncarol,«pa55word»,\ndave,«walrus8»",
+        "yaml": "password: «password»\nlr: 1",
+        "command": "run --password «password» --hf-token HF_TOKEN",
+        "code": "secret='«secret»', api_key=self._api_key",
         "markdown": "| name | API key |\n|------|---|\n| bob | `«abc12def»` |\n| ann | none |\n\nprose",
     },
     {
