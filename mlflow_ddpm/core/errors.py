@@ -80,7 +80,7 @@ class NoArtifactsError(StoreRefusedError):
 
 
 def error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, what it is a group of, and what caused them, the first cause last."""
+    """Yield the error, what it is a group of, and what caused them; the first cause last, unless of a group."""
     seen: set[int] = set()
     pending = [error]
     while pending:

@@ -25,7 +25,7 @@ from mlflow_ddpm.storage.directory_lock import DirectoryLock
 from mlflow_ddpm.storage.images import load_encoder
 from mlflow_ddpm.storage.json_file import JsonWriter, RunDocument, encode_row, render_document
 from mlflow_ddpm.storage.layout import CSV_NAME, JSON_NAME, OWN_FILES, SUPERSEDED_NAME
-from mlflow_ddpm.storage.mlflow_requests import in_time
+from mlflow_ddpm.storage.mlflow_requests import import_apart
 from mlflow_ddpm.storage.recovery import merge_rows, recover_files
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -71,7 +71,7 @@ class Mirror:
             self.rows, self.previous_run, self.previous_config = list(found.rows), found.run, found.config
             if is_restored:
                 self._write_csv()
-            in_time(None, load_encoder)  # on another thread: an interrupt would leave half of an import, for good
+            import_apart(load_encoder)
         except OSError as error:
             self._lock.release()
             message = f"{self.directory} cannot be read ({error}); make it readable, or choose another"

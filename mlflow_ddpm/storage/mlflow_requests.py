@@ -142,11 +142,16 @@ def in_time(seconds: float | None, call: Callable[[], _T]) -> _T:
         with call_of_ours(store) if store is not None else contextlib.nullcontext():
             try:
                 answer.set_result(call())
-            except Exception as error:  # noqa: BLE001 - raised to the caller
+            except BaseException as error:  # noqa: BLE001 - raised to the caller; a plug-in may exit
                 answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
     return answer.result(seconds)
+
+
+def import_apart(load: Callable[[], object]) -> None:
+    """Import something on another thread: an interrupt would leave half of an import, for good."""
+    in_time(None, load)
 
 
 class _FileAsItWas:

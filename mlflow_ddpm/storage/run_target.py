@@ -17,7 +17,7 @@ from mlflow_ddpm.storage.mlflow_call import (
     sqlite_file,
     translate_mlflow_errors,
 )
-from mlflow_ddpm.storage.mlflow_requests import in_time
+from mlflow_ddpm.storage.mlflow_requests import import_apart
 from mlflow_ddpm.storage.mlflow_run import MlflowRun, clean_tags, clean_text
 from mlflow_ddpm.storage.store_address import absolute_uri, configured_store, is_same_store
 from mlflow_ddpm.storage.stored_rows import FIRST_ROWS_TAG, NO_ROW_YET, ROW_MARK
@@ -61,7 +61,7 @@ def resolve_run_target(target: RunTarget | None = None) -> RunTarget:
     Order: what the target names; the active run; ``MLFLOW_RUN_ID``; a new run. An active run and ``MLFLOW_RUN_ID``
     belong to MLflow's configured store, and count only if that is the store asked for.
     """
-    in_time(None, partial(importlib.import_module, "mlflow"))  # an interrupt would leave half of it, for good
+    import_apart(partial(importlib.import_module, "mlflow"))
     import mlflow
 
     configured = configured_store()

@@ -1,6 +1,8 @@
 """Detect how a training ends: by itself, by an exception, or by a signal; and report the outcome.
 
 A signal counts only if it ended the training: an ignored one, and one whose exception the loop catches, change nothing.
+Two ends show no exception: of a generator that is closed, and of a child process of ``multiprocessing``. There one that
+a signal's handler raised since the last epoch began counts.
 A handler of the user's that returns changes nothing, with one exception: after SIGTERM, the request to leave, a
 loop that is left within one epoch more was left for it, as by a batch system's job that saves and goes.
 SIGKILL cannot be handled; resume the run instead.
@@ -8,7 +10,9 @@ SIGKILL cannot be handled; resume the run instead.
 
 import _thread
 import atexit
+import inspect
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -30,6 +34,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if
 _NO_ERRORS = (StopIteration, StopAsyncIteration)  # they end loops, not trainings
 _INTERRUPTS_MAX = 100  # within seconds, of a timer at worst
 _EPOCHS_TO_LEAVE = 1  # that begin before a loop looks at the flag which a handler has set
+_DELETED = object()  # in place of an argument of a handler
 
 
 def classify_exit(error: BaseException | None, signum: int | None = None) -> RunOutcome:
@@ -71,8 +76,28 @@ def _signal_behind(frames: Iterable[tuple[FrameType, int]]) -> int | None:
     """Return the signal whose handler, one in Python, runs or raised in these frames, wherever it came from."""
     handlers: list[tuple[int, Any]] = [(signum, signal.getsignal(signum)) for signum in signal.valid_signals()]
     handlers += [(handler.signum, handler.previous) for handler in _installed]
-    codes = {getattr(handler, "__code__", None): signum for signum, handler in handlers}
-    return next((codes[frame.f_code] for frame, _ in frames if frame.f_code in codes), None)
+    codes = [(signum, getattr(handler, "__code__", None)) for signum, handler in handlers]
+    for frame, _ in frames:
+        signums = [signum for signum, code in codes if code is frame.f_code]
+        if signums and _is_called_by_signal(frame):
+            numbers = [value for value in _arguments(frame) if isinstance(value, int)]
+            return next((signum for signum in signums if signum in numbers), signums[0])
+    return None
+
+
+def _is_called_by_signal(handler: FrameType) -> bool:
+    """Return whether a signal called a handler, not the user's code, as at the normal end: that passes no frame.
+
+    A handler that has deleted its arguments is taken for one that a signal called.
+    """
+    return any(value is _DELETED or isinstance(value, FrameType) for value in _arguments(handler))
+
+
+def _arguments(frame: FrameType) -> list[object]:
+    """Return what a function was called with, with ``_DELETED`` in place of what it has deleted since."""
+    names, rest, _, values = inspect.getargvalues(frame)
+    others = values.get(rest) if rest else ()
+    return [*(values.get(name, _DELETED) for name in names), *(others if isinstance(others, tuple) else [_DELETED])]
 
 
 class ShutdownHandler:
@@ -159,22 +184,27 @@ class ShutdownHandler:
     def _ending_signal(self, error: BaseException | None) -> int | None:
         """Return the signal that ended a training which left with ``error``."""
         chain = list(error_chain(error))
-        raised: list[int | None] = [signum for link in chain for signum, own in self._raised.items() if link is own]
-        raised += [
-            signum for link in chain if (signum := _signal_behind(walk_tb(link.__traceback__))) in _SIGNALS
-        ]  # by a handler set later
-        if raised:
-            return raised[0]
-        ways_out: tuple[signal.Signals, ...] = ()
-        if error is None or isinstance(error, SystemExit):
-            ways_out = (signal.SIGTERM,)
-        elif (
-            type(error).__name__ == "CancelledError"
-        ):  # by Ctrl-C, asyncio cancels the main task; as users' handlers do
-            ways_out = (signal.SIGINT, signal.SIGTERM)
-        return next(
-            (way for way in ways_out if self._survived.get(way, _EPOCHS_TO_LEAVE + 1) <= _EPOCHS_TO_LEAVE), None
-        )
+        for link in chain:
+            for signum, raised in self._raised.items():
+                if link is raised:
+                    return signum
+        for link in chain:  # a handler that was set later raised it
+            behind = _signal_behind(walk_tb(link.__traceback__))
+            if behind in _SIGNALS:
+                return behind
+        return self._signal_left_for(error)
+
+    def _signal_left_for(self, error: BaseException | None) -> int | None:
+        """Return the signal whose handler returned, and for which the loop was left with ``error`` soon after."""
+        # By Ctrl-C, asyncio cancels the main task; users' handlers do so, too.
+        is_cancelled = type(error).__name__ == "CancelledError"
+        signums: list[int] = []
+        if is_cancelled:
+            signums = [signal.SIGINT, signal.SIGTERM]
+        elif error is None or isinstance(error, SystemExit):
+            signums = [signal.SIGTERM]
+        recent = [signum for signum in signums if self._survived.get(signum, math.inf) <= _EPOCHS_TO_LEAVE]
+        return recent[0] if recent else None
 
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from mlflow_ddpm import load_model
 from mlflow_ddpm.core.errors import ItemRefusedError, ModelError, StoreRefusedError, StoreUnavailableError
 from mlflow_ddpm.storage.artifacts import Artifact, Artifacts
-from mlflow_ddpm.storage.mlflow_requests import server_of
+from mlflow_ddpm.storage.mlflow_requests import import_apart, in_time, server_of
 from mlflow_ddpm.storage.mlflow_run import MlflowRun
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -215,6 +216,19 @@ def test_an_address_that_is_none_of_artifacts_is_refused(servers: tuple[Server, 
 
     with pytest.raises(StoreRefusedError, match="which is no address of a server's artifacts"):
         _list(mine.uri)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), OSError("x"), BaseException("of a plug-in")])
+def test_what_a_call_on_another_thread_raises_is_raised_here(error: BaseException) -> None:
+    """A plug-in that exits while it is imported, say: else the caller waits for ever."""
+
+    def call() -> None:
+        raise error
+
+    for run in (partial(in_time, 60.0), import_apart):
+        with pytest.raises(type(error)) as caught:
+            run(call)
+        assert caught.value is error
 
 
 def test_a_users_own_call_is_left_alone(servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,52 @@ def test_a_handler_of_the_users_that_leaves_or_closes_ends_the_run_as_killed(
     finally:
         shutdown.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("form", ["named", "any", "deletes"])
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_handler_that_the_script_calls_itself_is_no_signal(form: str, moment: str) -> None:
+    """One function may serve two signals and the normal end; a signal passes its number and a frame."""
+    outcomes: list[RunOutcome] = []
+
+    def leave() -> None:
+        outcomes.append(shutdown.outcome_at_close(None, None))
+        raise OSError
+
+    def named(signum: int | None = None, frame: object = None) -> None:
+        leave()
+
+    def deletes(signum: int, frame: object) -> None:
+        del signum, frame
+        leave()
+
+    def of_any(*_: object) -> None:
+        leave()
+
+    handler: Any = {"named": named, "any": of_any, "deletes": deletes}[form]
+    before = [signal.getsignal(signum) for signum in SIGNALS]
+    shutdown = ShutdownHandler(lambda outcome: outcome)
+    steps: list[Callable[[], object]] = [shutdown.start, lambda: [signal.signal(signum, handler) for signum in SIGNALS]]
+    for step in steps if moment == "during" else reversed(steps):
+        step()
+    try:
+        for call in (*(partial(signal.raise_signal, signum) for signum in SIGNALS), handler, partial(handler, None)):
+            shutdown.epoch_begins()
+            with contextlib.suppress(TypeError):  # of a call without what it takes
+                try:
+                    call()
+                except OSError as error:
+                    outcomes.append(shutdown.outcome_of(error))
+    finally:
+        shutdown.stop()
+        for signum, earlier in zip(SIGNALS, before, strict=True):
+            signal.signal(signum, earlier)
+
+    killed = [RunOutcome("KILLED", signum.name) for signum in SIGNALS for _ in range(2)]
+    if form == "deletes":
+        assert [outcome.status for outcome in outcomes] == ["KILLED"] * 4
+    else:
+        assert outcomes == [*killed, *[RunOutcome("FINISHED"), RunOutcome("FAILED", "OSError", "")] * 2]
 
 
 def test_an_ignored_signal_stays_ignored_and_changes_nothing() -> None:
