@@ -170,7 +170,8 @@ class ShutdownHandler:
         if error is None and under_way is not self._handled:
             error = None if isinstance(under_way, _NO_ERRORS) else under_way
         outcome = self.outcome_of(error)
-        if error is None and (signum := _signal_behind(walk_stack(None))) in _SIGNALS:  # closed by its handler
+        signum = _signal_behind(walk_stack(inspect.currentframe()))
+        if error is None and signum in _SIGNALS:  # its handler closes the tracker
             outcome = classify_exit(None, signum)
         return outcome._replace(status=status or outcome.status)
 
