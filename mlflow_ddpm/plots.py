@@ -129,7 +129,8 @@ class FigureSet(NamedTuple):
         theme, _, font = folder.partition("-")
         stems = {"single": PLOTS[0].name, "double": f"{PLOTS[0].name}_double"}
         files = [(width, fmt) for width, stem in stems.items() for fmt in FORMATS if f"{stem}.{fmt}" in names]
-        formats, widths = (_listed([file[i] for file in files]) for i in (1, 0))
+        formats = _listed([fmt for _, fmt in files])
+        widths = _listed([width for width, _ in files])
         return cls(theme, formats, widths if theme == "paper" else (), font) if files else None
 
     @classmethod

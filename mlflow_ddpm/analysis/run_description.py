@@ -42,6 +42,7 @@ _FORMER_RESULTS = (
 )
 _FORMER_TAGS = (_FORMER_DIGEST, *(f"mlflow_ddpm.{name}" for name in _FORMER_RESULTS))
 _LENGTHS = ((12, 20), (8, 8), (8, 3))  # lines of results and of findings, tried in order; the report has all
+_NAME_MAX = 80  # letters: a description has few
 
 
 class RunPage(NamedTuple):
@@ -154,10 +155,10 @@ def _lead(summary: Summary) -> str:
 
 
 def _table(results: Table, lines: int) -> str:
-    left, most = len(results.rows) - lines, 80  # letters of a name of any length: a description has few characters
+    left = len(results.rows) - lines
     more = f"\n\n{count_of(left, 'more result is', 'more results are')} in the report." if left > 0 else ""
     rows = [
-        [cell if len(cell) <= most else f"{cell[: most - 1]}\N{HORIZONTAL ELLIPSIS}" for cell in row]
+        [cell if len(cell) <= _NAME_MAX else f"{cell[: _NAME_MAX - 1]}\N{HORIZONTAL ELLIPSIS}" for cell in row]
         for row in results.rows[:lines]
     ]
     return table(results._replace(rows=rows)) + more

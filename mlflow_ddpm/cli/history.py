@@ -86,7 +86,8 @@ def print_history(
         print(f"no {counted}s yet")
         return
     history = history[list(columns)].rename(columns={"epoch": counted})
-    waiting = history.iloc[:, _print_fitting(history, width) :]
+    shown = _print_fitting(history, width)
+    waiting = history.iloc[:, shown:]
     if len(waiting.columns) and not all_columns:
         names = [*waiting.columns[:_NAMED], *(["..."] if len(waiting.columns) > _NAMED else [])]
         more = count_of(len(waiting.columns), "more column")
@@ -94,7 +95,8 @@ def print_history(
     while len(waiting.columns) and all_columns:
         print()
         table = history.iloc[:, [0, *range(len(columns) - len(waiting.columns), len(columns))]]
-        waiting = table.iloc[:, _print_fitting(table, width, at_least=2) :]
+        shown = _print_fitting(table, width, at_least=2)
+        waiting = table.iloc[:, shown:]
 
 
 def _print_fitting(history: pd.DataFrame, width: int | None, *, at_least: int = 1) -> int:

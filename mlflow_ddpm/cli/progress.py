@@ -67,7 +67,10 @@ def download_on(stream: IO[str]) -> Iterator[Callable[[int, int], None]]:
     with _bar(console_on(stream), *columns) as bar:
         task = bar.add_task("", total=None)
         _start(bar)
-        yield _tenths(bar.console) if bar.disable else lambda done, total: bar.update(task, completed=done, total=total)
+        if bar.disable:
+            yield _tenths(bar.console)
+        else:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextlib.contextmanager

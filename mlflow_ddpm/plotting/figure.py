@@ -118,11 +118,12 @@ def build_figure(
     Raises:
         UsageError: no such theme, width or font.
     """
-    sizes, side = _SIZES[width_of(theme, width)], round(len(panels) ** 0.5)
+    side = round(len(panels) ** 0.5)
+    single, cell = _SIZES[width_of(theme, width)]
     with theme_context(theme, font):
         figure = _figure_class(theme, font)()
         is_titled = side > 1 or theme != "paper"
-        axes = _add_axes(figure, sizes[side > 1], side, _TITLED if is_titled else _UNTITLED)
+        axes = _add_axes(figure, cell if side > 1 else single, side, _TITLED if is_titled else _UNTITLED)
         grid = FigureGrid(figure, axes, is_titled)
         if add_header is not None:
             add_header(grid)
@@ -135,7 +136,8 @@ def build_figure(
             figure.facts = None if figure.facts is None else []
         if figure.facts is not None:  # of a grid, a fact of few panels names them
             figure.facts = [
-                f"{fact} in {', '.join(titles)}" if 1 < side >= len(titles) else fact for fact, titles in facts.items()
+                f"{fact} in {', '.join(titles)}" if side > 1 and len(titles) <= side else fact
+                for fact, titles in facts.items()
             ]
     result: Figure = figure
     return result

@@ -35,6 +35,10 @@ class Trace(NamedTuple):
     style: str = "-"
     name: str = ""  # "" in the picture of one run
 
+    def mention(self, text: str) -> str:
+        """Return the text after the run's name, where it has one."""
+        return f"{self.name}, {text}" if self.name else text
+
 
 class Envelope(NamedTuple):
     """Columns of equal width, left to right; a column without a row is left out, one without a number is NaN.

@@ -28,7 +28,7 @@ class Plot(NamedTuple):
     describe: Sentence  # what it shows of a run, in one sentence; empty for a run without epochs
     draw: Callable[..., None] | None = None  # one run: called with axes, quantity=, history=
     quantity: Quantity = Quantity("", "")  # what is drawn, and what a comparison overlays
-    columns: tuple[str, ...] = ()  # of its CSV: metrics as they were measured, and names of `_DERIVED`
+    columns: tuple[str, ...] = ()  # of its CSV: metrics as measured, their "_median", and names of _DERIVED
     repeats: tuple[str, ...] = ()  # of a grid: the plots that are its panels, row by row
 
     @property

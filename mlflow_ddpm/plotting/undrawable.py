@@ -34,7 +34,7 @@ def mark_nonfinite(ax: Axes, traces: Sequence[Trace]) -> Note | None:
         return None
     color = _mark_edge(ax, marked, "x", NONFINITE)
     kinds = nonfinite_kinds([trace.series for trace, _ in marked])
-    where = "; ".join(f"{t.name}{t.name and ', '}{epochs_text(t.series, epochs)}" for t, epochs in marked)
+    where = "; ".join(trace.mention(epochs_text(trace.series, epochs)) for trace, epochs in marked)
     count = sum(len(epochs) for _, epochs in marked)
     brief = f"{kinds} in {count_of(len(marked), 'run')}" if marked[0][0].name else f"{count:,} {kinds}"
     return Note(f"{kinds} ({where})", color, brief, "x", kinds)
@@ -109,7 +109,7 @@ def missing_note(series: Series) -> Note | None:
 
 
 def _only_color(marked: Marked, own: str) -> str:
-    """Return the run's colour where the words are about one run of several alone; the one of several, "" for all."""
+    """Return ``own`` in a picture of one run; of several, the colour of the only run that is marked, "" for more."""
     if not marked[0][0].name:
         return own
     return marked[0][0].color if len(marked) == 1 else ""
@@ -118,8 +118,8 @@ def _only_color(marked: Marked, own: str) -> str:
 def _mark_edge(ax: Axes, marked: Marked, marker: str, own: str) -> str:
     """Mark epochs at an edge of the axes, and return the colour of the note.
 
-    Marks have the run's colour, those of the only run its own. Each stretch of neighbours has one mark, on a line as
-    long as the stretch.
+    Of several runs, marks have the run's colour; of one, ``own``. Each stretch of neighbours has one mark, on a line
+    as long as the stretch.
     """
     first, last = ax.get_xlim()
     size, where = 1.2 * setting("lines.markersize"), ax.get_xaxis_transform()

@@ -127,16 +127,17 @@ def _write(
     written = [page]
     for name, table in tables.items():
         for suffix, content in (("csv", table.as_csv()), ("tex", table.as_latex())):
-            written.append(directory / f"{name}.{suffix}")
-            replace_file(written[-1], content)
+            path = directory / f"{name}.{suffix}"
+            replace_file(path, content)
+            written.append(path)
     return [*written, *(path for paths in plots.values() for path in paths)]
 
 
 def _lowest(lines: Mapping[str, Sequence[ComparedRun]]) -> list[tuple[str, Sequence[ComparedRun]]]:
     """Return as many lines as there are looks for, those of the lowest loss, in the order given."""
-    losses = {name: [run.history.summary.best_loss for run in runs] for name, runs in lines.items()}
-    finite = {name: [value for value in values if value is not None] or [math.inf] for name, values in losses.items()}
-    chosen = sorted(lines, key=lambda name: fmean(finite[name]))[:MOST_RUNS]
+    best = {name: [run.history.summary.best_loss for run in runs] for name, runs in lines.items()}
+    losses_of = {name: [loss for loss in losses if loss is not None] or [math.inf] for name, losses in best.items()}
+    chosen = sorted(lines, key=lambda name: fmean(losses_of[name]))[:MOST_RUNS]
     return [(name, runs) for name, runs in lines.items() if name in chosen]
 
 

@@ -128,20 +128,20 @@ def _files(history: RunHistory, root: Path, plots_folder: Path, license_name: st
     """Yield the folder's files by name, the card first."""
     model = load_model(root)
     samples = {link: root / link for link in (file.link for file in sample_files(root)) if _is_ours(link)}
-    plots = {name: f"{_PLOTS_FOLDER}/{path.name}" for name, path in generate_all_plots(history, plots_folder).items()}
+    drawn = generate_all_plots(history, plots_folder)
     card = render_card(
         history,
         model.description,
         parameters=sum(p.numel() for p in model.unet.parameters()),
         license_name=license_name,
-        plots=plots,
+        plots={name: f"{_PLOTS_FOLDER}/{path.name}" for name, path in drawn.items()},
         samples=list(samples),
     )
     text = card + "\n"
     yield CARD_NAME, (text + _MARK.format(_digest(text))).encode()
     yield CSV_NAME, render_csv(history.rows)
     copied = {path.name: path for path in model_files(root)} | samples
-    copied |= {link: plots_folder / Path(link).name for link in plots.values()}
+    copied |= {f"{_PLOTS_FOLDER}/{path.name}": path for path in drawn.values()}
     for name, path in copied.items():
         yield name, path.read_bytes()
 

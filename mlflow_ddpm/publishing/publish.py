@@ -190,7 +190,8 @@ def _further_figures(store: MlflowRun) -> list[FigureSet]:
     """Return which figures the run has beside those of the report."""
     artifacts = Artifacts(store)
     names = {folder: {file.name for file in artifacts.find(f"{ARTIFACT_FOLDER}/{folder}")} for folder in FOLDERS}
-    return list(filter(None, map(FigureSet.from_file_names, names, names.values())))
+    sets = (FigureSet.from_file_names(*item) for item in names.items())
+    return [figures for figures in sets if figures]
 
 
 def _fetch_samples(artifacts: Artifacts, directory: Path) -> None:
