@@ -44,7 +44,7 @@ class DeliveryState:
     delivered_through_ms: int = 0  # rows logged up to this moment are acknowledged
     pictures: dict[str, int] = field(default_factory=dict)  # acknowledged: file name -> its timestamp
     artifacts: list[str] = field(default_factory=list)  # files that wait, relative to the directory
-    set_aside: dict[str, str] = field(default_factory=dict)  # what the store does not take -> why
+    set_aside: dict[str, str] = field(default_factory=dict)  # what the store does not take, or no sync finds -> why
     resumed_at_epochs: list[int] = field(default_factory=list)  # first epoch of each life after the first
     every_n_steps: int | None = None  # rows are windows of this many steps; None: rows are epochs
     status: str = "RUNNING"  # how the training ended
@@ -138,11 +138,12 @@ class StateFile:
             if not (is_soon and threading.get_ident() in self._gathering):
                 self._save()
 
-    def settle(self, names: Container[str]) -> None:
-        """Note that the store has these items: they neither wait nor are they set aside."""
+    def settle(self, names: Container[str], **fields: Any) -> None:
+        """Note that the store has these items: they neither wait nor are they set aside. Set ``fields`` with it."""
         self.put(
             artifacts=lambda waiting: [name for name in waiting if name not in names],
             set_aside=lambda earlier: {name: why for name, why in earlier.items() if name not in names},
+            **fields,
         )
 
     @contextmanager

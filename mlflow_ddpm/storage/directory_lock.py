@@ -70,7 +70,7 @@ class DirectoryLock:
     def _acquire(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(directory, _PATIENCE_SEC)
+            self._lock = _take_lock(directory, _PATIENCE_SEC)
             self._status = _status_of(self._lock)
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(
@@ -105,7 +105,7 @@ class DirectoryLock:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
-            lock = _locked(self._directory, 0)
+            lock = _take_lock(self._directory, 0)
         except UsageError as error:
             raise OSError(errno.EBUSY, str(error)) from error
         except OSError:
@@ -174,7 +174,7 @@ def is_locked(directory: Path) -> bool:
     if not (directory / LOCK_NAME).exists():
         return False
     try:
-        _locked(directory, 0).release(force=True)
+        _take_lock(directory, 0).release(force=True)
     except UsageError:
         return True
     except OSError:  # no right to open the lock's file, or no locks: the holder's file is all there is
@@ -211,7 +211,7 @@ class _Holder(NamedTuple):
         return is_other and bool(self.started) and _start_of(self.pid) == self.started
 
 
-def _locked(directory: Path, timeout: float) -> BaseFileLock:
+def _take_lock(directory: Path, timeout: float) -> BaseFileLock:
     """Take the lock. It belongs to the process, not to the thread: trackers are closed on other threads, too."""
     from filelock import FileLock, Timeout
 

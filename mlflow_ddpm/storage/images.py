@@ -45,8 +45,8 @@ class LoggedImage(NamedTuple):
             path.write_bytes(self.content)
             yield path
 
-    def is_on_disk(self) -> bool:
-        """Return whether the picture is on disk, where one that the disk refused is put if it takes it now."""
+    def put_on_disk(self) -> bool:
+        """Write a picture that the disk refused, if it takes it now; return whether the picture is there."""
         if self.content is None:
             return True
         try:

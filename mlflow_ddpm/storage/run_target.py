@@ -41,7 +41,7 @@ class RunTarget(NamedTuple):
     run_key: str = ""  # of the tracker; empty: take the run whoever writes to it
     is_own: bool = False  # the directory wrote to this run before: it is the tracker's, whatever the run's tag
 
-    def redacted(self, hidden: Sequence[str]) -> Self:
+    def without_credentials(self, hidden: Sequence[str]) -> Self:
         """Return the target with names that hold no credentials; raise UsageError where a name or the id is no string.
 
         ``hidden`` are texts that were taken for credentials elsewhere.

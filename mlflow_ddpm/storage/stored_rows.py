@@ -3,7 +3,8 @@
 The tracker writes all points of a row at one step and one timestamp, among them metrics that it measures in every
 epoch. Only a place (step, timestamp) where those stand, and fit each other, is a row: points that users log into the
 same run, whatever their names and steps, neither add rows nor change any; nor do rows that a user logs once more, or
-those of another run: each row follows from an earlier one, and a tag names those that need not.
+those of another run, unless they begin beyond our last row: each row follows from an earlier one, and a tag names those
+that need not.
 """
 
 import logging

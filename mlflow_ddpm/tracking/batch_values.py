@@ -2,15 +2,17 @@
 
 No device is read while an epoch runs: a tensor's value is fetched only by :meth:`BatchValues.read`, with one copy for
 all tensors of one dtype and device. The values themselves are kept, not running sums, since a median cannot be merged
-from moments. A million batches cost 8 bytes a number: long tails of Python objects are folded into arrays, tensors into
-one tensor on their own device. Tensors of two dtypes are never joined, so each value stays what it was.
+from moments. A million batches cost 8 bytes a number, 16 where floats and tensors alternate: long tails of Python
+objects are folded into arrays, tensors into one tensor on their own device. Tensors of two dtypes are never joined, so
+each value stays what it was.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import WHOLE_MAX
@@ -31,16 +33,16 @@ class EpochBatches(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Values of one kind, of batches that follow each other."""
+    """Values of one kind, and their places in the series."""
 
-    start: int  # place in the series of the first
+    places: Sequence[int]  # rising
     values: Any  # array('d') or tensor (n,)
 
 
 class NewValues(NamedTuple):
     """The newest values of a series, unread and uncopied."""
 
-    chunks: Sequence[_Chunk]  # the first may begin with older values
+    chunks: Sequence[_Chunk]  # some may begin with older values
     tail: Sequence[Any]  # may grow meanwhile, and begin with older values
     tail_end: int  # its length when it was taken
     tail_start: int = 0  # place in the series of the tail's first value
@@ -49,9 +51,9 @@ class NewValues(NamedTuple):
     def by_kind(self) -> dict[Any, list[Any]]:
         """Return floats and arrays of them under ``float``, and tensors (n,) and () under their dtype and device."""
         kinds: dict[Any, list[Any]] = {}
-        for start, values in self.chunks:
+        for places, values in self.chunks:
             kind = float if isinstance(values, array) else _kind(values)
-            kinds.setdefault(kind, []).append(values[max(0, self.start - start) :])
+            kinds.setdefault(kind, []).append(values[bisect_left(places, self.start) :])
         for value in self.tail[max(0, self.start - self.tail_start) : self.tail_end]:
             kinds.setdefault(_kind(value), []).append(value)
         return kinds
@@ -80,13 +82,19 @@ class _Series:
             self.fold()
 
     def fold(self) -> None:
-        """Join the tail's values, each run of one kind. The list itself stays as it is: a reading may have it."""
-        tail, self.tail = self.tail, []
-        kind = type if set(map(type, tail)) == {float} else _kind
-        for _, run in groupby(tail, kind):
-            values = list(run)
-            self._chunks.append(_Chunk(self._folded, _join(values)))
-            self._folded += len(values)
+        """Join the tail's values, those of one kind. The list itself stays as it is: a reading may have it."""
+        tail = self.tail
+        places = range(self._folded, self._folded + len(tail))
+        kinds = [float] if set(map(type, tail)) == {float} else list(map(_kind, tail))
+        distinct = dict.fromkeys(kinds)
+        if len(distinct) == 1:
+            self._chunks.append(_Chunk(places, _join(tail)))
+        else:
+            for kind in distinct:
+                chosen = [other == kind for other in kinds]
+                joined = _join(list(compress(tail, chosen)))
+                self._chunks.append(_Chunk(array("q", compress(places, chosen)), joined))
+        self._folded, self.tail = places.stop, []
 
     def chunks(self) -> list[_Chunk]:
         self.fold()
@@ -94,9 +102,15 @@ class _Series:
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
-        whole = array("d")
-        for _, values in self._chunks:
-            whole.frombytes(memoryview(values if isinstance(values, array) else on_host[id(values)]).cast("B"))
+        whole = array("d", bytes(8 * self._folded))
+        target = memoryview(whole)
+        for places, values in self._chunks:
+            numbers = values if isinstance(values, array) else on_host[id(values)]
+            if isinstance(places, range):
+                target[places.start : places.stop] = memoryview(numbers)
+            else:
+                for place, number in zip(places, numbers, strict=True):
+                    target[place] = number
         return whole
 
 

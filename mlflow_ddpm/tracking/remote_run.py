@@ -237,9 +237,9 @@ class RemoteRun:
         return False
 
     def _note_image(self, image: LoggedImage) -> None:
-        if image.content is None:
-            self._file.put(pictures=lambda sent: {**sent, image.path.name: image.timestamp_ms})
-        self._file.settle([self.name_of(image.path)])
+        on_disk = {image.path.name: image.timestamp_ms} if image.content is None else {}
+        # In one save: a picture that is both sent and set aside would stay so.
+        self._file.settle([self.name_of(image.path)], pictures=lambda sent: {**sent, **on_disk})
 
     def _summarise(self, run: MlflowRun) -> None:
         """Sum the run up on its page; publishing adds to it. A page that cannot be written keeps no run from ending."""

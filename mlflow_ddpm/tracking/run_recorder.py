@@ -64,7 +64,7 @@ class RunRecorder:
         self._has_system_metrics = wants_system_metrics(system_metrics)
         self._now_ms, self._pid, self._is_closed, self._waited_for_id = now_ms, os.getpid(), False, False
         self._metadata = RunMetadata.create(config, tags, environment)
-        self._target = target.redacted(self._metadata.hidden)
+        self._target = target.without_credentials(self._metadata.hidden)
         self._resume, self._every_n_steps = resume, every_n_steps
         self._uploader: Uploader | None = None
         self._is_fork_logged = False

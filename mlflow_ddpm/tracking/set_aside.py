@@ -1,6 +1,7 @@
 """What the store does not take is set aside, and all else is sent.
 
-It is logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, and sent when the run opens again.
+It is logged once, kept in the delivery state, listed by ``mlflow-ddpm status``, and sent when the run opens again; a
+file that no sync finds is only sent if it is logged again.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from mlflow_ddpm.storage.delivery_state import StateFile
 from mlflow_ddpm.storage.fault_rules import PASSING_ERRNO
 from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.tracking.outage import kind_of_cause
-from mlflow_ddpm.tracking.upload_items import Artifact, lost_files
+from mlflow_ddpm.tracking.upload_items import Artifact
 
 _log = logging.getLogger("mlflow_ddpm")
 _T = TypeVar("_T")
@@ -41,7 +42,10 @@ class SetAside:
 
         ``send`` sends some of the items; ``name_of`` returns what the delivery state calls one.
         """
-        sending = _Sending(send, self._takes_tags, is_suspect=self.is_suspect or self._has_suspects)
+        is_suspect = self.is_suspect or self._has_suspects
+        # The store takes either all points or none, but for their values.
+        are_alike = isinstance(next(iter(items), None), Point)
+        sending = _Sending(send, self._takes_tags, is_suspect=is_suspect, are_alike=are_alike)
         refused = sending.refused(items)
         for item, error in refused:
             self._has_suspects |= isinstance(error, StoreUnavailableError)  # the next row may have one, too
@@ -62,11 +66,17 @@ class SetAside:
 
         A picture that the disk refused is put there, if the disk takes it now.
         """
-        lost = lost_files(self._file.directory, waiting)
+        directory = self._file.directory
+        lost: dict[str, str] = {}
+        for item in waiting:
+            if isinstance(item, LoggedImage) and not item.put_on_disk():
+                lost[item.path.relative_to(directory).as_posix()] = "the disk refused it"
+            elif isinstance(item, Artifact) and not item.path.is_relative_to(directory):
+                lost[item.path.as_posix()] = f"it lies outside {display_path(directory)}"
         new = lost.keys() - self._file.state.set_aside.keys()
         if new:
             self._file.put(
-                artifacts=lambda waiting: [name for name in waiting if name not in lost],
+                artifacts=lambda names: [name for name in names if name not in lost],
                 set_aside=lambda earlier: {**earlier, **lost},
             )
             name = min(new)
@@ -101,20 +111,24 @@ class _Sending(Generic[_T]):
     """Sends items: all at once, and what is not taken together in halves, until what is not taken stands alone.
 
     A fault that may pass, or a refusal, is an item's only if the store takes other things meanwhile. ``is_suspect``:
-    the same failed before, so that it may fail for ever.
+    the same failed before, so that it may fail for ever. ``are_alike``: where none is taken, none of them is at fault.
     """
 
     def __init__(
-        self, send: Callable[[Sequence[_T]], object], is_store_there: Callable[[], bool], *, is_suspect: bool
+        self,
+        send: Callable[[Sequence[_T]], object],
+        is_store_there: Callable[[], bool],
+        *,
+        is_suspect: bool,
+        are_alike: bool,
     ) -> None:
-        self._send, self._is_store_there, self._is_suspect = send, is_store_there, is_suspect
+        self._send, self._is_store_there = send, is_store_there
+        self._is_suspect, self._are_alike = is_suspect, are_alike
         self._failures: list[StoreError] = []  # one after the other, that may be the store's
-        self._has_taken = self._are_alike = False
+        self._has_taken = False
 
     def refused(self, items: Sequence[_T]) -> list[tuple[_T, StoreError]]:
         """Send items; return those that are not taken, and raise the StoreError where the store is at fault."""
-        # The store takes either all points or none, but for their values.
-        self._are_alike = isinstance(next(iter(items), None), Point)
         refused = []
         for item, first in self._in_halves(items) if items else ():
             error = first if isinstance(first, ItemRefusedError) else self._try([item])  # after all others

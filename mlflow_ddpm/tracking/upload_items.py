@@ -1,11 +1,10 @@
 """What an uploader is given to send, while a run runs, at its end, and later from its directory."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_ddpm.core.formatting import display_path
 from mlflow_ddpm.core.metrics import EpochMetrics, Point
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.images import LoggedImage, images_on_disk
@@ -59,17 +58,6 @@ def final_files(directory: Path) -> list[Artifact]:
     model = [Artifact(path, MODEL_FOLDER) for path in model_files(directory)]
     # Path.exists raises where there is no right to look.
     return [artifact for artifact in (*history, *model) if os.path.exists(artifact.path)]  # noqa: PTH110
-
-
-def lost_files(directory: Path, waiting: Iterable[LoggedImage | Artifact]) -> dict[str, str]:
-    """Return which files that wait are not in the directory, by name, and why; put pictures there that it now takes."""
-    lost = {}
-    for item in waiting:
-        if isinstance(item, LoggedImage) and not item.is_on_disk():
-            lost[item.path.relative_to(directory).as_posix()] = "the disk refused it"
-        elif isinstance(item, Artifact) and not item.path.is_relative_to(directory):
-            lost[item.path.as_posix()] = f"it lies outside {display_path(directory)}"
-    return lost
 
 
 def _is_below(path: Path, directory: Path) -> bool:

@@ -131,7 +131,8 @@ class Uploader:
 
     def stop(self) -> None:
         """Send nothing more, and leave the delivery state to the directory's next writer."""
-        self.remote.set_aside.add_lost(self._files.copy())
+        if not self._row_lane.stopped:  # later the directory may be another writer's
+            self.remote.set_aside.add_lost(self._files.copy())
         self._file.close()
         self._row_lane.stop()
         self._file_lane.stop()

@@ -127,6 +127,24 @@ def test_a_million_batches_stay_small() -> None:
     assert folded <= 8 * 50_000
 
 
+@pytest.mark.parametrize(
+    "dtypes", [[None], [torch.float32], [None, torch.float32], [torch.bfloat16, None, torch.float64]]
+)
+def test_kinds_that_alternate_are_folded_each_into_one(dtypes: list[torch.dtype | None]) -> None:
+    """Floats (None) and tensors keep their order, and a live point has only what is new."""
+    values, numbers = BatchValues(), [float(k % 250) for k in range(3000)]
+    for k, number in enumerate(numbers):
+        dtype = dtypes[k % len(dtypes)]
+        values.add(torch.tensor(number, dtype=dtype) if dtype else number, None, None, None)
+        if k == 1499:
+            values.take_new()
+    parts = [part for kind in values.take_new()[0].by_kind().values() for part in kind]
+
+    assert sum(np.size(part) for part in parts) == 1500
+    assert len(values._loss.chunks()) == 3 * len(dtypes)
+    assert list(values.read().losses) == numbers
+
+
 def test_a_learning_rate_tensor_counts_as_it_was_when_it_was_logged() -> None:
     """PyTorch's schedulers change an optimizer's learning rate in place where it is a tensor."""
     lr = torch.tensor(0.1)

@@ -98,14 +98,19 @@ def test_what_the_store_does_not_take_is_set_aside_and_all_else_is_sent(sqlite_u
     assert _points(sqlite_uri, state.run_id, "loss_mean") == [(0, 0.5, 1000), (1, 0.25, 2000)]
 
 
-def test_a_picture_that_was_deleted_before_it_was_sent_counts_as_sent(sqlite_uri: str) -> None:
-    """There is nothing left to send, so nothing waits for it."""
+def test_a_picture_that_was_deleted_before_it_was_sent_counts_as_sent(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing left to send, so nothing waits for it, whatever moment the process is killed at."""
+    name, saved = "grid_epoch_000000.png", []
     with remote_run(sqlite_uri) as (remote, state):
         remote.open()
-        remote.send_image(LoggedImage("grid", Path("out/samples/grid_epoch_000000.png"), 0, 7))
+        state.set_aside = {f"samples/{name}": "the disk refused it"}
+        monkeypatch.setattr(DeliveryState, "save", lambda now, _: saved.append((now.pictures, now.set_aside)))
+        remote.send_image(LoggedImage("grid", Path("out/samples", name).absolute(), 0, 7))
 
-        assert state.pictures == {"grid_epoch_000000.png": 7}
-        assert state.set_aside == {}
+        assert saved == [({name: 7}, {})]
+        assert saved == [(state.pictures, state.set_aside)]
 
 
 @pytest.mark.parametrize(("owned", "status"), [(True, "FAILED"), (False, "RUNNING")])

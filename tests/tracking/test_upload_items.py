@@ -11,6 +11,7 @@ import pytest
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.storage.delivery_state import DeliveryState
+from mlflow_ddpm.storage.images import LoggedImage
 from mlflow_ddpm.tracking.sync import sync_directory
 from mlflow_ddpm.tracking.upload_items import folder_of, metric_name
 
@@ -32,9 +33,21 @@ def test_a_point_is_named_by_metric_and_epoch() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_freed", [True, False])
 def test_a_file_that_no_sync_will_find_is_named_at_the_close(
-    *, is_freed: bool, tmp_path: Path, sqlite_uri: str, caplog: pytest.LogCaptureFixture
+    *,
+    is_freed: bool,
+    tmp_path: Path,
+    sqlite_uri: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The store is away. A picture that the disk refused is put there if it takes it now; other folders stay out."""
+    tries, put_on_disk = [], LoggedImage.put_on_disk
+
+    def counted(image: LoggedImage) -> bool:
+        tries.append(image.name)
+        return put_on_disk(image)
+
+    monkeypatch.setattr(LoggedImage, "put_on_disk", counted)
     out, outside = tmp_path / "out", tmp_path / "note.txt"
     outside.write_text("text")
     tracker = MetricsTracker(out, tracking_uri="http://127.0.0.1:9")
@@ -53,5 +66,6 @@ def test_a_file_that_no_sync_will_find_is_named_at_the_close(
     state = DeliveryState.load(out)
     assert state is not None
     assert lost == state.set_aside.keys()
+    assert tries == ["grid"]
     assert "all but what is set aside is in" in caplog.text
     assert "is in MLflow (1 row), without what it does not take" in sync_directory(out, tracking_uri=sqlite_uri)
