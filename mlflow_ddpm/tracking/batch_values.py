@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress, groupby
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.metrics import WHOLE_MAX
@@ -85,13 +85,13 @@ class _Series:
         """Join the tail's values, those of one kind. The list itself stays as it is: a reading may have it."""
         tail = self.tail
         places = range(self._folded, self._folded + len(tail))
-        kinds = [float] if set(map(type, tail)) == {float} else list(map(_kind, tail))
-        distinct = dict.fromkeys(kinds)
-        if len(distinct) == 1:
+        kind_of = type if set(map(type, tail)) == {float} else _kind
+        kinds = [kind for kind, _ in groupby(tail, kind_of)]
+        if len(kinds) == 1:
             self._chunks.append(_Chunk(places, _join(tail)))
         else:
-            for kind in distinct:
-                chosen = [other == kind for other in kinds]
+            for kind in dict.fromkeys(kinds):
+                chosen = [_kind(value) == kind for value in tail]
                 joined = _join(list(compress(tail, chosen)))
                 self._chunks.append(_Chunk(array("q", compress(places, chosen)), joined))
         self._folded, self.tail = places.stop, []
@@ -102,16 +102,15 @@ class _Series:
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
-        whole = array("d", bytes(8 * self._folded))
-        target = memoryview(whole)
-        for places, values in self._chunks:
-            numbers = values if isinstance(values, array) else on_host[id(values)]
-            if isinstance(places, range):
-                target[places.start : places.stop] = memoryview(numbers)
-            else:
-                for place, number in zip(places, numbers, strict=True):
-                    target[place] = number
-        return whole
+        whole = array("d")
+        for _, values in self._chunks:
+            whole.frombytes(memoryview(values if isinstance(values, array) else on_host[id(values)]).cast("B"))
+        if all(isinstance(places, range) for places, _ in self._chunks):
+            return whole
+        in_order = array("d", whole)
+        for place, number in zip(chain.from_iterable(places for places, _ in self._chunks), whole, strict=True):
+            in_order[place] = number
+        return in_order
 
 
 def _kind(value: Any) -> Any:

@@ -140,7 +140,7 @@ def test_kinds_that_alternate_are_folded_each_into_one(dtypes: list[torch.dtype 
             values.take_new()
     parts = [part for kind in values.take_new()[0].by_kind().values() for part in kind]
 
-    assert sum(np.size(part) for part in parts) == 1500
+    assert sum(torch.as_tensor(part).numel() for part in parts) == 1500
     assert len(values._loss.chunks()) == 3 * len(dtypes)
     assert list(values.read().losses) == numbers
 

@@ -102,7 +102,8 @@ def test_a_picture_that_was_deleted_before_it_was_sent_counts_as_sent(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is nothing left to send, so nothing waits for it, whatever moment the process is killed at."""
-    name, saved = "grid_epoch_000000.png", []
+    name = "grid_epoch_000000.png"
+    saved: list[Any] = []
     with remote_run(sqlite_uri) as (remote, state):
         remote.open()
         state.set_aside = {f"samples/{name}": "the disk refused it"}

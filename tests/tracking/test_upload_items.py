@@ -41,7 +41,8 @@ def test_a_file_that_no_sync_will_find_is_named_at_the_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The store is away. A picture that the disk refused is put there if it takes it now; other folders stay out."""
-    tries, put_on_disk = [], LoggedImage.put_on_disk
+    tries: list[str] = []
+    put_on_disk = LoggedImage.put_on_disk
 
     def counted(image: LoggedImage) -> bool:
         tries.append(image.name)
