@@ -74,10 +74,7 @@ def plan_training(
             check_offer(Path(config.data.dir), offer)
         else:
             dataset = load_dataset(config.data)
-            train, test, side = len(dataset.train.labels), len(dataset.test.labels), config.data.image_size
-            seen = f"{test:,} held out, seen at {side}x{side}"
-            classes = len(dataset.class_names)
-            plan.facts.append(("data", f"{dataset.name}: {train:,} images of {classes} classes to train on, {seen}"))
+            plan.facts.append(("data", _describe_data(dataset, config)))
     if dataset:
         _plan_size(plan, config, dataset, device, directory)
     plan.facts.append(("device", _describe_device(device, config)))
@@ -134,6 +131,14 @@ def _plan_output(directory: Path, config: Config, *, resume: bool) -> str:
     check_same_run(checkpoint.state["config"], config, checkpoint.path)
     done = f"{checkpoint.epoch + 1} of {config.train.epochs}"
     return f"{output}, continuing after epoch {checkpoint.epoch} ({done})"
+
+
+def _describe_data(dataset: Dataset, config: Config) -> str:
+    train, test, size = len(dataset.train.labels), len(dataset.test.labels), config.data.image_size
+    classes = len(dataset.class_names)
+    return (
+        f"{dataset.name}: {train:,} images of {classes} classes to train on, {test:,} held out, seen at {size}x{size}"
+    )
 
 
 def _describe_device(device: torch.device, config: Config) -> str:

@@ -76,8 +76,9 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def _joinable(self, trainer: Any) -> _LoggerRun | None:
         """Return the run of an MLFlowLogger, on rank 0, where the user chose no other."""
-        is_chosen = "run_id" in self._run.options or trainer.global_rank != 0
-        return None if is_chosen else _LoggerRun.find(trainer.loggers)
+        if trainer.global_rank != 0 or "run_id" in self._run.options:
+            return None
+        return _LoggerRun.find(trainer.loggers)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the tracker."""
@@ -158,7 +159,6 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def _end(self, error: BaseException | None) -> None:
         was_open = self.tracker is not None
-        self._run.resume()
         self._unwrap.close()
         self._run.end(error)
         if was_open and self._logger_run:

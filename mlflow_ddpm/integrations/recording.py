@@ -37,12 +37,11 @@ class Recording:
     """
 
     def __init__(self, output_dir: str | Path, every: int | None, options: dict[str, Any]) -> None:
-        self.directory, self.options = Path(output_dir), options
+        self.directory, self.every, self.options = Path(output_dir), every, options
         self.tracker: MetricsTracker | None = None
         self.has_ended = False
         self.lr: float | None = None
         self.grad_norm: Any = None
-        self._every = every
         self._step: list[tuple[Any, int | None]] = []  # loss and size of its micro-batches
         self._paused = ExitStack()
         self._is_in_epoch = self._has_warned = False
@@ -61,8 +60,8 @@ class Recording:
 
     def open(self, options: dict[str, Any]) -> MetricsTracker:
         """Open the tracker with these arguments."""
-        self.tracker = MetricsTracker(self.directory, every_n_steps=self._every, **options)
-        self._step, self.lr, self.grad_norm = [], None, None
+        self.tracker = MetricsTracker(self.directory, every_n_steps=self.every, **options)
+        self._step, self.lr, self.grad_norm, self._has_warned = [], None, None, False
         return self.tracker
 
     def end(self, error: BaseException | None) -> None:
@@ -75,7 +74,7 @@ class Recording:
 
     def start_epoch(self, epoch: int, *, partial: bool) -> None:
         """Begin an epoch, if epochs are recorded and none is open."""
-        if self.tracker and self._every is None and not self._is_in_epoch:
+        if self.tracker and self.every is None and not self._is_in_epoch:
             self.tracker.start_epoch(epoch, partial=partial)
             self._is_in_epoch = True
 
@@ -105,7 +104,7 @@ class Recording:
 
     def add(self, loss: Any, size: int | None) -> None:
         """Note a micro-batch's loss, detached and undivided."""
-        if self.tracker and self._every is None:
+        if self.tracker and self.every is None:
             self._log(self.tracker.log_batch, loss, size)
         elif self.tracker:
             self._step.append((loss, size))
@@ -113,7 +112,7 @@ class Recording:
     def end_step(self, steps_done: int) -> None:
         """Log the optimizer step whose micro-batches were noted."""
         batches, self._step = self._step, []
-        if self.tracker is None or self._every is None:
+        if self.tracker is None or self.every is None:
             return
         if not batches:
             self.grad_norm = None

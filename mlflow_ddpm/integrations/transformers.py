@@ -48,23 +48,27 @@ def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None
 
 
 class _Callback(TrainerCallback):  # type: ignore[misc]
-    """Opens the tracker when training begins, and logs each step; the methods that take one are called around it."""
+    """Opens the tracker when training begins, and logs each step.
+
+    ``train``, ``training_step``, ``clip_grad_norm`` and ``evaluate`` are called around the trainer's own, their first
+    argument.
+    """
 
     def __init__(self, trainer: Any, run: Recording) -> None:
         self._trainer, self._run = trainer, run
         self._last: tuple[Any, int | None] | None = None  # the newest micro-batch: its norm may come
 
     def train(self, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        run = _CallbackRun(self._trainer)
-        run.activate(self._run.unfinished_run)
+        theirs = _CallbackRun(self._trainer)
+        theirs.activate(self._run.unfinished_run)
         try:
             result = train(*args, **kwargs)
         except BaseException as error:
             self._run.end(error)
-            run.end(self._run.status or "FAILED")
+            theirs.end(self._run.status or "FAILED")
             raise
         self._run.end(None)
-        run.end("FINISHED")
+        theirs.end("FINISHED")
         return result
 
     def training_step(
@@ -98,6 +102,8 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         is_first = self._run.tracker is None
         is_continued = self._run.has_ended and state.global_step > 0
         tracker = self._run.tracker or self._run.open({"resume": is_continued, **self._run.options})
+        if self._run.every is not None:
+            return
         is_counted = hasattr(self._trainer.train_dataset, "__len__")  # else state.epoch is a part of max_steps
         epoch = int((state.epoch or 0.0) + 1e-6) if is_counted else tracker.next_epoch
         self._run.start_epoch(epoch, partial=is_first and _is_inside(state.epoch))

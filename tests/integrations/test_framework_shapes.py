@@ -124,7 +124,7 @@ class _Net(nn.Module):
         return {"loss": loss}
 
 
-def _trainer(model: nn.Module, data: Any, **options: Any) -> Any:
+def _trainer(model: nn.Module, data: Any, every_n_steps: int | None = None, **options: Any) -> Any:
     import transformers
 
     from mlflow_ddpm.integrations.transformers import track
@@ -133,7 +133,7 @@ def _trainer(model: nn.Module, data: Any, **options: Any) -> Any:
     options = {"per_device_train_batch_size": 1, **options}
     arguments = transformers.TrainingArguments("hf", learning_rate=1e-3, **options)
     trainer = transformers.Trainer(model, arguments, train_dataset=data)
-    track(trainer, "out")
+    track(trainer, "out", every_n_steps)
     return trainer
 
 
@@ -144,6 +144,18 @@ def test_transformers_counts_the_epochs_of_data_without_a_length(sqlite_uri: str
 
     assert (_column("epoch"), _column("batches"), _column("partial")) == ([0, 1, 2], [7, 7, 3], [0, 0, 1])
     assert _column("loss_mean")[1] == pytest.approx(sum(model.seen[7:14]) / 7, rel=1e-5)
+
+
+def test_transformers_trains_by_windows_on_a_rank_without_a_group(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under srun alone it cannot ask rank 0 for the next epoch, and windows need none."""
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    model = _Net()
+    _trainer(model, _Stream(), every_n_steps=2, max_steps=9).train()
+
+    assert len(model.seen) == 9
 
 
 def test_transformers_resumed_after_a_pass_of_such_data_has_no_empty_row(sqlite_uri: str) -> None:

@@ -58,3 +58,22 @@ def test_a_step_is_the_mean_of_its_micro_batches(sqlite_uri: str) -> None:
         ("2", "5.0", ""),
     ]
     assert [float(row["lr"]) for row in rows] == [0.1, 0.05]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [None, 1])
+def test_each_training_warns_once_of_batches_that_are_not_recorded(
+    sqlite_uri: str, caplog: pytest.LogCaptureFixture, every: int | None
+) -> None:
+    """One callback may see several trainings."""
+    run = Recording("out", every, {})
+    for training in range(2):
+        run.open({"tracking_uri": sqlite_uri, "resume": training > 0})
+        run.start_epoch(training, partial=False)
+        for step, loss in enumerate([torch.zeros(2), torch.tensor(1.0), torch.zeros(3)], start=1 + 3 * training):
+            run.add(loss, 8)
+            run.end_step(step)
+        run.end_epoch(partial=False)
+        run.end(None)
+
+        assert sum("a batch was not recorded" in text for text in caplog.messages) == training + 1

@@ -49,14 +49,16 @@ class Config:
         multiple = model.patch_size * 2 ** (len(model.channel_mults) - 1)
         if size % multiple:
             raise ConfigError(
-                f"data.image_size must be a multiple of {multiple} (model.patch_size {model.patch_size}, doubled by "
-                f"each level of model.channel_mults after the first), got {size}"
+                f"data.image_size must be a multiple of {short_repr(multiple)} (model.patch_size "
+                f"{short_repr(model.patch_size)}, doubled by each level of model.channel_mults after the first), "
+                f"got {size}"
             )
         if model.base_channels % 8:
             raise ConfigError(f"model.base_channels must be a multiple of 8, got {short_repr(model.base_channels)}")
         if self.sample.steps > self.diffusion.timesteps:
             raise ConfigError(
-                f"sample.steps must be <= diffusion.timesteps ({self.diffusion.timesteps}), got {self.sample.steps}"
+                f"sample.steps must be <= diffusion.timesteps ({self.diffusion.timesteps}), "
+                f"got {short_repr(self.sample.steps)}"
             )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:

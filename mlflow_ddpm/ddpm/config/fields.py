@@ -16,7 +16,7 @@ from mlflow_ddpm.core.errors import ConfigError
 from mlflow_ddpm.core.formatting import short_repr
 
 PRESETS = ("laptop", "gpu", "large")
-ByPreset = tuple[Any, Any, Any]  # a setting's values
+ByPreset = tuple[Any, Any, Any]  # a setting's values, in the order of PRESETS
 
 
 class _ValueType(NamedTuple):
@@ -67,9 +67,9 @@ def setting(
     by preset, or by ``digits`` and ``emnist`` and by preset. ``flag`` is the option, where it is not named as the
     field; ``metavar`` stands for a value in ``--help``: the unit where there is one.
     """
-    given = {"flag": flag, "metavar": metavar or (f"{{{','.join(choices)}}}" if choices else "")}
-    own = {"help": help_text, "choices": choices, "bounds": bounds, "auto": auto}
-    return field(default=default, metadata=own | {name: text for name, text in given.items() if text})
+    shown = metavar or (f"{{{','.join(choices)}}}" if choices else "")
+    metadata = {"help": help_text, "flag": flag, "metavar": shown, "choices": choices, "bounds": bounds, "auto": auto}
+    return field(default=default, metadata=metadata)
 
 
 def typed_text(value: Any) -> str:
@@ -91,11 +91,14 @@ class CheckedSettings:
     @classmethod
     def options(cls) -> list[Option]:
         """Return the group's settings, in the order of its fields."""
-        group, made = cls.__name__.removesuffix("Config").lower(), []
+        group = cls.__name__.removesuffix("Config").lower()
+        made = []
         for declared in fields(cls):  # type: ignore[arg-type]
             kind = _TYPES[str(declared.type)]
-            defaults: dict[str, Any] = {"flag": "--" + declared.name.replace("_", "-"), "metavar": kind.metavar}
-            made.append(Option(group, declared.name, kind, declared.default, **defaults | declared.metadata))
+            declaration = dict(declared.metadata)
+            declaration["flag"] = declaration["flag"] or "--" + declared.name.replace("_", "-")
+            declaration["metavar"] = declaration["metavar"] or kind.metavar
+            made.append(Option(group, declared.name, kind, declared.default, **declaration))
         return made
 
     def resolve(self, preset: str, data: str) -> Self:

@@ -37,7 +37,7 @@ EMNIST = Archive(
     sha256="fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
 )
 
-IMAGES, LABELS, MAPPING = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte", "mapping.txt"  # ends of names; train or test
+IMAGES, LABELS, MAPPING = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte", "mapping.txt"  # "{}" is train or test
 ENDINGS = (*(name.format(part) for part in ("train", "test") for name in (IMAGES, LABELS)), MAPPING)
 OfficialFile: TypeAlias = Path | zipfile.Path  # on disk or in the archive, gzip'd or not
 _REMEDY = "fetch it again"
@@ -75,7 +75,7 @@ def find_split(place: Path, split: str) -> dict[str, OfficialFile]:
             f"expected the official files of EMNIST {split} in {folder}, missing {', '.join(missing)}; name the folder "
             f"that has them, or EMNIST's {ARCHIVE_NAME}, with --data-dir, or fetch it with --download"
         )
-    return dict(zip(ENDINGS, map(files.__getitem__, names), strict=True))
+    return {ending: files[name] for ending, name in zip(ENDINGS, names, strict=True)}
 
 
 def _candidates(place: Path) -> list[tuple[Path, dict[str, OfficialFile]]]:

@@ -1,1 +1,1 @@
-"""The method: U-Net, diffusion, EMA, gradients."""
+"""The method: U-Net and diffusion."""

@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -117,7 +118,7 @@ def sampling_settings(description: Mapping[str, Any], **changed: Any) -> Config:
     diffusion = DiffusionConfig(**{key: description["diffusion"][key] for key in ("timesteps", "prediction")})
     sample = SampleConfig(**{**description["sample"], **changed})
     if sample.steps > diffusion.timesteps:
-        raise ConfigError(f"steps must be <= {diffusion.timesteps}, got {sample.steps}")
+        raise ConfigError(f"steps must be <= {diffusion.timesteps}, got {short_repr(sample.steps)}")
     return Config(diffusion=diffusion, sample=sample)
 
 
@@ -129,15 +130,20 @@ def _check_description(description: Mapping[str, Any]) -> Config:
     )
     if unknown := set(architecture) - {field.name for field in fields(ModelConfig)}:
         raise ValueError(f"architecture has unknown keys {short_repr(sorted(unknown))}")
+    if type(channels) is not int or type(classes) is not int:
+        raise TypeError("image_channels and classes must be whole numbers")
     if channels != 1 or None in (image_size, *architecture.values()):
         raise ValueError(f"image_channels must be 1, and no value null, got {short_repr(description['architecture'])}")
     if not isinstance(mults, list | tuple) or len(mults) > _LEVELS_MAX:
         raise ValueError(f"channel_mults must be a list of at most {_LEVELS_MAX}, got {short_repr(mults)}")
-    data, model = DataConfig(image_size=image_size), ModelConfig(channel_mults=tuple(mults), **architecture)
-    Config(data=data, model=model).check_together()
+    try:
+        data, model = DataConfig(image_size=image_size), ModelConfig(channel_mults=tuple(mults), **architecture)
+        Config(data=data, model=model).check_together()
+    except ConfigError as error:  # its names are those of a run's settings
+        raise ValueError(re.sub(r"\b(data|model)\.| or 'auto'", "", str(error))) from None
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise TypeError(f"class_names must be a list of printable strings, got {short_repr(names)}")
-    if max(map(len, names)) > _NAME_MAX or len(names) != classes or len(set(names)) != len(names):
+    if not names or max(map(len, names)) > _NAME_MAX or len(names) != classes or len(set(names)) != len(names):
         raise ValueError(f"class_names must be {short_repr(classes)} different names, got {short_repr(names)}")
     if not isinstance(description["weights"]["sha256"], str):
         raise TypeError("weights.sha256 must be a string")

@@ -1,1 +1,1 @@
-"""The trainer and what surrounds it: checkpoints, processes, diagnostics."""
+"""The trainer and what surrounds it: weight average, checkpoints, processes, diagnostics."""

@@ -50,12 +50,11 @@ def checkpoint_paths(directory: Path) -> list[Path]:
 
 
 def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Path:
-    """Write the state after ``epoch``, then delete all but the two newest, also what a continued run left beyond.
-
-    Returns the file's path.
+    """Write the state after ``epoch`` and return the file's path.
 
     The file appears under its name only when it is whole and on disk, so that a kill or a power cut at any moment
-    leaves the previous one untouched.
+    leaves the previous one untouched. Then all but the two newest up to ``epoch`` are deleted, and later ones, which a
+    continued run left.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / checkpoint_name(epoch)

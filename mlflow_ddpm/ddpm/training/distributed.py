@@ -18,6 +18,14 @@ from mlflow_ddpm.core.errors import ConfigError
 _COLLECTIVE_TIMEOUT = dt.timedelta(minutes=30)
 
 
+class Share(NamedTuple):
+    """The rows of a batch that one process takes."""
+
+    rows: slice
+    size: int  # how many they are; 0: one image with weight 0
+    weight: float  # of an image in the process's loss
+
+
 class Processes(NamedTuple):
     """This process among those that train together."""
 
@@ -30,18 +38,17 @@ class Processes(NamedTuple):
         """Whether this is rank 0, which writes and draws."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> tuple[slice, int, float]:
+    def share(self, batch_size: int) -> Share:
         """Return this process's share of a batch of all processes: every ``world_size``-th row, from its rank.
 
-        These are the rows, how many they are, and the weight of each in the process's loss.
         DDP averages gradients over ranks; with the weight that is the mean over all images of the batch, however uneven
         the shares are. Where images are fewer than processes, a process without one computes the first row with weight
         0: every process has to enter the collective of the backward pass.
         """
         size = len(range(self.rank, batch_size, self.world_size))
         if size == 0:
-            return slice(0, 1), 0, 0.0
-        return slice(self.rank, batch_size, self.world_size), size, self.world_size / batch_size
+            return Share(slice(0, 1), 0, 0.0)
+        return Share(slice(self.rank, batch_size, self.world_size), size, self.world_size / batch_size)
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of every process's tensor. A collective: all must call it, with tensors of one shape."""

@@ -125,7 +125,7 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "ema": {"model": self.ema_model.state_dict()},  # nested, as in earlier checkpoints
+            "ema": {"model": self.ema_model.state_dict(), "updates": self.step},  # as earlier versions read it
             "optimizer": self._optimizer.state_dict(),
         }
 

@@ -47,8 +47,10 @@ def test_a_setting_out_of_range_is_refused_by_its_dotted_name(name: str, value: 
     ("values", "message"),
     [
         ({"image_size": 18}, "data.image_size must be a multiple of 4"),
+        ({"patch_size": 9 * 10**4299}, r"data.image_size must be a multiple of int \(model.patch_size 90000"),
         ({"base_channels": 12}, "model.base_channels must be a multiple of 8, got 12"),
         ({"timesteps": 10, "sample_steps": 11}, r"sample.steps must be <= diffusion.timesteps \(10\), got 11"),
+        ({"sample_steps": 10**5000}, r"sample.steps must be <= diffusion.timesteps \(1000\), got int"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(values: dict[str, Any], message: str) -> None:
