@@ -160,7 +160,12 @@ def test_transformers_trains_by_windows_on_a_rank_without_a_group(
 
 def test_transformers_resumed_after_a_pass_of_such_data_has_no_empty_row(sqlite_uri: str) -> None:
     """It skips the eight batches of four steps: the first pass has seven."""
-    options = {"max_steps": 8, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    options: dict[str, Any] = {
+        "max_steps": 8,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 4,
+    }
     _trainer(_Net(), _Stream(), **options | {"max_steps": 4}).train()
     _trainer(_Net(), _Stream(), **options).train(resume_from_checkpoint="hf/checkpoint-4")
 
