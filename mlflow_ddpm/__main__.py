@@ -1,6 +1,7 @@
 """The command ``mlflow-ddpm``, and ``python -m mlflow_ddpm``, which the MLproject file starts."""
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -38,8 +39,8 @@ def enter_callers_folder() -> None:
         for _ in range(_ANCESTORS_MAX):
             process = Path(f"/proc/{pid}")
             words = process.joinpath("cmdline").read_bytes().decode(errors="replace").split("\0")
-            programs = [Path(word).name for word in words]
-            if "mlflow" in programs and "run" in words[programs.index("mlflow") :]:
+            from_mlflow_on = itertools.dropwhile(lambda word: Path(word).name != "mlflow", words)
+            if "run" in from_mlflow_on:
                 os.chdir(process / "cwd")
                 return
             pid = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])

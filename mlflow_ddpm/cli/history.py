@@ -86,17 +86,16 @@ def print_history(
         print(f"no {counted}s yet")
         return
     history = history[list(columns)].rename(columns={"epoch": counted})
-    shown = _print_fitting(history, width)
-    waiting = history.iloc[:, shown:]
-    if len(waiting.columns) and not all_columns:
-        names = [*waiting.columns[:_NAMED], *(["..."] if len(waiting.columns) > _NAMED else [])]
-        more = count_of(len(waiting.columns), "more column")
+    done = _print_fitting(history, width)
+    waiting = history.columns[done:]
+    if len(waiting) and not all_columns:
+        names = [*waiting[:_NAMED], *(["..."] if len(waiting) > _NAMED else [])]
+        more = count_of(len(waiting), "more column")
         print(f"{more}: {', '.join(names)}; see them with --all, --columns or --format csv")
-    while len(waiting.columns) and all_columns:
+    while all_columns and done < len(columns):
         print()
-        table = history.iloc[:, [0, *range(len(columns) - len(waiting.columns), len(columns))]]
-        shown = _print_fitting(table, width, at_least=2)
-        waiting = table.iloc[:, shown:]
+        table = history.iloc[:, [0, *range(done, len(columns))]]
+        done += _print_fitting(table, width, at_least=2) - 1  # the first column comes again
 
 
 def _print_fitting(history: pd.DataFrame, width: int | None, *, at_least: int = 1) -> int:

@@ -40,7 +40,7 @@ def world_size() -> int:
 def is_world_size_known() -> bool:
     """Return whether :func:`world_size` is the same number on every rank."""
     names = None if group() is not None else _launcher()
-    return names is None or names[1] is not None
+    return not names or bool(names[1])
 
 
 def describe_launcher() -> str | None:

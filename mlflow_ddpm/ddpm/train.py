@@ -146,12 +146,11 @@ def prepare(config: Config, procs: Processes, output_dir: Path) -> Training:
     dataset = load_dataset(config.data)
     trainer = Trainer(config, dataset.train, len(dataset.class_names), procs)
     checkpoint = load_newest(output_dir / CHECKPOINT_FOLDER, map_location=procs.device)
-    if checkpoint is None:
-        return Training(config, dataset, trainer, procs, first_epoch=0)
-    check_same_run(checkpoint.state["config"], config, checkpoint.path)
-    trainer.load_state_dict(checkpoint.state.get("trainer") or checkpoint.state["learner"])  # its earlier name
-    logger.info("Continuing from %s, after epoch %d", checkpoint.path, checkpoint.epoch)
-    return Training(config, dataset, trainer, procs, checkpoint.epoch + 1)
+    if checkpoint:
+        check_same_run(checkpoint.state["config"], config, checkpoint.path)
+        trainer.load_state_dict(checkpoint.state.get("trainer") or checkpoint.state["learner"])  # its earlier name
+        logger.info("Continuing from %s, after epoch %d", checkpoint.path, checkpoint.epoch)
+    return Training(config, dataset, trainer, procs, first_epoch=checkpoint.epoch + 1 if checkpoint else 0)
 
 
 def train_with(

@@ -130,7 +130,9 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         try:
             if name == "batch_size":
                 return sample_count(value)
-            return scalar(name, value if name in {"loss", *_OWN} else rows.checked_extras({name: value})[name])
+            if name not in {"loss", *_OWN}:
+                value = rows.checked_extras({name: value})[name]
+            return scalar(name, value)
         except UsageError as error:
             self._warn(name, error)
             return None

@@ -71,7 +71,9 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
-        if stage == "fit" and (logger_run := self._joinable(trainer)) and (unfinished := self._run.unfinished_run):
+        logger_run = self._joinable(trainer) if stage == "fit" else None
+        unfinished = self._run.unfinished_run if logger_run else None
+        if logger_run and unfinished:
             logger_run.continue_run(unfinished, self._run.directory, self._made_at_ms)
 
     def _joinable(self, trainer: Any) -> _LoggerRun | None:

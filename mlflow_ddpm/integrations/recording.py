@@ -83,7 +83,8 @@ class Recording:
         if self.tracker and self._is_in_epoch:
             self._is_in_epoch = False
             meter = self.tracker._rows.meter  # noqa: SLF001 - ours
-            if meter.batches and not (meter.batches.batches or keep_empty):
+            is_empty = meter.batches is not None and not meter.batches.batches
+            if is_empty and not keep_empty:
                 meter.drop()
             else:
                 self.tracker.end_epoch(partial=partial)

@@ -1,7 +1,7 @@
 """What is drawn from series: lines with their names, bands, bars and stars, none with more points than pixels.
 
 The same functions draw one run and several. A :class:`Trace` is a series with its look; of several runs it bears the
-run's name, which the notes then mention.
+run's name, which the notes then mention. Lines of one run may bear a name, too, for their ends.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SAMPLE = (0.5, 1.9)  # from where to where the sample of a line beside its name
 
 
 class Trace(NamedTuple):
-    """A series and its look; of several runs in one picture, the run's name as well."""
+    """A series and its look; the run's name of several runs in one picture, or the line's own of several lines."""
 
     series: Series
     color: str = "C0"
     style: str = "-"
-    name: str = ""  # "" in the picture of one run
+    name: str = ""
 
     def mention(self, text: str) -> str:
         """Return the text after the run's name, where it has one."""

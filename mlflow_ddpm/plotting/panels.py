@@ -157,8 +157,10 @@ def draw_bars(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
 
 def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     """Draw peak, reserved and allocated CUDA memory as lines, each named at its end."""
-    names = {name: metric(name).label.removeprefix("GPU ") for name, *_ in _MEMORY}
-    traces = [Trace(series(history, name), color, style, names[name]) for name, color, style in _MEMORY]
+    traces = [
+        Trace(series(history, name), color, style, metric(name).label.removeprefix("GPU "))
+        for name, color, style in _MEMORY
+    ]
     traces = [trace for trace in traces if trace.series.measured] or traces[:1]
     unit, factor = memory_unit(quantity.metric, (trace.series for trace in traces))
     traces = [trace._replace(series=trace.series.scaled(factor)) for trace in traces]
@@ -173,7 +175,7 @@ def draw_memory(ax: Axes, quantity: Quantity, history: RunHistory) -> None:
     top = int(np.nanargmax(peak.value))
     brief = f"peak {number(peak.value[top])} {unit}"
     text = f"{brief} at {epochs_text(peak, peak.epoch[[top]])}"
-    reserved = next((t.series.finite for t in traces if t.name == names["gpu_reserved_mb"]), np.zeros(0))
+    reserved = series(history, "gpu_reserved_mb").scaled(factor).finite
     highest = Note(f"{text}, reserved up to {number(reserved.max())}" if len(reserved) else text, brief=brief)
     exceptions = _exceptions(ax, peak, [trace.series for trace in traces])
     _add_notes(ax, [highest, *exceptions], peak, history, downsampling_note(ax, peak))

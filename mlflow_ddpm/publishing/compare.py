@@ -135,9 +135,11 @@ def _write(
 
 def _lowest(lines: Mapping[str, Sequence[ComparedRun]]) -> list[tuple[str, Sequence[ComparedRun]]]:
     """Return as many lines as there are looks for, those of the lowest loss, in the order given."""
-    best = {name: [run.history.summary.best_loss for run in runs] for name, runs in lines.items()}
-    losses_of = {name: [loss for loss in losses if loss is not None] or [math.inf] for name, losses in best.items()}
-    chosen = sorted(lines, key=lambda name: fmean(losses_of[name]))[:MOST_RUNS]
+    losses = {
+        name: [loss for run in runs if (loss := run.history.summary.best_loss) is not None]
+        for name, runs in lines.items()
+    }
+    chosen = sorted(lines, key=lambda name: fmean(losses[name] or [math.inf]))[:MOST_RUNS]
     return [(name, runs) for name, runs in lines.items() if name in chosen]
 
 

@@ -85,9 +85,10 @@ def render_card(
     dashboard = plots.get("training_dashboard")
     split = re.fullmatch("emnist-([a-z]+)", data_name)
     count = flatten(history.config).get("data.train_images", "")
+    about_license = license_fields(license_name)
     return markdown_template("hub_card.md.j2").render(
         samples=samples,
-        header=license_fields(license_name) | _header(title, data_name, results),
+        header=about_license | _header(title, data_name, results),
         title=title,
         version=__version__,
         side=side,
@@ -107,7 +108,7 @@ def render_card(
         dashboard=dashboard and plot_figure("training_dashboard", dashboard, history),
         other_plots=Markdown(", ".join(others)),
         license_name=license_name,
-        license={"license_name": ""} | license_fields(license_name),
+        license={"license_name": ""} | about_license,
     )
 
 

@@ -71,7 +71,8 @@ def publish_run(
             the store is away, its mirror is rendered instead, and nothing is uploaded.
         tracking_uri: the tracking store; default: MLflow's own settings.
         figures: further files of the plots, which are put into a folder named for their theme. Those that the run has
-            from an earlier time are made anew in any case: it may have more epochs by now.
+            from an earlier time are made anew in any case: it may have more epochs by now. A folder has every picture
+            in all formats and widths that it has or that are wanted.
 
     Raises:
         HistoryError: the run has no epochs, or a directory names no run of a store.

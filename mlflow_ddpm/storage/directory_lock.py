@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("mlflow_ddpm")
 _PATIENCE_SEC = 1.0  # is_locked may hold the lock for some microseconds; a writer tries again before it gives up
-# What file systems without locks, or with broken ones, answer.
-_NO_LOCKS = {
-    *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL),
-    *(errno.EIO, errno.EPERM, errno.EBADF, errno.ENOTTY),
-}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_BROKEN_LOCKS = {errno.EIO, errno.EPERM, errno.EBADF, errno.ENOTTY}
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}
 _open_here: dict[str, DirectoryLock] = {}  # directories that are being written; a fork copies this table
 
@@ -149,7 +146,7 @@ class DirectoryLock:
         if holder and holder.is_live_here():
             raise _in_use(self._directory) from error
         elsewhere = holder if holder and holder.host != socket.gethostname() else None
-        if error.errno in _NO_LOCKS or elsewhere:
+        if error.errno in _NO_LOCKS | _BROKEN_LOCKS or elsewhere:
             _log.warning(
                 "%s cannot be locked (%s), so two trainings that write there at once are not always noticed%s; give "
                 "each training its own output_dir",

@@ -19,8 +19,15 @@ PASSING, PERMANENT, OF_ITEM = StoreUnavailableError, StoreRefusedError, ItemRefu
 # Answers that the same call will get again. All other codes may pass.
 PERMANENT_CODES = frozenset(
     {
-        *("ALREADY_EXISTS", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED"),
-        *("PERMISSION_DENIED", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED"),
+        "ALREADY_EXISTS",
+        "CUSTOMER_UNAUTHORIZED",
+        "ENDPOINT_NOT_FOUND",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "PERMISSION_DENIED",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
     }
 )
 ITEM_CODES = frozenset({"BAD_REQUEST", "INVALID_PARAMETER_VALUE"})
@@ -52,7 +59,7 @@ HTTP_STATUS = {
     ),
     407: ("the HTTP proxy asks for credentials", "put them into HTTPS_PROXY, or list the host in NO_PROXY"),
     413: (
-        "a proxy before the server takes no request of this size",
+        "a proxy in front of the server takes no request of this size",
         "raise its limit (nginx: client_max_body_size)",
     ),
     429: ("the server is asked too often", ""),

@@ -34,7 +34,7 @@ def measure(effort: Effort) -> Iterator[Row]:
     place.mkdir()
     for epochs, limit in list(_LIMITS.items())[: effort.of(len(_LIMITS), 1)]:
         history = _history(effort.of(epochs, 5))
-        repeats = effort.of(3 if epochs < max(_LIMITS) else 1, 1)
+        repeats = effort.of(5 if epochs < max(_LIMITS) else 1, 1)
         pair = compare(_ours(history, place), _plain_way(history, place), repeats=repeats)
         yield _row(f"11 plots of {len(history):,} epochs, beside the plain way", pair, limit)
     few, many = _history(50 if not effort.quick else 5), _history(effort.of(_MANY, 20))

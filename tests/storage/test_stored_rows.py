@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from support.common import slow
+from support.common import HandClock, slow
 
 from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics
@@ -180,14 +180,15 @@ def test_a_run_that_holds_the_rows_of_another_is_read_resumed_and_synced_as_its_
 @pytest.mark.slow
 @pytest.mark.parametrize("edit", ["{:.2f}", "{:.0f}", "", "0", "nan"])
 def test_a_run_whose_times_a_person_edited_in_the_csv_keeps_its_rows_when_it_is_resumed(
-    sqlite_uri: str, edit: str
+    sqlite_uri: str, clock: HandClock, edit: str
 ) -> None:
     """Rounded, cleared, set to zero or to no number."""
     for first in (0, 3):
-        with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True) as tracker:
+        with MetricsTracker("out", tracking_uri=sqlite_uri, resume=True, clock=clock) as tracker:
             run_id = str(tracker.run_id)
             for epoch in range(first, first + 3):
                 tracker.start_epoch(epoch)
+                clock.seconds += 1.626
                 tracker.log_batch(1.0)
                 tracker.end_epoch()
         path = Path("out/training_metrics.csv")

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from support.torchrun import torchrun
 
-from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm import MetricsTracker, read_history
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking import rank_sync
@@ -259,23 +259,28 @@ def test_an_epoch_that_rank_0_alone_ends_is_an_error_and_no_hang(sqlite_uri: str
     assert re.findall(r"raised after (\d+) s", log) in (["3", "0"], ["4", "0"])  # what failed is not waited for again
     assert "rank 1 did not end this epoch within 3 s of rank 0; with reduce_over_ranks=True every rank must" in log
     assert log.count("left []") == 2  # the store's host keeps nothing of the first epoch
+    assert list(read_history("out")["epoch"]) == [0, 1, 2]
 
 
 @pytest.mark.slow
 def test_when_another_rank_raises_the_run_has_failed_and_names_its_error(sqlite_uri: str, tmp_path: Path) -> None:
     """Rank 0 waits for it at the end of a window, and later on is ended by the launcher's SIGTERM."""
     log, code = _run(FAILED, tmp_path)
-    ends = {}
+    ends, rows = {}, {}
     for name in ("barrier", "signal"):
         run_id = json.loads(Path(name, "training_metrics.json").read_text(encoding="utf-8"))["run"]["run_id"]
         run = MlflowClient(sqlite_uri).get_run(run_id)
         ends[name] = (run.info.status, run.data.tags["error.type"], run.data.tags["error.message"])
+        rows[name] = list(read_history(run_id)["epoch"])
 
     assert code == 1, log
+    assert rows == {"barrier": [2, 4], "signal": [3]}
     assert ends == {
         name: ("FAILED", "PeerLostError", f"rank 1 ended with ValueError: bad batch of {name}") for name in ends
     }
-    assert all(int(seconds) < 30 for seconds in re.findall(r"after (\d+) s", log))
+    waits = re.findall(r"after (\d+) s", log)
+    assert len(waits) == 2
+    assert all(int(seconds) < 30 for seconds in waits)
 
 
 @pytest.mark.slow

@@ -33,7 +33,11 @@ def _sent(store: Store, items: Sequence[str], directory: Path, *, is_suspect: bo
     file = StateFile(directory, DeliveryState(artifacts=["a file"]))
     aside = SetAside(file, lambda: store.is_there)
     aside.is_suspect = is_suspect
-    aside.send(items, store.take, lambda item: f"tag {item}")
+    try:
+        aside.send(items, store.take, lambda item: f"tag {item}")
+    except StoreError:
+        assert file.state.set_aside == {}
+        raise
     assert file.state.artifacts == ["a file"]
     return file.state.set_aside
 
@@ -76,10 +80,12 @@ def test_items_that_all_fail_cost_a_dozen_requests(tmp_path: Path) -> None:
 
 def test_points_that_are_all_refused_wait_for_the_store(tmp_path: Path) -> None:
     """They differ in their values alone: none of them is at fault."""
-    aside = SetAside(StateFile(tmp_path, DeliveryState()), lambda: True)
+    file = StateFile(tmp_path, DeliveryState())
+    aside = SetAside(file, lambda: True)
 
     def refuse(_: Sequence[Point]) -> None:
         raise StoreRefusedError("no")
 
     with pytest.raises(StoreRefusedError):
         aside.send([Point("loss", 1.0, 1, step) for step in range(3)], refuse, str)
+    assert file.state.set_aside == {}

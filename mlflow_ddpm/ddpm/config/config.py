@@ -68,7 +68,8 @@ class Config:
 
 def options() -> list[Option]:
     """Return every setting, in the order of the groups and their fields. Flags are unique over all groups."""
-    return [option for group in fields(Config) for option in getattr(Config(), group.name).options()]
+    config = Config()
+    return [option for group in fields(config) for option in getattr(config, group.name).options()]
 
 
 def name_flags(message: str) -> str:
@@ -109,6 +110,6 @@ def run_params(config: Config, *, output_dir: str) -> dict[str, str]:
         if dest not in PROJECT_SETTINGS and value != option.default
     ]
     named |= {"output_dir": output_dir, "options": " ".join(further) or NO_OPTIONS}
-    auto = [option for option in options() if option.default is None and option.dest not in _NOT_LOGGED]
+    auto = [option for option in options() if option.auto and option.dest not in _NOT_LOGGED]
     chosen = {option.key: typed_text(resolved[option.group][option.field]) for option in auto}
     return {**{name: shlex.quote(text) for name, text in named.items()}, **chosen}  # MLflow quotes its own, too

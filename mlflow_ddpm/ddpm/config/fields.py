@@ -6,8 +6,8 @@ is made from these fields, takes 0.2 s in all; its messages would also have to b
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 from collections.abc import Callable
 from dataclasses import field, fields, replace
 from typing import Any, NamedTuple, Self
@@ -36,7 +36,7 @@ _TYPES = {  # by annotation
     "int": _ValueType(int, _is_int, "a whole number", "N"),
     "float": _ValueType(
         float,
-        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v),
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max,  # no NaN
         "a finite number",
         "NUMBER",
     ),
@@ -103,9 +103,11 @@ class CheckedSettings:
 
     def resolve(self, preset: str, data: str) -> Self:
         """Return the group with every None replaced by its value of the preset, for ``digits`` or ``emnist``."""
-        auto = {o.field: o.auto for o in self.options() if o.auto and getattr(self, o.field) is None}
-        by_preset = {name: values[data] if isinstance(values, dict) else values for name, values in auto.items()}
-        chosen = {name: values[PRESETS.index(preset)] for name, values in by_preset.items()}
+        chosen = {}
+        for option in self.options():
+            if option.auto and getattr(self, option.field) is None:
+                by_preset = option.auto[data] if isinstance(option.auto, dict) else option.auto
+                chosen[option.field] = by_preset[PRESETS.index(preset)]
         return replace(self, **chosen)  # type: ignore[type-var]
 
 

@@ -122,9 +122,9 @@ def sample(
     for t, alpha_bar_t, alpha_bar_s in zip(timesteps, levels, levels[1:], strict=False):
         output = predict(x_t, torch.full((len(x_t),), t, device=x_t.device))
         x_0 = predicted_x_0(prediction, output, x_t, alpha_bar_t).clamp(-1, 1)  # the range of images
-        if generator is None:
-            x_t = ddim_step(x_0, x_t, alpha_bar_t, alpha_bar_s)
-        else:
+        if generator:
             z = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype).to(x_t.device)
             x_t = ancestral_step(x_0, x_t, z, alpha_bar_t, alpha_bar_s)
+        else:
+            x_t = ddim_step(x_0, x_t, alpha_bar_t, alpha_bar_s)
     return x_t

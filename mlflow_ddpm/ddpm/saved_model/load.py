@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlflow_ddpm.core.errors import ModelError, UsageError
-from mlflow_ddpm.core.formatting import display_path
+from mlflow_ddpm.core.formatting import display_path, short_repr
 from mlflow_ddpm.ddpm.model.unet import UNet
 from mlflow_ddpm.ddpm.sampling import draw_samples
 from mlflow_ddpm.ddpm.saved_model.model_files import (
@@ -41,10 +41,9 @@ class TrainedModel:
     """
 
     def __init__(self, unet: UNet, description: Mapping[str, Any]) -> None:
-        """Take a built U-Net and the description it came with; raises as :func:`sampling_settings`."""
+        """Take a built U-Net and the description it came with, which was checked when it was read."""
         self.unet, self.description = unet, description
         self.class_names: tuple[str, ...] = tuple(description["class_names"])
-        self._config = sampling_settings(description)
 
     def sample(
         self,
@@ -91,7 +90,7 @@ class TrainedModel:
 
 def _checked(name: str, value: int, least: int, below: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < below:
-        raise UsageError(f"{name} must be a whole number >= {least} and < {below}, got {value!r}")
+        raise UsageError(f"{name} must be a whole number >= {least} and < {below}, got {short_repr(value)}")
     return value
 
 

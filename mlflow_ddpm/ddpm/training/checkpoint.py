@@ -53,8 +53,8 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
     """Write the state after ``epoch`` and return the file's path.
 
     The file appears under its name only when it is whole and on disk, so that a kill or a power cut at any moment
-    leaves the previous one untouched. Then all but the two newest up to ``epoch`` are deleted, and later ones, which a
-    continued run left.
+    leaves the previous one untouched. Then all but the two newest up to ``epoch`` are deleted, and later ones, from
+    before the run was continued at an earlier epoch.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / checkpoint_name(epoch)
@@ -65,8 +65,9 @@ def save_checkpoint(directory: Path, epoch: int, state: Mapping[str, Any]) -> Pa
         os.fsync(file.fileno())
     unfinished.replace(path)
     flush_directory(directory)
-    current = [other for other in checkpoint_paths(directory) if _epoch_of(other) <= epoch]
-    for other in set(checkpoint_paths(directory)) - set(current[-_KEPT:]):
+    paths = checkpoint_paths(directory)
+    current = [other for other in paths if _epoch_of(other) <= epoch]
+    for other in set(paths) - set(current[-_KEPT:]):
         other.unlink()
     return path
 
