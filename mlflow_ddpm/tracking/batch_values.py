@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, compress, groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from mlflow_ddpm.core.metrics import WHOLE_MAX
 from mlflow_ddpm.tracking.scalars import Scalar, measured_extras, sample_count, scalar
@@ -39,76 +39,71 @@ class _Chunk(NamedTuple):
     values: Any  # array('d') or tensor (n,)
 
 
-class NewValues(NamedTuple):
-    """The newest values of a series, unread and uncopied."""
+# How far a series had come: its chunks and tail, which may grow meanwhile; the place of the tail's first value, and the
+# place behind the last. All losses and gradient norms, the last lr, and the samples. Plain tuples are made fastest.
+Extent: TypeAlias = tuple[Sequence[_Chunk], Sequence[Any], int, int]
+SoFar: TypeAlias = tuple[Extent, Extent, Any, int | None]
 
-    chunks: Sequence[_Chunk]  # some may begin with older values
-    tail: Sequence[Any]  # may grow meanwhile, and begin with older values
-    tail_end: int  # its length when it was taken
-    tail_start: int = 0  # place in the series of the tail's first value
-    start: int = 0  # place of the first value that is new
 
-    def by_kind(self) -> dict[Any, list[Any]]:
-        """Return floats and arrays of them under ``float``, and tensors (n,) and () under their dtype and device."""
-        kinds: dict[Any, list[Any]] = {}
-        for places, values in self.chunks:
-            kind = float if isinstance(values, array) else _kind(values)
-            kinds.setdefault(kind, []).append(values[bisect_left(places, self.start) :])
-        for value in self.tail[max(0, self.start - self.tail_start) : self.tail_end]:
-            kinds.setdefault(_kind(value), []).append(value)
-        return kinds
+def new_by_kind(extent: Extent, start: int) -> tuple[dict[Any, list[Any]], int]:
+    """Return the values from place ``start`` on by kind, and the place behind the last; on any thread.
+
+    Floats and arrays of them are under ``float``, tensors (n,) and () under their dtype and device.
+    """
+    chunks, tail, tail_start, end = extent
+    kinds: dict[Any, list[Any]] = {}
+    for places, values in chunks:
+        new = slice(bisect_left(places, start), bisect_left(places, tail_start))
+        if new.start < new.stop:
+            kinds.setdefault(float if isinstance(values, array) else _kind(values), []).append(values[new])
+    for value in tail[max(0, start - tail_start) : end - tail_start]:
+        kinds.setdefault(_kind(value), []).append(value)
+    return kinds, end
 
 
 class _Series:
-    """One scalar a batch, floats and tensors mixed, in order."""
+    """One scalar a batch, floats and tensors mixed, in order. A tail is empty only before the first value."""
 
-    __slots__ = ("_chunks", "_folded", "_taken", "_taken_chunks", "tail")
+    __slots__ = ("chunks", "folded", "tail")
 
     def __init__(self) -> None:
-        self._chunks: list[_Chunk] = []
-        self._folded = self._taken = self._taken_chunks = 0
+        self.chunks: list[_Chunk] = []
+        self.folded = 0
         self.tail: list[Any] = []
 
-    def take_new(self) -> NewValues:
-        """Return the values since the last call, in a microsecond whatever their number."""
-        end = len(self.tail)
-        new = NewValues(self._chunks[self._taken_chunks :], self.tail, end, self._folded, self._taken)
-        self._taken_chunks, self._taken = len(self._chunks), self._folded + end
-        return new
-
     def add(self, value: Any) -> None:
-        self.tail.append(value)
         if len(self.tail) == _FOLD_AT:
             self.fold()
+        self.tail.append(value)
 
     def fold(self) -> None:
         """Join the tail's values, those of one kind. The list itself stays as it is: a reading may have it."""
         tail = self.tail
-        places = range(self._folded, self._folded + len(tail))
+        places = range(self.folded, self.folded + len(tail))
         kind_of = type if set(map(type, tail)) == {float} else _kind
         kinds = [kind for kind, _ in groupby(tail, kind_of)]
         if len(kinds) == 1:
-            self._chunks.append(_Chunk(places, _join(tail)))
+            self.chunks.append(_Chunk(places, _join(tail)))
         else:
             for kind in dict.fromkeys(kinds):
                 chosen = [_kind(value) == kind for value in tail]
                 joined = _join(list(compress(tail, chosen)))
-                self._chunks.append(_Chunk(array("q", compress(places, chosen)), joined))
-        self._folded, self.tail = places.stop, []
+                self.chunks.append(_Chunk(array("q", compress(places, chosen)), joined))
+        self.folded, self.tail = places.stop, []
 
-    def chunks(self) -> list[_Chunk]:
+    def all_chunks(self) -> list[_Chunk]:
         self.fold()
-        return self._chunks
+        return self.chunks
 
     def to_host(self, on_host: Mapping[int, Any]) -> array[float]:
         """Return all values in order; ``on_host`` has those of each tensor by its id."""
         whole = array("d")
-        for _, values in self._chunks:
+        for _, values in self.chunks:
             whole.frombytes(memoryview(values if isinstance(values, array) else on_host[id(values)]).cast("B"))
-        if all(isinstance(places, range) for places, _ in self._chunks):
+        if all(isinstance(places, range) for places, _ in self.chunks):
             return whole
         in_order = array("d", whole)
-        for place, number in zip(chain.from_iterable(places for places, _ in self._chunks), whole, strict=True):
+        for place, number in zip(chain.from_iterable(places for places, _ in self.chunks), whole, strict=True):
             in_order[place] = number
         return in_order
 
@@ -162,6 +157,10 @@ class BatchValues:
         further = measured_extras(extras) if extras else {}
         # Everything is checked: from here on nothing is refused, so no half of a batch is counted.
         tail = self._loss.tail
+        if len(tail) == _FOLD_AT:
+            self._loss.fold()
+            self._grad_norm.fold()
+            tail = self._loss.tail
         tail.append(loss)
         if grad_norm is None:
             self._missing_norm.append(self.batches)
@@ -177,9 +176,6 @@ class BatchValues:
         for name, value in further.items():
             self._has_floats_alone &= type(value) is float
             self._extras.setdefault(name, _Series()).add(value)
-        if len(tail) == _FOLD_AT:
-            self._loss.fold()
-            self._grad_norm.fold()
 
     def _watched(self, loss: Any) -> Any:
         """Note how often a loss was changed in place until now, and return it."""
@@ -196,12 +192,18 @@ class BatchValues:
             self.is_changed_in_place = True
         self._newest = None
 
-    def take_new(self) -> tuple[NewValues, NewValues, Any, int | None]:
-        """Return losses and gradient norms since the last call, the last lr, and all samples so far; nothing is read.
+    def so_far(self) -> SoFar:
+        """Return how far losses and gradient norms have come, the last lr, and all samples; nothing is read.
 
         The learning rate may be a tensor; samples are None unless every batch had a size.
         """
-        return self._loss.take_new(), self._grad_norm.take_new(), self._lr, self._samples if self._sized else None
+        loss, norm, samples = self._loss, self._grad_norm, self._samples if self._sized else None
+        return (
+            (loss.chunks, loss.tail, loss.folded, loss.folded + len(loss.tail)),
+            (norm.chunks, norm.tail, norm.folded, norm.folded + len(norm.tail)),
+            self._lr,
+            samples,
+        )
 
     def read(self) -> EpochBatches:
         """Fetch all values. This is the epoch's one wait for the device."""
@@ -230,7 +232,7 @@ def _snapshot_lr(value: Any) -> Any:
 def _fetch(series: Sequence[_Series]) -> list[array[float]]:
     """Return each series as one array of float64, with one copy for all tensors of one dtype and device."""
     groups: dict[Any, list[Any]] = {}
-    for chunk in (chunk for one_series in series for chunk in one_series.chunks()):
+    for chunk in (chunk for one_series in series for chunk in one_series.all_chunks()):
         if not isinstance(chunk.values, array):
             groups.setdefault(_kind(chunk.values), []).append(chunk.values)
     on_host: dict[int, Any] = {}

@@ -35,7 +35,7 @@ class NullRecorder:
     def write(self, row: EpochMetrics) -> None:
         """Record nothing."""
 
-    def write_live(self, take: Callable[[], LiveReading]) -> None:
+    def write_live(self, reading: LiveReading) -> None:
         """Record nothing."""
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:

@@ -108,8 +108,7 @@ class RowMeasurement:
         """Have what was logged since the last live point uploaded, at the number of steps, or batches, done so far."""
         if batches := self.meter.batches:
             step = self._batches_before + batches.batches if steps_done is None else steps_done
-            self.live.due = time.monotonic() + self.live.every_sec
-            self.recorder.write_live(partial(self.live.take, batches, step, self.meter.timer.paused_sec))
+            self.recorder.write_live(self.live.take(batches, step, self.meter.timer.paused_sec))
 
     def refuse(self, method: str) -> None:
         """Raise for a call without an open epoch; a rank that measures nothing opens none."""

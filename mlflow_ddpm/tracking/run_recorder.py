@@ -156,10 +156,10 @@ class RunRecorder:
             first = f"first in epoch {row.epoch}"
             self._sink.write(Tags({NONFINITE_TAG: in_steps(first) if self._every_n_steps else first}))
 
-    def write_live(self, take: Callable[[], LiveReading]) -> None:
+    def write_live(self, reading: LiveReading) -> None:
         """Have values within the epoch uploaded. They are no rows, and lost if the store is away."""
         if self._uploader:
-            self._uploader.write_live(take)
+            self._uploader.write_live(reading)
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
         """Call back for each new finding, on a thread of its own."""

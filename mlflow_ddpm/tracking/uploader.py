@@ -75,14 +75,10 @@ class Uploader:
         if self._row_lane.busy_sec > _SILENT_SEC and not is_first_use(self.remote.tracking_uri):
             self._outage.failed(StoreUnavailableError(f"MLflow has not answered for {_SILENT_SEC:g} s"))
 
-    def write_live(self, take: Callable[[], LiveReading]) -> None:
-        """Have values within an epoch sent when no row waits; they are dropped when the store is away.
-
-        While many wait none is taken, so that the next reading has these values, too. To drop one would free all its
-        tensors on this thread.
-        """
+    def write_live(self, reading: LiveReading) -> None:
+        """Have values within an epoch sent when no row waits; a later reading has those of one that is dropped."""
         if len(self._live) < _LIVE_MAX:
-            self._live.append(take())
+            self._live.append(reading)
             self._row_lane.notify()
 
     def _put(self, item: UploadItem) -> Lane:
@@ -174,7 +170,7 @@ class Uploader:
         while self._rows and not self._row_lane.stopped:
             self._send_next_rows()
         while self._live and not (self._rows or self._row_lane.stopped):
-            self.remote.send_points(self._live.popleft().points())
+            self.remote.send_points(self._live.popleft()())
         if self._row_lane.stopped or self._rows:
             return
         if not self._training_ended:

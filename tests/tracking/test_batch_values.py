@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mlflow_ddpm.core.errors import UsageError
-from mlflow_ddpm.tracking.batch_values import BatchValues
+from mlflow_ddpm.tracking.batch_values import BatchValues, new_by_kind
 from mlflow_ddpm.tracking.epoch_statistics import nonfinite_batches, statistics
 from mlflow_ddpm.tracking.scalars import extra_values
 
@@ -122,7 +122,7 @@ def test_a_million_batches_stay_small() -> None:
     for k in range(50_000):
         values.add(k * 1e-6, 0.1, k * 2e-6, 64)
 
-    folded = sum(chunk.values.itemsize * len(chunk.values) for chunk in values._loss.chunks())
+    folded = sum(chunk.values.itemsize * len(chunk.values) for chunk in values._loss.all_chunks())
 
     assert folded <= 8 * 50_000
 
@@ -131,17 +131,21 @@ def test_a_million_batches_stay_small() -> None:
     "dtypes", [[None], [torch.float32], [None, torch.float32], [torch.bfloat16, None, torch.float64]]
 )
 def test_kinds_that_alternate_are_folded_each_into_one(dtypes: list[torch.dtype | None]) -> None:
-    """Floats (None) and tensors keep their order, and a live point has only what is new."""
+    """Floats (None) and tensors keep their order, and a live point has only what is new, folded meanwhile or not."""
     values, numbers = BatchValues(), [float(k % 250) for k in range(3000)]
     for k, number in enumerate(numbers):
         dtype = dtypes[k % len(dtypes)]
         values.add(torch.tensor(number, dtype=dtype) if dtype else number, None, None, None)
         if k == 1499:
-            values.take_new()
-    parts = [part for kind in values.take_new()[0].by_kind().values() for part in kind]
+            half = values.so_far()[0]
+    whole = values.so_far()[0]
 
-    assert sum(torch.as_tensor(part).numel() for part in parts) == 1500
-    assert len(values._loss.chunks()) == 3 * len(dtypes)
+    for extent, start, expected in ((half, 0, numbers[:1500]), (whole, 1500, numbers[1500:]), (whole, 3000, [])):
+        kinds, end = new_by_kind(extent, start)
+        new = [torch.as_tensor(part).reshape(-1).double() for parts in kinds.values() for part in parts]
+        assert sorted(torch.cat([*new, torch.empty(0)]).tolist()) == sorted(expected)
+        assert end == start + len(expected)
+    assert len(values._loss.all_chunks()) == 3 * len(dtypes)
     assert list(values.read().losses) == numbers
 
 

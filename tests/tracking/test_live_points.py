@@ -124,7 +124,7 @@ def test_an_interval_that_is_none_is_refused(sqlite_uri: str, every_sec: object)
 def _live(batches: BatchValues) -> dict[str, float]:
     meter = LiveMeter(1.0, 1)
     meter.open()
-    return {p.key: p.value for p in meter.take(batches, batches.batches, 0.0).points()}
+    return {p.key: p.value for p in meter.take(batches, batches.batches, 0.0)()}
 
 
 def test_each_reading_has_what_came_since_the_last_whatever_was_folded_meanwhile() -> None:
@@ -139,10 +139,26 @@ def test_each_reading_has_what_came_since_the_last_whatever_was_folded_meanwhile
             loss = float(noted % 97)
             batches.add(torch.tensor(loss) if noted % 3 == 0 or count == 2048 else loss, None, 2 * loss, None)
             losses.append(loss)
-        points = {p.key: p.value for p in meter.take(batches, noted, 0.0).points()}
+        points = {p.key: p.value for p in meter.take(batches, noted, 0.0)()}
         assert points["live/loss"] == pytest.approx(sum(losses) / count)
         assert points["live/grad_norm"] == pytest.approx(2 * sum(losses) / count)
     assert len(batches.read().losses) == noted
+
+
+def test_a_reading_has_what_there_was_when_it_was_made_and_what_a_dropped_one_had() -> None:
+    """The uploader's thread reads it later, while the training goes on."""
+    batches, meter = BatchValues(), LiveMeter(1.0, 2)
+    meter.open()
+    for loss in range(3000):
+        batches.add(float(loss), None, None, 2)
+        if loss == 999:
+            meter.take(batches, loss + 1, 0.0)  # many wait: dropped
+        if loss == 1999:
+            first = meter.take(batches, loss + 1, 0.0)
+    second = meter.take(batches, 3000, 0.0)
+
+    means = [{p.key: (p.step, p.value) for p in reading()}["live/loss"] for reading in (first, second)]
+    assert means == [(2000, 999.5), (3000, 2499.5)]
 
 
 def test_what_is_not_finite_is_left_out_unless_nothing_is_finite() -> None:

@@ -18,11 +18,10 @@ from support.store_faults import front_of, points_in_store, points_on_disk
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.cli.main import main
+from mlflow_ddpm.core.metrics import Point
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.storage.mlflow_call import FROZEN_BY_PYTHON
 from mlflow_ddpm.storage.status import status_of
-from mlflow_ddpm.tracking.batch_values import NewValues
-from mlflow_ddpm.tracking.live_points import LiveReading
 from mlflow_ddpm.tracking.sync import sync_directory
 
 GREY = np.full((4, 4), 127, np.uint8)
@@ -336,7 +335,7 @@ def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str) -> None:
 
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
-    tracker._recorder.write_live(lambda: LiveReading(7, NewValues((), (0.5,), 1), NewValues((), (), 0), None, None))
+    tracker._recorder.write_live(lambda: [Point("live/loss", 0.5, 1_700_000_000_000, 7)])
     _epoch(tracker, 1)
     tracker.close(timeout=30)
 
