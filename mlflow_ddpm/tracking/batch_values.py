@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, compress, groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from mlflow_ddpm.core.metrics import WHOLE_MAX
@@ -80,7 +81,8 @@ class _Series:
         """Join the tail's values, those of one kind. The list itself stays as it is: a reading may have it."""
         tail = self.tail
         places = range(self.folded, self.folded + len(tail))
-        kind_of = type if set(map(type, tail)) == {float} else _kind
+        types = set(map(type, tail))
+        kind_of = _tensor_kind if float not in types else type if len(types) == 1 else _kind
         kinds = [kind for kind, _ in groupby(tail, kind_of)]
         if len(kinds) == 1:
             self.chunks.append(_Chunk(places, _join(tail)))
@@ -108,8 +110,11 @@ class _Series:
         return in_order
 
 
+_tensor_kind = attrgetter("dtype", "device")  # without a call in Python: folding is half of what a tensor costs
+
+
 def _kind(value: Any) -> Any:
-    return float if type(value) is float else (value.dtype, value.device)
+    return float if type(value) is float else _tensor_kind(value)
 
 
 def _join(values: list[Any]) -> Any:
@@ -147,7 +152,8 @@ class BatchValues:
     ) -> None:
         """Keep one batch's values; tensors are detached, not read. Raises UsageError for what is no single number."""
         if type(loss) is not float:
-            loss, self._has_floats_alone = self._watched(scalar("loss", loss)), False
+            loss, self._has_floats_alone = scalar("loss", loss), False
+            self._watch(loss)
         if grad_norm is not None and type(grad_norm) is not float:
             grad_norm, self._has_floats_alone = scalar("grad_norm", grad_norm), False
         if lr is not None and type(lr) is not float:
@@ -177,20 +183,14 @@ class BatchValues:
             self._has_floats_alone &= type(value) is float
             self._extras.setdefault(name, _Series()).add(value)
 
-    def _watched(self, loss: Any) -> Any:
-        """Note how often a loss was changed in place until now, and return it."""
-        self._look_for_changes()
+    def _watch(self, loss: Any) -> None:
+        """Note whether the loss before was changed in place since it was logged; its value now is what counts."""
+        if self._newest is not None and self._newest._version != self._version:  # noqa: SLF001 - see below
+            self.is_changed_in_place = True
         try:
             self._version, self._newest = loss._version, loss  # noqa: SLF001 - torch documents it under this name
         except (AttributeError, RuntimeError):  # a number, or a tensor of inference mode, which counts no changes
             self._newest = None
-        return loss
-
-    def _look_for_changes(self) -> None:
-        """Note whether the newest loss was changed in place since it was logged; its value now is what counts."""
-        if self._newest is not None and self._newest._version != self._version:  # noqa: SLF001 - as above
-            self.is_changed_in_place = True
-        self._newest = None
 
     def so_far(self) -> SoFar:
         """Return how far losses and gradient norms have come, the last lr, and all samples; nothing is read.
@@ -207,7 +207,7 @@ class BatchValues:
 
     def read(self) -> EpochBatches:
         """Fetch all values. This is the epoch's one wait for the device."""
-        self._look_for_changes()
+        self._watch(None)
         lr = _Series()
         if self._lr is not None:
             lr.tail.append(self._lr)
