@@ -179,15 +179,14 @@ class MetricsTracker:
         Raises:
             UsageError: no epoch is open, or a value is no single number.
         """
-        rows = self._rows
-        batches = rows.meter.batches
-        if batches is None or rows.windows:
-            rows.refuse("log_batch")
+        batches = self._rows.meter.batches
+        if batches is None or self._rows.windows:
+            self._rows.refuse("log_batch")
             join_collectives(loss, grad_norm)
             return
         batches.add(loss, lr, grad_norm, batch_size)
-        if time.monotonic() >= rows.live.due:
-            rows.write_live()
+        if time.monotonic() >= self._rows.live.due:
+            self._rows.write_live()
 
     def log_step(
         self,
