@@ -167,28 +167,30 @@ INTEGRAL_COLUMNS = frozenset(m.name for m in METRICS if m.integral) | {"logged_a
 _OWN_COLUMNS = frozenset(TABLE_COLUMNS) | {"logged_at_ms"}
 
 
-class Span(NamedTuple):
-    """What a row covers; a whole row takes ten times as long to make."""
-
-    epoch: int
-    batches: int | None
-    partial: int | None
-
-
-def supersedes(row: EpochMetrics | Span, older: EpochMetrics, every_n_steps: int | None) -> bool:
+def supersedes(row: EpochMetrics, older: EpochMetrics, every_n_steps: int | None) -> bool:
     """Return whether a row, written later, makes an older one void: it does the same epochs or steps again.
 
     Where rows are windows of ``every_n_steps``, a run that ended inside a window left a partial row with a number of
     its own; the window's next row makes it void, unless it begins where that one ended. Where a step has several
-    batches, the older row shows how many.
+    batches, the older row shows how many. An earlier life may have had windows of another length, so a row stays where
+    the later one continues its time.
     """
     if older.epoch >= row.epoch:
         return True
+    if not older.partial or _continues(row, older):
+        return False
     begin = (row.epoch - 1) // every_n_steps * every_n_steps if every_n_steps else row.epoch
-    if not older.partial or older.epoch <= begin:
+    if older.epoch <= begin:
         return False
     batches_a_step = max(1.0, (older.batches or 0) / (older.epoch - begin))
     return not row.partial or older.epoch > row.epoch - int((row.batches or 0) / batches_a_step)
+
+
+def _continues(row: EpochMetrics, older: EpochMetrics) -> bool:
+    """Return whether a row's seconds begin where an older one's ended, which took more than rounding can hide."""
+    total = row.cumulative_time_sec or 0.0
+    gap = total - (row.epoch_time_sec or 0.0) - (older.cumulative_time_sec or 0.0)
+    return abs(gap) <= 1e-12 * total < (older.epoch_time_sec or 0.0)
 
 
 def keep_last_written(rows: Iterable[EpochMetrics], every_n_steps: int | None = None) -> list[EpochMetrics]:

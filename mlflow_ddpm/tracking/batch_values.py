@@ -41,7 +41,7 @@ class _Chunk(NamedTuple):
 
 
 # How far a series had come: its chunks and tail, which may grow meanwhile; the place of the tail's first value, and the
-# place behind the last. All losses and gradient norms, the last lr, and the samples. Plain tuples are made fastest.
+# place behind the last. All losses and gradient norms, the last lr, and timed samples. Plain tuples are made fastest.
 Extent: TypeAlias = tuple[Sequence[_Chunk], Sequence[Any], int, int]
 SoFar: TypeAlias = tuple[Extent, Extent, Any, int | None]
 
@@ -141,6 +141,7 @@ class BatchValues:
         self._version = 0
         self.is_changed_in_place = False  # some loss is not what it was when it was logged
         self.batches = 0
+        self.untimed_batches = self.untimed_samples = 0  # that came before the clock started
 
     def add(
         self,
@@ -192,12 +193,17 @@ class BatchValues:
         except (AttributeError, RuntimeError):  # a number, or a tensor of inference mode, which counts no changes
             self._newest = None
 
+    def start_rates(self) -> None:
+        """Leave what came so far out of the rates."""
+        self.untimed_batches, self.untimed_samples = self.batches, self._samples
+
     def so_far(self) -> SoFar:
-        """Return how far losses and gradient norms have come, the last lr, and all samples; nothing is read.
+        """Return how far losses and gradient norms have come, the last lr, and the timed samples; nothing is read.
 
         The learning rate may be a tensor; samples are None unless every batch had a size.
         """
-        loss, norm, samples = self._loss, self._grad_norm, self._samples if self._sized else None
+        samples = self._samples - self.untimed_samples if self._sized else None
+        loss, norm = self._loss, self._grad_norm
         return (
             (loss.chunks, loss.tail, loss.folded, loss.folded + len(loss.tail)),
             (norm.chunks, norm.tail, norm.folded, norm.folded + len(norm.tail)),

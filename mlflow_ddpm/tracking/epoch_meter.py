@@ -40,12 +40,10 @@ class EpochMeter:
         self.batches: BatchValues | None = None  # None while nothing is open
         self._device, self._world_size = device, world_size
         self._has_warned = self._has_warned_of_changes = False
-        self._untimed: tuple[int, int] = (0, 0)  # batches and samples that came before the clock started
 
     def open(self) -> None:
         """Begin: the clock starts, and CUDA's peak memory anew."""
         self.batches = BatchValues()
-        self._untimed = (0, 0)
         probes.reset_cuda_peak(self._device)
         self.timer.start()
 
@@ -55,7 +53,7 @@ class EpochMeter:
             return
         self.batches.add(**values, extras=extras)
         if is_untimed:
-            self._untimed = (1, values["batch_size"] or 0)
+            self.batches.start_rates()
 
     def drop(self) -> None:
         """Forget what is open."""
@@ -68,11 +66,11 @@ class EpochMeter:
         memory = probes.read_cuda_memory(self._device)
         batches = self._over_all_ranks(values.read())
         self._warn_of_changes(values)
-        batch_count: int | None = values.batches - self._untimed[0]
+        batch_count: int | None = values.batches - values.untimed_batches
         samples = batches.samples
         if samples is not None:
-            samples -= self._untimed[1] * self._world_size
-        if self._untimed[0] and not batch_count:  # no batch was timed
+            samples -= values.untimed_samples * self._world_size
+        if values.untimed_batches and not batch_count:  # no batch was timed
             batch_count = samples = None
         fields = {
             **epoch_statistics.statistics(batches)._asdict(),

@@ -93,7 +93,7 @@ class _Reader:
     def _rate(self, active_sec: float, samples: int | None) -> float | None:
         """Return the samples a second since the last reading, of all processes."""
         elapsed, self._active_sec = active_sec - self._active_sec, active_sec
-        if samples is None or elapsed <= 0:
+        if not samples or elapsed <= 0:
             return None
         new, self._samples = samples - self._samples, samples
         return new * self._world_size / elapsed

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlflow_ddpm.analysis.findings.rules import Finding
-    from mlflow_ddpm.core.metrics import EpochMetrics, Span
+    from mlflow_ddpm.core.metrics import EpochMetrics
     from mlflow_ddpm.core.run_summary import RunOutcome
     from mlflow_ddpm.tracking.live_points import LiveReading
     from mlflow_ddpm.tracking.run_recorder import RunRecorder
@@ -51,7 +51,7 @@ class NullRecorder:
         """Return 0: no row is recorded."""
         return 0
 
-    def seconds_before(self, row: Span) -> float:  # noqa: ARG002
+    def seconds_through(self, number: int) -> float:  # noqa: ARG002
         """Return 0: no row is recorded."""
         return 0.0
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_ddpm.core.errors import MirrorError, PeerLostError, UsageError
 from mlflow_ddpm.core.extra_metrics import check_new_extra_names
 from mlflow_ddpm.core.formatting import count_of
-from mlflow_ddpm.core.metrics import EpochMetrics, Span, whole_number
+from mlflow_ddpm.core.metrics import EpochMetrics, whole_number
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
@@ -142,7 +142,7 @@ class RowMeasurement:
 
     def _end_window(self, windows: StepWindows, number: int) -> None:
         self.write_row(number, {}, partial=windows.is_partial(number))
-        windows.end()
+        windows.end(number)
         self._begin()
 
     def write_row(
@@ -154,12 +154,12 @@ class RowMeasurement:
         if self._rank != 0:
             self.meter.drop()
             return None
-        covered = Span(number, measured.fields["batches"], int(is_partial))
+        before = self.windows.began if self.windows else number - 1
         row = EpochMetrics(
             **measured.fields,
             epoch=number,
             partial=int(is_partial),
-            cumulative_time_sec=self.recorder.seconds_before(covered) + measured.fields["epoch_time_sec"],
+            cumulative_time_sec=self.recorder.seconds_through(before) + measured.fields["epoch_time_sec"],
             ema_delta_norm=self.ema.measure(model, ema_model),
             extra={**measured.extras, **extra},
             logged_at_ms=self.recorder.next_timestamp(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
 from mlflow_ddpm.core.formatting import in_steps
-from mlflow_ddpm.core.metrics import EpochMetrics, Span, supersedes
+from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.delivery_state import StateFile
@@ -195,10 +195,9 @@ class RunRecorder:
         last = self._mirror.rows[-1].logged_at_ms if self._mirror.rows else 0
         return max(self._now_ms() - 1, last + 1)
 
-    def seconds_before(self, row: Span) -> float:
-        """Return the run's seconds up to a row, those before a resume included."""
-        every, rows = self._state.every_n_steps, reversed(self._mirror.rows)
-        earlier = next((older for older in rows if not supersedes(row, older, every)), None)
+    def seconds_through(self, number: int) -> float:
+        """Return the run's seconds up to the last row of at most this number, those before a resume included."""
+        earlier = next((row for row in reversed(self._mirror.rows) if row.epoch <= number), None)
         seconds = (earlier.cumulative_time_sec if earlier else None) or 0.0
         return seconds if 0 <= seconds < math.inf else 0.0  # a person may have edited the CSV
 

@@ -15,10 +15,11 @@ class StepWindows:
 
     Attributes:
         steps_done: steps done after the last one noted; 0 before the first.
+        began: steps done when the open window began.
     """
 
     def __init__(self, every: int) -> None:
-        self.every, self.steps_done = every, 0
+        self.every, self.steps_done, self.began = every, 0, 0
         self.has_steps = False  # a window is open, and a step was done in it
         self._has_begun = self._is_resumed_inside = False
         self._first = 0  # steps done after the first one noted, until the second one comes
@@ -51,7 +52,7 @@ class StepWindows:
     def begin(self, done: int) -> None:
         """Note the steps done before the process' first one: after a resume it may lie inside a window."""
         if not self._has_begun:
-            self._has_begun, self._is_resumed_inside = True, done % self.every != 0
+            self._has_begun, self._is_resumed_inside, self.began = True, done % self.every != 0, done
 
     def note(self, done: int) -> bool:
         """Note a step; return whether the window ends at it."""
@@ -65,6 +66,7 @@ class StepWindows:
         """Return whether the open window, ended at this number of steps, is a part of one."""
         return self._is_resumed_inside or number % self.every != 0
 
-    def end(self) -> None:
+    def end(self, number: int) -> None:
         """End the open window, whose row is written: one that failed is tried again, or named, when the run ends."""
         self.has_steps = self._is_resumed_inside = False
+        self.began = number

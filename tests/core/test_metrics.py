@@ -7,6 +7,8 @@ import math
 from mlflow_ddpm.core.extra_metrics import (
     PIPELINE_METRICS,
 )
+import pytest
+
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 
 SPECIFIED = [
@@ -54,6 +56,29 @@ def test_a_resume_voids_every_earlier_row_from_its_first_epoch_on() -> None:
     kept = keep_last_written(_rows(*second_life, *first_life))
 
     assert [(0, 10), (1, 20), (2, 60), (3, 70)] == [(r.epoch, r.logged_at_ms) for r in kept]
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),  # number, steps, partial
+    [
+        ([(28, 28, 1), (30, 2, 1), (40, 10, 0), (66, 26, 1), (100, 34, 1)], [28, 30, 40, 66, 100]),
+        ([(50, 50, 0), (66, 16, 1), (80, 14, 0), (100, 20, 0)], [50, 66, 80, 100]),
+        ([(50, 50, 0), (66, 16, 1), (100, 50, 0)], [50, 100]),
+        ([(50, 50, 0), (66, 16, 1), (100, 40, 1)], [50, 100]),
+    ],
+)
+def test_a_part_of_a_window_stays_where_the_time_continues_it(
+    written: list[tuple[int, int, int]], kept: list[int]
+) -> None:
+    """Lives before the last one had windows of other lengths. What was done again makes way."""
+    rows = [
+        EpochMetrics(
+            epoch=number, batches=steps, partial=partial, epoch_time_sec=steps / 10, cumulative_time_sec=number / 10
+        )
+        for number, steps, partial in written
+    ]
+
+    assert [row.epoch for row in keep_last_written(rows, 50)] == kept
 
 
 def test_a_missing_epoch_stays_missing() -> None:

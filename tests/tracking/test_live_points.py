@@ -186,6 +186,21 @@ def test_a_pause_is_no_time_of_the_samples(sqlite_uri: str) -> None:
     assert rate > 1000 / 0.4
 
 
+def test_the_rate_leaves_out_a_first_step_that_was_over_when_the_clock_started() -> None:
+    """As the row does; of that step alone there is no rate."""
+    batches, meter = BatchValues(), LiveMeter(1.0, 1)
+    meter.open()
+    batches.add(1.0, None, None, 10**6)
+    batches.start_rates()
+    assert [p.key for p in meter.take(batches, 1, 0.0)()] == ["live/loss"]
+    time.sleep(0.01)
+    batches.add(1.0, None, None, 1)
+
+    rate = meter.take(batches, 2, 0.0)()[-1]
+    assert rate.key == "live/samples_per_sec"
+    assert 0 < rate.value <= 100
+
+
 def test_a_store_that_is_away_holds_no_values_back_for_long(tmp_path: Path) -> None:
     """They show how the present epoch goes: later nobody needs them."""
     with MetricsTracker(tmp_path / "out", tracking_uri="http://127.0.0.1:9", live_every_sec=1e-6) as tracker:
