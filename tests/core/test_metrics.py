@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from mlflow_ddpm.core.extra_metrics import (
     PIPELINE_METRICS,
 )
-import pytest
-
 from mlflow_ddpm.core.metrics import METRICS, EpochMetrics, keep_last_written
 
 SPECIFIED = [
