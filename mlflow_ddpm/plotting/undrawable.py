@@ -84,7 +84,7 @@ def mark_resumes(ax: Axes, traces: Sequence[tuple[Trace, Sequence[int]]]) -> Not
     for trace, epochs in marked:
         for epoch in epochs:
             ax.axvline(
-                epoch - trace.series.spacing / 2, color=trace.color if trace.name else setting("axes.labelcolor"),
+                _resume_place(trace.series, epoch), color=trace.color if trace.name else setting("axes.labelcolor"),
                 linestyle=":", zorder=0.9, gid="resumed", linewidth=0.6 * setting("lines.linewidth"),
             )  # fmt: skip
     trace, epochs = marked[0]
@@ -93,6 +93,12 @@ def mark_resumes(ax: Axes, traces: Sequence[tuple[Trace, Sequence[int]]]) -> Not
     else:
         where = f" {len(epochs)} times" if len(epochs) > MAX_NAMED else f" at {epochs_text(trace.series, epochs)}"
     return Note(f"resumed{where}", _only_color(marked, ""), "resumed", ":", "resumed")
+
+
+def _resume_place(series: Series, epoch: int) -> float:
+    """Return the middle between a row and the one before; half the usual spacing before it where rows are missing."""
+    gaps = epoch - series.epoch
+    return float(epoch - np.min(gaps, initial=series.spacing, where=gaps > 0) / 2)
 
 
 def missing_note(series: Series) -> Note | None:

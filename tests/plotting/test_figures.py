@@ -137,13 +137,15 @@ def test_what_is_not_finite_is_marked_at_the_edge_and_named() -> None:
 
 @pytest.mark.parametrize("name", [plot.name for plot in PLOTS if len(plot.panels) == 1])
 def test_resumes_are_marked_between_the_epochs_and_said(name: str) -> None:
-    """A step in a curve is no surprise where the run was cut off and went on."""
+    """A step in a curve is no surprise where the run was cut off and went on, soon after the row before or not."""
     history = healthy(50).copy()
-    history.attrs[RESUMED] = (20, 35)
+    history["epoch"] = history["epoch"].replace(21, 20.2)
+    history["epoch"] = (history["epoch"] * 10).astype(int)
+    history.attrs[RESUMED] = (202, 350)
     figure = make_figure(name, history)
     lines = [line for line in only_axes(figure).lines if line.get_gid() == "resumed"]
 
-    assert [19.5, 34.5] == [float(np.asarray(line.get_xdata())[0]) for line in lines]
+    assert [201.0, 345.0] == [float(np.asarray(line.get_xdata())[0]) for line in lines]
     assert "resumed" in notes(figure)
 
 
