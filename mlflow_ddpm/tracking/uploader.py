@@ -170,13 +170,21 @@ class Uploader:
         while self._rows and not self._row_lane.stopped:
             self._send_next_rows()
         while self._live and not (self._rows or self._row_lane.stopped):
-            self.remote.send_points(self._live.popleft()())
+            self._send_live(self._live.popleft())
         if self._row_lane.stopped or self._rows:
             return
         if not self._training_ended:
             self.remote.refresh_description()
         elif not self._state.ended:
             self.remote.finish()
+
+    def _send_live(self, reading: LiveReading) -> None:
+        try:
+            points = reading()
+        except Exception:  # noqa: BLE001 - as of a device whose memory is full; it is no outage of the store
+            _log.debug("values within an epoch could not be read", exc_info=True)
+        else:
+            self.remote.send_points(points)
 
     def _open(self) -> None:
         self.remote.open()

@@ -329,16 +329,21 @@ def test_the_same_server_under_a_new_port_gets_files_as_well(server_uri: str) ->
     assert [image.path for image in images] == ["metrics/samples/grid_epoch_000001.png"]
 
 
-def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str) -> None:
-    """Not in the CSV, nor in what is read back."""
+def test_live_points_are_sent_and_are_no_rows(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in the CSV, nor in what is read back. A device that cannot be read, as when it is full, is no outage."""
     from mlflow_ddpm import read_history
+
+    def full() -> list[Point]:
+        raise RuntimeError("out of memory")
 
     tracker = MetricsTracker("out")
     _epoch(tracker, 0)
+    tracker._recorder.write_live(full)
     tracker._recorder.write_live(lambda: [Point("live/loss", 0.5, 1_700_000_000_000, 7)])
     _epoch(tracker, 1)
     tracker.close(timeout=30)
 
+    assert not _warnings(caplog, "")
     (point,) = MlflowClient(sqlite_uri).get_metric_history(str(tracker.run_id), "live/loss")
     assert (point.step, point.value) == (7, 0.5)
     assert read_history(str(tracker.run_id))["epoch"].tolist() == [0, 1]
