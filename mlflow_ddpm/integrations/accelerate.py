@@ -10,9 +10,11 @@
     accelerator.log({"loss": loss, "lr": lr, "grad_norm": norm, "batch_size": len(batch)}, step=steps_done)
 
 Accelerate's ``step`` is the number of steps done. A log with the number of the one before is a micro-batch of the next
-step, as diffusers' scripts log them. Other scalars are recorded as their means over the window.
+step, as diffusers' scripts log them. Other scalars are recorded as their means over the window; those that come without
+a loss count in the window that holds their step, or in the next one if its row is written already.
 """
 
+import inspect
 import logging
 import sys
 from collections.abc import Mapping
@@ -32,6 +34,7 @@ except ImportError as error:
     raise FrameworkMissingError("Accelerate", "accelerate") from error
 
 _OWN = ("lr", "grad_norm", "batch_size")
+_NO_LOSS = "no row was made, for no value was named loss; accelerator.log got "
 _LOSS_NAMES = ("loss", "train_loss", "train/loss")  # the first two are those of diffusers' scripts
 _TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
 
@@ -62,11 +65,16 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
         super().__init__()
-        self._directory, self._every, self._options = Path(output_dir), every_n_steps, tracker_options
+        inspect.signature(MetricsTracker).bind(output_dir, **tracker_options)  # an unknown option is an error here
+        self._every = whole_number("every_n_steps", every_n_steps, 1)
+        self._directory, self._options = Path(output_dir), tracker_options
         self._config: dict[str, Any] = {}
         self._tracker: MetricsTracker | None = None
         self._steps_done: int | None = None
-        self._pending: dict[str, Any] = {}  # scalars that came without a loss
+        self._loss_names: tuple[str, ...] = (
+            _LOSS_NAMES  # up to the one that came: beside loss, train_loss is a mean, and no batch
+        )
+        self._pending: dict[str, Any] = {}  # scalars that came without a loss, for the next window
         self._has_ended = False
         self._refused: set[str] = set()  # what one warning was logged of
 
@@ -86,12 +94,13 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
             if trackers[index] is self and self in trackers[:index]:
                 del trackers[index]
         if self._has_ended:
-            self._tracker, self._steps_done, self._pending, self._has_ended = None, None, {}, False
+            self._tracker, self._steps_done, self._loss_names, self._has_ended = None, None, _LOSS_NAMES, False
+            self._config, self._pending = {}, {}
 
-    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
+    def store_init_configuration(self, values: Any) -> None:
         """Open the tracker with these hyperparameters."""
         if self._tracker is None:
-            self._config = {"config": dict(values)}
+            self._config = {"config": values}
         _ = self.tracker
 
     def watch(self, model: Any, ema_model: Any) -> None:
@@ -100,27 +109,47 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Log one step, or a micro-batch of the next step if the number of steps done has not risen."""
-        loss_name = next((name for name in _LOSS_NAMES if values.get(name) is not None), None)
+        loss_name = next((name for name in self._loss_names if values.get(name) is not None), None)
+        if loss_name:
+            self._loss_names = self._loss_names[: self._loss_names.index(loss_name) + 1]
         extra = {name: value for name, value in values.items() if name not in {*_OWN, *_TAKEN, loss_name}}
         taken = {name: self._take(name, value) for name, value in extra.items() if _is_scalar(value)}
-        self._pending |= {name: value for name, value in taken.items() if value is not None}
+        scalars = {name: value for name, value in taken.items() if value is not None}
         batch = {name: self._take(name, values.get(name)) for name in _OWN}
         loss = self._take("loss", values[loss_name]) if loss_name else None
-        if loss is None:
-            return
         try:
-            self._log({"loss": loss, **batch}, step if step is not None else (self._steps_done or 0) + 1)
+            steps_done = self._number(step, is_batch=loss is not None)
+            if loss is None:
+                self._log_without_loss(batch, scalars, steps_done)
+            else:
+                self._log({"loss": loss, **batch}, scalars, steps_done)
         except UsageError as error:  # the run was closed, or the step is no number
             self._warn("step", error)
 
-    def _log(self, batch: dict[str, Any], steps_done: int) -> None:
-        whole_number("step", steps_done)
+    def _number(self, step: int | None, *, is_batch: bool) -> int:
+        """Return the number of steps done; raise UsageError if it is no whole number, or less than before."""
+        last = self._steps_done or 0
+        if step is None:
+            return last + is_batch
+        if whole_number("step", step) < last and is_batch:
+            raise UsageError(f"step must not fall, got {step} after {last}; count the steps over the whole run")
+        return step
+
+    def _log(self, batch: dict[str, Any], scalars: dict[str, Any], steps_done: int) -> None:
         if self._steps_done is None and not GradientState().sync_gradients:
             self._steps_done = steps_done  # a resume inside a step begins with a micro-batch of the next one
         has_risen = steps_done > (self._steps_done or 0)
-        scalars, self._pending = self._pending, {}
+        scalars, self._pending = self._pending | scalars, {}
         self.tracker._rows.add_step(steps_done - 1 if has_risen else None, batch, scalars)  # noqa: SLF001 - ours
-        self._steps_done = max(steps_done, self._steps_done or 0)
+        self._steps_done = steps_done
+
+    def _log_without_loss(self, batch: dict[str, Any], scalars: dict[str, Any], steps_done: int) -> None:
+        for name in (name for name, value in batch.items() if value is not None):
+            self._warn(name, UsageError(f"{name} came without a loss and is not recorded; log both in one call"))
+        if self._steps_done is None and steps_done >= self._every:
+            self._warn("loss", UsageError(_NO_LOSS + ", ".join(self._pending | scalars)))
+        if not self.tracker._rows.add_extras(scalars, steps_done):  # noqa: SLF001 - ours
+            self._pending |= scalars
 
     def _take(self, name: str, value: Any) -> Any:
         """Return a value as it can be recorded; one that cannot, or whose name cannot, is one warning and None."""
@@ -138,16 +167,17 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
             return None
 
     def _warn(self, name: str, error: UsageError) -> None:
-        if name not in self._refused:
-            self._refused.add(name)
+        if self._refused.isdisjoint({name, str(error)}):  # one name, or one reason for many names
+            self._refused |= {name, str(error)}
             _log.warning("accelerator.log: %s; further cases are not logged", error)
 
     def finish(self) -> None:
         """End the run."""
         if self._pending and self._steps_done is None:
-            _log.warning(
-                "no row was made, for no value was named loss; accelerator.log got %s", ", ".join(self._pending)
-            )
+            self._warn("loss", UsageError(_NO_LOSS + ", ".join(self._pending)))
+        elif self._pending:
+            names = ", ".join(self._pending)
+            _log.warning("%s came after the last row and is not recorded; log it in one call with the loss", names)
         if self._tracker is not None:
             self._has_ended = True
             self._tracker.close()

@@ -180,7 +180,12 @@ class BatchValues:
         else:
             self._samples += batch_size
         self.batches += 1
-        for name, value in further.items():
+        if further:
+            self.add_extras(further)
+
+    def add_extras(self, extras: Mapping[str, Any]) -> None:
+        """Keep further scalars: floats and 0-d tensors."""
+        for name, value in extras.items():
             self._has_floats_alone &= type(value) is float
             self._extras.setdefault(name, _Series()).add(value)
 
@@ -218,7 +223,7 @@ class BatchValues:
         if self._lr is not None:
             lr.tail.append(self._lr)
         series = [self._loss, self._grad_norm, lr, *self._extras.values()]
-        is_plain = self._has_floats_alone and self.batches < _FOLD_AT
+        is_plain = self._has_floats_alone and not any(one_series.chunks for one_series in series)
         losses, norms, rates, *extras = [one_series.tail for one_series in series] if is_plain else _fetch(series)
         return EpochBatches(
             losses,

@@ -140,6 +140,15 @@ class RowMeasurement:
         elif time.monotonic() >= self.live.due:
             self.write_live(windows.steps_done)
 
+    def add_extras(self, extra: Mapping[str, Any], steps_done: int) -> bool:
+        """Add further scalars, checked, without a batch; return whether the open window holds their step."""
+        self.recorder.require_open("log_step")
+        windows, batches = self.windows, self.meter.batches
+        is_held = windows is not None and windows.has_steps and steps_done <= windows.window_end
+        if batches and is_held:
+            batches.add_extras(extra)
+        return is_held
+
     def _end_window(self, windows: StepWindows, number: int) -> None:
         self.write_row(number, {}, partial=windows.is_partial(number))
         windows.end(number)

@@ -46,8 +46,12 @@ class StepWindows:
         if self._first:  # a loop that logs every tenth step left none out before the first one that it logged
             self._is_resumed_inside &= (self._first - 1) % self.every >= done - self._first
             self._first = 0
-        end = -(-self.steps_done // self.every) * self.every
-        return end if self.has_steps and self.steps_done < end < done else None
+        return self.window_end if self.has_steps and self.steps_done < self.window_end < done else None
+
+    @property
+    def window_end(self) -> int:
+        """The number of steps done at which the window of the last step ends."""
+        return -(-self.steps_done // self.every) * self.every
 
     def begin(self, done: int) -> None:
         """Note the steps done before the process' first one: after a resume it may lie inside a window."""

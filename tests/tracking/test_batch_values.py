@@ -100,6 +100,16 @@ def test_samples_count_only_if_every_batch_tells_its_size() -> None:
     assert half.read().samples is None
 
 
+def test_there_may_be_more_values_of_a_further_scalar_than_batches() -> None:
+    """Evaluations between the batches add to it; none is lost when its first values are folded."""
+    values = BatchValues()
+    values.add(1.0, None, None, None)
+    for number in range(1500):
+        values.add_extras({"x": float(number)})
+
+    assert list(values.read().extras["x"]) == list(range(1500))
+
+
 def test_the_learning_rate_is_that_of_the_last_batch() -> None:
     """A schedule moves within the epoch."""
     values = BatchValues()
