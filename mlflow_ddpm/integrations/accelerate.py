@@ -71,9 +71,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         self._config: dict[str, Any] = {}
         self._tracker: MetricsTracker | None = None
         self._steps_done: int | None = None
-        self._loss_names: tuple[str, ...] = (
-            _LOSS_NAMES  # up to the one that came: beside loss, train_loss is a mean, and no batch
-        )
+        self._loss_names: tuple[str, ...] = _LOSS_NAMES  # up to the best that came: beside loss, train_loss is a mean
         self._pending: dict[str, Any] = {}  # scalars that came without a loss, for the next window
         self._has_ended = False
         self._refused: set[str] = set()  # what one warning was logged of
