@@ -138,7 +138,7 @@ class RowMeasurement:
         if done is not None and windows.note(done):
             self._end_window(windows, done)
         elif time.monotonic() >= self.live.due:
-            self.write_live(windows.steps_done)
+            self.write_live(windows.steps_done or self.recorder.next_epoch)  # the first step may have many batches
 
     def add_extras(self, extra: Mapping[str, Any], steps_done: int) -> bool:
         """Add further scalars, checked, without a batch; return whether the open window holds their step."""

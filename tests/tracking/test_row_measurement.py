@@ -11,7 +11,7 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking.epoch_meter import EpochMeter
-from mlflow_ddpm.tracking.live_points import LiveMeter
+from mlflow_ddpm.tracking.live_points import LiveMeter, LiveReading
 from mlflow_ddpm.tracking.null_recorder import NullRecorder
 from mlflow_ddpm.tracking.rank_sync import RankSync
 from mlflow_ddpm.tracking.row_measurement import RowMeasurement
@@ -69,6 +69,21 @@ def test_micro_batches_of_a_step_that_was_not_done_make_no_row(clock: HandClock)
     rows.close(has_finished=False)
 
     assert [(row.epoch, row.loss_mean) for row in written] == [(2, 1.0)]
+
+
+def test_live_points_stand_at_the_steps_done_in_the_first_step_after_a_resume_too(
+    clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batches come before its number is known."""
+    rows, _ = _rows(clock, 10)
+    readings: list[LiveReading] = []
+    monkeypatch.setattr(rows.recorder, "write_live", readings.append)
+    monkeypatch.setattr(rows.recorder, "next_epoch", 500)
+    rows.live = LiveMeter(1e-9, 1)
+    for step in (None, None, 500, None):
+        rows.add_step(step, _values(1.0), {})
+
+    assert [reading()[0].step for reading in readings] == [500, 500, 501, 501]
 
 
 @pytest.mark.parametrize(("status", "expected"), [(None, "FAILED"), ("KILLED", "FAILED"), ("FINISHED", "FINISHED")])
