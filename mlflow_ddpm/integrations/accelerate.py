@@ -14,7 +14,6 @@ step, as diffusers' scripts log them. Other scalars are recorded as their means 
 a loss count in the window that holds their step, or in the next one if its row is written already.
 """
 
-import inspect
 import logging
 import sys
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.metrics import METRICS, whole_number
-from mlflow_ddpm.integrations.recording import FrameworkMissingError
+from mlflow_ddpm.integrations.recording import FrameworkMissingError, check_options
 from mlflow_ddpm.tracker import MetricsTracker
 from mlflow_ddpm.tracking.scalars import sample_count, scalar
 
@@ -31,7 +30,7 @@ try:
     from accelerate.state import GradientState
     from accelerate.tracking import GeneralTracker
 except ImportError as error:
-    raise FrameworkMissingError("Accelerate", "accelerate") from error
+    raise FrameworkMissingError("Accelerate", "accelerate", error) from error
 
 _OWN = ("lr", "grad_norm", "batch_size")
 _NO_LOSS = "no row was made, for no value was named loss; accelerator.log got "
@@ -65,7 +64,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
         super().__init__()
-        inspect.signature(MetricsTracker).bind(output_dir, **tracker_options)  # an unknown option is an error here
+        check_options(tracker_options)
         self._every = whole_number("every_n_steps", every_n_steps, 1)
         self._directory, self._options = Path(output_dir), tracker_options
         self._config: dict[str, Any] = {}

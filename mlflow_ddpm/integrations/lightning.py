@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,11 +31,15 @@ _log = logging.getLogger("mlflow_ddpm")
 
 
 def _callback_classes() -> tuple[type[Any], ...]:
-    names = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]
-    if not names:
-        raise FrameworkMissingError("Lightning", "lightning")
-    modules = {"lightning": "lightning.pytorch.callbacks", "pytorch_lightning": "pytorch_lightning.callbacks"}
-    return tuple(import_module(modules[name]).Callback for name in names)
+    classes, errors = [], []
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            classes.append(import_module(f"{package}.callbacks").Callback)
+        except ImportError as error:
+            errors.append(error)
+    if not classes:
+        raise FrameworkMissingError("Lightning", "lightning", errors[0]) from errors[0]
+    return tuple(classes)
 
 
 class MetricsCallback(*_callback_classes()):  # type: ignore[misc]

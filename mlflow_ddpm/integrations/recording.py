@@ -1,24 +1,39 @@
 """What the integrations share: a framework's training as a tracker records it, and the error of a missing framework."""
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.tracker import MetricsTracker
+from mlflow_ddpm.tracking.step_windows import StepWindows
 
 _log = logging.getLogger("mlflow_ddpm")
 
 
 class FrameworkMissingError(UsageError, ImportError):
-    """The framework of an integration is not installed."""
+    """The framework of an integration is not installed, or cannot be imported."""
 
-    def __init__(self, framework: str, package: str) -> None:
-        super().__init__(f"{framework} is not installed; install it with: pip install {package}")
+    def __init__(self, framework: str, package: str, error: ImportError) -> None:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == package.split()[0]:
+            super().__init__(f"{framework} is not installed; install it with: pip install {package}")
+        else:
+            why = first_line(error)
+            super().__init__(f"{framework} cannot be imported ({why}); upgrade it with: pip install -U {package}")
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Raise TypeError for a mistyped option now: the tracker itself is made only when the training begins."""
+    known = [name for name in inspect.signature(MetricsTracker).parameters if name != "output_dir"]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name!r} is no option of the tracker; its options are {', '.join(known)}")
 
 
 def batch_size_of(batch: Any) -> int | None:
@@ -37,6 +52,8 @@ class Recording:
     """
 
     def __init__(self, output_dir: str | Path, every: int | None, options: dict[str, Any]) -> None:
+        check_options(options)
+        StepWindows.create(every)  # refuses a wrong length now
         self.directory, self.every, self.options = Path(output_dir), every, options
         self.tracker: MetricsTracker | None = None
         self.has_ended = False

@@ -23,7 +23,7 @@ from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording,
 try:
     from transformers import TrainerCallback
 except ImportError as error:
-    raise FrameworkMissingError("transformers", "transformers accelerate") from error
+    raise FrameworkMissingError("transformers", "transformers accelerate", error) from error
 
 
 def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:

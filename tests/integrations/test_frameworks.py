@@ -230,10 +230,7 @@ import sys
 import mlflow_ddpm
 from mlflow_ddpm import MetricsTracker
 assert not {{"lightning", "transformers", "accelerate"}} & set(sys.modules)
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda n, *a: None if n in ("lightning", "pytorch_lightning") else found(n, *a)
-for framework in ("lightning", "transformers", "accelerate"):
+for framework in ("lightning", "pytorch_lightning", "transformers", "accelerate"):
     sys.modules[framework] = None
 try:
     import mlflow_ddpm.integrations.{name}

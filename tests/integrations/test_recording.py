@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mlflow_ddpm.integrations.recording import Recording, batch_size_of
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording, batch_size_of
 
 
 class _Pair(NamedTuple):
@@ -77,3 +78,26 @@ def test_each_training_warns_once_of_batches_that_are_not_recorded(
         run.end(None)
 
         assert sum("a batch was not recorded" in text for text in caplog.messages) == training + 1
+
+
+def test_a_wrong_argument_is_an_error_where_it_is_written() -> None:
+    """Not minutes later, when the framework begins to train and the tracker is made."""
+    with pytest.raises(TypeError, match=r"^'run_nam' is no option of the tracker; its options are config, run_name, "):
+        Recording("out", None, {"run_nam": "first"})
+    for every in (0, -1, "x", True, 1.5):
+        with pytest.raises(UsageError, match=r"^every_n_steps must be a whole number >= 1, got "):
+            Recording("out", every, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'x'", name="x"), "X is not installed; install it with: pip install x y"),
+        (ModuleNotFoundError("No module named 'x.y'", name="x.y"), "X is not installed; install it"),
+        (ModuleNotFoundError("No module named 'z'", name="z"), "X cannot be imported (No module named 'z'); upgrade"),
+        (ImportError("z>=2 is required,\nfound 1"), "X cannot be imported (z>=2 is required,); upgrade it with: pip"),
+    ],
+)
+def test_a_framework_that_is_there_but_broken_is_not_called_missing(error: ImportError, message: str) -> None:
+    """Its own error stands in the line."""
+    assert str(FrameworkMissingError("X", "x y", error)).startswith(message)
