@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -121,6 +122,29 @@ _IN_WORDS = {14: "Fourteen", 15: "Fifteen", 16: "Sixteen", 17: "Seventeen", 18: 
 
 # The code of docs/sweeps.md runs in tests/publishing/test_families.py.
 WITH_PYTHON = [page for page in PAGES if blocks_of(page, "python") and page.stem != "sweeps"]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_a_block_can_be_copied_alone(page: Path) -> None:
+    """It imports what it uses; only what the page calls the reader's own comes from elsewhere."""
+    for block in blocks_of(page, "python"):
+        code = ast.parse(block.code)
+        names = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
+
+        assert names <= _bound(code) | _imported(code) | READERS_OWN | set(dir(builtins)), block.code
+
+
+def _bound(code: ast.AST) -> set[str]:
+    stored = {n.id for n in ast.walk(code) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {n.name for n in ast.walk(code) if isinstance(n, ast.FunctionDef)}
+
+
+def _imported(code: ast.AST) -> set[str]:
+    imports = [n for n in ast.walk(code) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return {alias.asname or alias.name.split(".")[0] for statement in imports for alias in statement.names}
+
+
+READERS_OWN = _bound(ast.parse(STAND_INS)) | {"lightning_module", "hf_trainer"}
 
 
 @pytest.mark.slow
