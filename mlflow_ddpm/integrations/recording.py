@@ -21,7 +21,8 @@ class FrameworkMissingError(UsageError, ImportError):
     """The framework of an integration is not installed, or cannot be imported."""
 
     def __init__(self, framework: str, package: str, error: ImportError) -> None:
-        if isinstance(error, ModuleNotFoundError) and f"{error.name}.".startswith(f"{package.split()[0]}."):
+        own = package.partition(" ")[0]
+        if isinstance(error, ModuleNotFoundError) and f"{error.name}.".startswith(f"{own}."):
             super().__init__(f"{framework} is not installed; install it with: pip install {package}")
         else:
             why = first_line(error)
