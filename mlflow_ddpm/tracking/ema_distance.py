@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import attrgetter, methodcaller
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 _Pair: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"  # of one parameter: live, shadow
 
 _log = logging.getLogger("mlflow_ddpm")
-# Elements compared at a time, which bounds the scratch memory. On a CPU so few stay in the cache, and keep the error of
-# torch's float32 norm, 2e-5 at a million elements, below 1e-6 for differences as training makes them (1e-4 if all are
-# equal); elsewhere each part costs kernel launches.
+# Elements compared at a time, which bounds the scratch memory. On a CPU so few stay in the cache; elsewhere each part
+# costs kernel launches.
 _PART_CPU, _PART = 2**17, 2**24
+# On a CPU torch's float32 norm adds up one square after the other: 3e-6 off here, 8e-5 at 2**17 elements, if all
+# differences are equal, as after Adam's first step. Its sum of more squares than these adds them in pairs.
+_NORM_MAX = 2**12
+_SHARDED = (
+    "the parameters are sharded over the ranks (FSDP), and rank 0 measures alone; compute the distance on every rank "
+    "and pass it as an extra"
+)
 _DTYPE, _DEVICE, _NUMEL = attrgetter("dtype"), attrgetter("device"), methodcaller("numel")
 
 
@@ -43,25 +50,20 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
         return 0.0
     live = {name: parameters[name] for name in shadow}
     tensors = [*live.values(), *shadow.values()]
-    if any(hasattr(kind, "full_tensor") for kind in set(map(type, tensors))):  # a DTensor, a collective
-        raise UsageError(
-            "the parameters are sharded over the ranks (FSDP2), and rank 0 measures alone; compute the distance on "
-            "every rank and pass it as an extra"
-        )
+    if any(hasattr(kind, "full_tensor") for kind in set(map(type, tensors))):  # FSDP2
+        live, shadow = ({name: _whole(tensor) for name, tensor in held.items()} for held in (live, shadow))
+        tensors = [*live.values(), *shadow.values()]
+    if any("_fsdp_wrapped_module" in name for name in live) and any(map(_has_flat_shards, model.modules())):
+        raise UsageError(_SHARDED)
     dtypes = set(map(_DTYPE, tensors))
     wide = reduce(torch.promote_types, (t for t in dtypes if t.itemsize > 1), torch.float32)  # torch widens no fp8
     # Asked once for all: asking each pair would cost a third of its distance.
     alike = dtypes == {wide} and len(set(map(_DEVICE, tensors))) == 1
     with torch.inference_mode():
-        # Room for all results, or more, beforehand: a small one left between large scratches would split the heap.
-        room = len(live) + sum(map(_NUMEL, live.values())) // _PART_CPU
-        distances = tensors[0].new_zeros(room, dtype=wide.to_real())
-        for (p, q), slot in zip(_parts(live, shadow), distances.unbind(), strict=False):
-            if alike:
-                torch.linalg.vector_norm(p - q, out=slot)
-            else:
-                slot.copy_(torch.linalg.vector_norm(p.to(wide) - q.to(p.device, wide)))
-        return float(torch.linalg.vector_norm(distances.cpu(), dtype=torch.float64))
+        distance = _norm(live, shadow, wide, alike=alike)
+        if math.isinf(distance) and tensors[0].device.type != "mps":  # which has no float64
+            distance = _norm(live, shadow, torch.promote_types(wide, torch.float64), alike=False)  # squares overflow
+    return distance
 
 
 class EmaProbe:
@@ -76,13 +78,13 @@ class EmaProbe:
         if isinstance(ema_model, Iterator):  # such as parameters(), which would be empty the next time
             ema_model = list(ema_model)
         try:
-            shadow = match_shadow(model, ema_model)
+            match_shadow(model, ema_model)
         except UsageError:
             raise
         except Exception as error:  # objects of other libraries raise what they like
             raise UsageError(f"the pair cannot be watched: {type(error).__name__}: {error}") from error
-        if ranks.rank() == 0 and any(hasattr(tensor, "full_tensor") for tensor in shadow.values()):
-            self.measure(model, ema_model)  # warns now, not after the first row
+        if ranks.rank() == 0 and ranks.world_size() > 1:
+            self.measure(model, ema_model)  # warns of sharded parameters now, not after the first row
         self._watched = (model, ema_model)
 
     def measure(self, model: torch.nn.Module | None = None, ema_model: Any = None) -> float | None:
@@ -100,6 +102,42 @@ class EmaProbe:
                     error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}",
                 )
             return None
+
+
+def _whole(tensor: Any) -> Any:
+    """Return a DTensor's values, all of which this rank must have: to gather them takes every rank."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    if tensor.device_mesh.size() > 1 and not all(placement.is_replicate() for placement in tensor.placements):
+        raise UsageError(_SHARDED)
+    return tensor.to_local()
+
+
+def _has_flat_shards(module: Any) -> bool:
+    """Return whether FSDP1 wraps it, whose shards are plain tensors; in ``summon_full_params()`` its name is gone."""
+    return getattr(getattr(module, "_handle", None), "uses_sharded_strategy", False) is True
+
+
+def _norm(
+    live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor], dtype: torch.dtype, *, alike: bool
+) -> float:
+    """Return the norm of all differences, computed in ``dtype``, which all tensors have if they are ``alike``."""
+    import torch
+
+    # Room for all results, or more, beforehand: a small one left between large scratches would split the heap.
+    room = len(live) + sum(map(_NUMEL, live.values())) // _PART_CPU
+    norms = next(iter(live.values())).new_zeros(room, dtype=dtype.to_real())
+    norm_max = _NORM_MAX if norms.is_cpu and not dtype.is_complex else math.inf
+    for (p, q), slot in zip(_parts(live, shadow), norms.unbind(), strict=False):
+        difference = p - q if alike else p.to(dtype) - q.to(p.device, dtype)
+        out = slot if alike else None  # else it may lie on another device
+        if difference.numel() <= norm_max:
+            norm = torch.linalg.vector_norm(difference, out=out)
+        else:
+            norm = torch.sum(difference.square_(), dim=None, out=out).sqrt_()
+        if out is None:
+            slot.copy_(norm)
+    return float(torch.linalg.vector_norm(norms.cpu(), dtype=torch.float64))
 
 
 def _parts(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[_Pair]:

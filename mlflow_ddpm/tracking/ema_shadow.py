@@ -30,24 +30,30 @@ def match_shadow(
 
     Args:
         model: the live model, plain or wrapped by DDP, FSDP or ``torch.compile``.
-        ema_model: a module, plain or wrapped (``AveragedModel``, timm's ``ModelEmaV3``); a mapping or list of tensors;
-            an EMA's ``state_dict()``; or an object that holds one of these, such as diffusers' ``EMAModel``,
-            ``ema_pytorch.EMA`` or ``torch_ema``'s.
+        ema_model: a module, plain or wrapped (``AveragedModel``, timm's ``ModelEmaV3``); a mapping, list or iterator of
+            tensors; an EMA's ``state_dict()``; or an object or module that holds one of these, such as diffusers'
+            ``EMAModel``, ``ema_pytorch.EMA``, ``torch_ema``'s or latent diffusion's ``LitEma``.
         parameters: the model's :func:`live_parameters`, where the caller has them: torch takes long to list them.
 
     Raises:
         UsageError: nothing in ``ema_model`` fits the model.
     """
     parameters = live_parameters(model) if parameters is None else parameters
+    if isinstance(ema_model, Iterator):
+        ema_model = list(ema_model)
     failure: UsageError | None = None
+    live: dict[str, torch.Tensor] | None = None
     for candidate in [_named(model)] if ema_model is model else _candidates(ema_model, model, _DEPTH):
         try:
             shadow = _match(parameters, candidate)
         except UsageError as error:
             failure = failure or error
             continue
-        if isinstance(ema_model, Mapping) or hasattr(ema_model, "named_parameters") or not _is_live(parameters, shadow):
+        if not _is_live(parameters, shadow):
             return shadow
+        live = live or shadow
+    if live and (isinstance(ema_model, Mapping) or hasattr(ema_model, "named_parameters")):
+        return live  # the caller asked for the model itself
     raise failure or UsageError(
         "ema_model must be a module, a mapping or list of tensors, or an object that holds one, got "
         f"{type(ema_model).__name__}"
@@ -56,6 +62,8 @@ def match_shadow(
 
 def live_parameters(model: Any) -> dict[str, torch.Tensor]:
     """Return the parameters by name, a shared one under its first name only."""
+    if not hasattr(model, "named_parameters"):
+        raise UsageError(f"model must be a torch module, got {type(model).__name__}")
     named = _named(model)
     if len(set(map(id, named.values()))) == len(named):
         return named
@@ -83,15 +91,15 @@ def _candidates(held: Any, model: Any, depth: int) -> Iterator[Any]:
         yield inner or held
     elif isinstance(held, list | tuple):
         yield held
+        if len(held) == 1 and depth:  # improved and guided diffusion: a list for each decay
+            yield from _candidates(held[0], model, depth - 1)
     else:
-        is_module = hasattr(held, "named_parameters")
-        for value in _values(held, _MODULE_NAMES if is_module else _NAMES) if depth else ():
-            yield from _candidates(value, model, depth - 1)
-        if is_module:
-            yield _named(held)
-        elif depth:
-            for value in _other_values(held):
+        if hasattr(held, "named_parameters"):
+            for value in _values(held, _MODULE_NAMES) if depth else ():
                 yield from _candidates(value, model, depth - 1)
+            yield _named(held)
+        for value in (*_values(held, _NAMES), *_other_values(held)) if depth else ():
+            yield from _candidates(value, model, depth - 1)
 
 
 def _values(held: Any, names: Sequence[str]) -> Iterator[Any]:
@@ -102,21 +110,26 @@ def _values(held: Any, names: Sequence[str]) -> Iterator[Any]:
 
 
 def _other_values(held: Any) -> Iterator[Any]:
-    for name, value in list(getattr(held, "__dict__", {}).items()):
+    attributes = getattr(held, "__dict__", {})
+    for name, value in {**attributes, **attributes.get("_modules", {})}.items():
         is_weights = isinstance(value, Mapping | list | tuple) or hasattr(value, "named_parameters")
-        if is_weights and name not in _NAMES and not any(word in name for word in _LIVE_WORDS):
+        is_one_of_several = name.isdigit()  # of a ModuleList: which average, the caller must choose
+        if is_weights and not (is_one_of_several or name in _NAMES or any(word in name for word in _LIVE_WORDS)):
             yield value
 
 
 def _match(parameters: Mapping[str, torch.Tensor], candidate: Any) -> dict[str, torch.Tensor]:
-    named = dict(candidate) if isinstance(candidate, Mapping) else _by_order(parameters, candidate)
+    held = candidate if isinstance(candidate, Mapping) else _by_order(parameters, candidate)
     trained = [name for name, p in parameters.items() if p.requires_grad]
-    names = {name: name for name in parameters}
-    if not named.keys() >= set(trained) or not parameters.keys() & named.keys():
-        named = {_bare(str(name)): tensor for name, tensor in named.items()}
-        names = {name: _bare(name) for name in parameters}
-    missing = [name for name in trained if names[name] not in named]
-    present = [name for name in parameters if names[name] in named]
+    for spelling in (str, _bare, _undotted):
+        named = {spelling(str(name)): tensor for name, tensor in held.items()}
+        names = {name: spelling(name) for name in parameters}
+        if len(set(names.values())) < len(names):
+            raise UsageError("ema_model's names fit several parameters of model; pass the average of the same class")
+        missing = [name for name in trained if names[name] not in named]
+        present = [name for name in parameters if names[name] in named]
+        if present and not missing:
+            break
     if missing or (parameters and not present):
         missing = missing or list(parameters)
         shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
@@ -145,6 +158,11 @@ def _bare(name: str) -> str:
     if not any(wrapper in name for wrapper in _WRAPPERS):
         return name
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _undotted(name: str) -> str:
+    """Return the name as a module must spell a buffer (``LitEma`` keeps its averages so)."""
+    return _bare(name).replace(".", "")
 
 
 def _is_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> bool:

@@ -39,7 +39,8 @@ class EpochMeter:
         self.timer = EpochTimer(clock, device)
         self.batches: BatchValues | None = None  # None while nothing is open
         self._device, self._world_size = device, world_size
-        self._has_warned = self._has_warned_of_changes = False
+        self._has_warned_of_changes = False
+        self._warned_of: set[bool] = set()  # batches that were not finite: whether they were skipped steps alone
 
     def open(self) -> None:
         """Begin: the clock starts, and CUDA's peak memory anew."""
@@ -100,12 +101,12 @@ class EpochMeter:
             )
 
     def warn_of_nonfinite(self, row: EpochMetrics, batches: EpochBatches, rows_are: str = "epoch") -> None:
-        """Log the first row with batches that were not finite."""
-        if not row.nonfinite_batches or self._has_warned:
-            return
-        self._has_warned = True
-        number = f"{rows_are} {row.epoch}"
+        """Log the first row with batches that were not finite, and the first after skipped steps that is a fault."""
         is_skipped = row.nonfinite_batches == row.skipped_steps
+        if not row.nonfinite_batches or self._warned_of.intersection((False, is_skipped)):
+            return
+        self._warned_of.add(is_skipped)
+        number = f"{rows_are} {row.epoch}"
         _log.warning(
             "the %s was not finite in %s of %s, first in batch %d; counted in %s and excluded "
             "from the statistics; further cases are not logged",

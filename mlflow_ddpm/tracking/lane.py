@@ -95,8 +95,8 @@ class Lane:
 
     @property
     def can_work(self) -> bool:
-        """Whether its thread lives; a forked child has none."""
-        return self._thread.is_alive() and not self.stopped
+        """Whether its thread lives and may be waited for: a forked child has none, and none waits for itself."""
+        return self._thread.is_alive() and not self.stopped and self._thread is not threading.current_thread()
 
     def changed(self) -> None:
         """Wake whoever waits in :meth:`wait_for`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_ddpm.core.errors import RunMissingError, UsageError
-from mlflow_ddpm.core.formatting import in_steps
+from mlflow_ddpm.core.formatting import in_steps, short_repr
 from mlflow_ddpm.core.metrics import EpochMetrics
 from mlflow_ddpm.core.redaction import redact
 from mlflow_ddpm.core.run_summary import RunOutcome
@@ -162,7 +162,9 @@ class RunRecorder:
             self._uploader.write_live(reading)
 
     def on_finding(self, callback: Callable[[Finding], object]) -> None:
-        """Call back for each new finding, on a thread of its own."""
+        """Call back for each new finding, on a thread of its own; raise UsageError if that cannot be called."""
+        if not callable(callback):
+            raise UsageError(f"on_finding takes a function of a finding, got {short_repr(callback)}")
         self._findings.callbacks.append(callback)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -165,6 +166,8 @@ def test_sharded_parameters_end_in_one_warning_and_the_norm_is_right(sqlite_uri:
 
     assert done.status == 0, done.log[-2000:]
     assert done.log.count("sharded over the ranks") == 1
+    assert "sharded over the ranks" in expected["flat"]
+    assert expected["replicated"] == pytest.approx(0.1 * math.sqrt(20), rel=1e-6)
     assert [row["ema_delta_norm"] for row in _rows()] == ["", ""]
     norms = [_mean(expected["norms"][:3]), _mean(expected["norms"][3:])]
     assert [float(row["grad_norm"]) for row in _rows()] == pytest.approx(norms, rel=1e-5)

@@ -9,9 +9,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from mlflow_ddpm import MetricsTracker
+from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.tracking.ema_distance import ema_distance
 from support.reference_loop import dataset, new_model
 
 
@@ -41,9 +45,25 @@ def main() -> None:
         whole.zero_grad()
         tracker.log_step(step, loss, 0.1, norm)
     tracker.close()
+    seen = {"norms": norms, "flat": _distance_of_flat_shards(), "replicated": _distance_to_replicas()}
     if dist.get_rank() == 0:
-        Path("expected.json").write_text(json.dumps({"norms": norms}), encoding="utf-8")
+        Path("expected.json").write_text(json.dumps(seen), encoding="utf-8")
     dist.destroy_process_group()
+
+
+def _distance_of_flat_shards() -> str:
+    """Return why it is refused under FSDP1, whose shards are plain parameters."""
+    model = FullyShardedDataParallel(new_model(), device_id=torch.device("cpu"))
+    try:
+        return str(ema_distance(model, model))
+    except UsageError as error:
+        return str(error)
+
+
+def _distance_to_replicas() -> float:
+    """Return the distance to an average, 0.1 away in each of 20 elements, that each rank has whole."""
+    model, mesh = nn.Linear(4, 4), init_device_mesh("cpu", (dist.get_world_size(),))
+    return ema_distance(model, [distribute_tensor(p.detach() + 0.1, mesh, [Replicate()]) for p in model.parameters()])
 
 
 if __name__ == "__main__":

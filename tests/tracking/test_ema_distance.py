@@ -75,6 +75,18 @@ def test_the_ema_distance_of_large_tensors_matches_float64() -> None:
     assert ema_distance(model, shadow) == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [64, 361, 2000])
+@pytest.mark.parametrize("away", [1e-4, 0.3, 1e30])
+def test_equal_differences_are_summed_right(away: float, size: int, dtype: torch.dtype) -> None:
+    """Adam's first step moves each weight as far; squares beyond float32 are no infinite distance."""
+    model = nn.Linear(size, size, bias=False, dtype=dtype)
+    nn.init.zeros_(model.weight)
+    average = {"weight": torch.full((size, size), away)}
+
+    assert ema_distance(model, average) == pytest.approx(float(average["weight"][0, 0]) * size, rel=1e-5)
+
+
 @pytest.mark.parametrize("entry", [5, None, torch.ones(2, dtype=torch.complex64)])
 def test_what_an_ema_mapping_holds_beside_the_parameters_is_left_alone(entry: Any) -> None:
     """A whole state dict is natural to pass: it has buffers, counters and whatever else."""
@@ -122,6 +134,7 @@ class _NotReady:
         (nn.Linear(2, 1, device="meta"), nn.Linear(2, 1), "model's weight must be a dense tensor with values"),
         (nn.Linear(2, 1), [torch.ones(1, 2).to_sparse(), torch.ones(1)], "of torch.sparse_coo"),
         (nn.LazyLinear(1), nn.LazyLinear(1), "the pair cannot be watched: RuntimeError"),
+        (None, nn.Linear(2, 1), "model must be a torch module, got NoneType"),
         (nn.Linear(2, 1), _NotReady(), "the pair cannot be watched: RuntimeError: not yet"),
     ],
 )

@@ -44,6 +44,20 @@ class ModuleBeside(nn.Module):
         self.online_model, self.ema_model = model, _averaged(model)
 
 
+class Undotted(nn.Module):
+    """As latent diffusion's ``LitEma``: buffers, whose names may hold no dots, of what is trained."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("decay", torch.tensor(0.999))
+        for name, tensor in _trained(model).items():
+            self.register_buffer(name.replace(".", ""), tensor)
+
+
+def _modules(**held: nn.Module) -> nn.Module:
+    return nn.ModuleDict(held)
+
+
 class Holder:
     """An object of somebody's own, with its weights under any name."""
 
@@ -79,6 +93,13 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "module inside": lambda m: Holder(model=m, module=_averaged(m)),
     "any other name": lambda m: Holder(model=m, params=list(m.parameters()), polyak=_averaged(m)),
     "live list first": lambda m: Holder(params=list(m.parameters()), polyak=_shadow_list(m)),
+    "buffers without dots": Undotted,
+    "their state_dict": lambda m: Undotted(m).state_dict(),
+    "module of the live one and its average": lambda m: _modules(net=m, shadow=_averaged(m)),
+    "the average first": lambda m: _modules(target=_averaged(m), net=m),
+    "a wrapped average of more": lambda m: torch.optim.swa_utils.AveragedModel(_modules(unet=_averaged(m))),
+    "iterator": lambda m: _averaged(m).parameters(),
+    "a list for each decay": lambda m: Holder(model=m, ema_rate=[0.9], ema_params=[_shadow_list(m)]),
     "two objects deep": lambda m: Holder(helper=None, ema=Holder(shadow=_trained(m))),
 }
 
@@ -150,6 +171,8 @@ def test_the_objects_of_real_libraries_are_taken(library: str, form: str) -> Non
         (nn.Linear(3, 4), "6 of 6 are missing"),
         (nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), r"shape \(4, 3\), got \(5, 3\)"),
         ({}, "6 of 6 are missing"),
+        ([_shadow_list(_model()), _shadow_list(_model())], "got 2"),
+        (nn.ModuleList([_model(), _model()]), "6 of 6 are missing"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(wrong: Any, message: str) -> None:
@@ -170,3 +193,13 @@ def test_a_pair_is_measured_anew_each_time_and_another_goes_before_it() -> None:
 
     assert probe.measure() == 0.0
     assert probe.measure(model, _averaged(model)) == pytest.approx(_expected(model), rel=1e-6)
+
+
+def test_names_that_fit_two_parameters_are_refused() -> None:
+    """``AveragedModel`` puts ``module.`` before each name, and this model has it in some of its own."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "module": nn.ModuleDict({"a": nn.Linear(2, 2)})})
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    assert ema_distance(model, average) == 0.0  # by what it holds
+    with pytest.raises(UsageError, match="fit several parameters of model"):
+        ema_distance(model, average.state_dict())

@@ -9,18 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 from mlflow import MlflowClient
 
 from mlflow_ddpm import MetricsTracker
 from mlflow_ddpm.analysis.findings import rules
 from mlflow_ddpm.analysis.findings.rule import Rule
 from mlflow_ddpm.analysis.findings.rules import Finding
+from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking import findings_watch, remote_run
-
-if TYPE_CHECKING:
-    import pytest
 
 TAG = "mlflow_ddpm.findings"
 
@@ -110,10 +108,51 @@ def test_a_callback_that_raises_is_a_warning(sqlite_uri: str, caplog: pytest.Log
     assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == "FINISHED"
 
 
+@pytest.mark.slow
+def test_a_callback_that_never_returns_keeps_no_line_back(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does one that takes long make the rules rest: it stands on a thread of its own."""
+    forever, seen = threading.Event(), []
+
+    def wait(finding: Finding) -> None:
+        seen.append(finding.rule)
+        forever.wait(60)
+
+    tracker = MetricsTracker("out")
+    tracker.on_finding(wait)
+    _epoch(tracker, math.nan)
+    _wait(lambda: seen)
+    for _ in range(5):
+        _epoch(tracker, grad_norm=0.0)
+    _wait(lambda: _lines(caplog, "Error: Gradient vanishing"))
+    tracker.close(timeout=0.5)
+    forever.set()
+
+    assert _lines(caplog, "Error: Divergence") == [logging.ERROR]
+
+
+@pytest.mark.slow
+def test_a_callback_may_close_the_tracker(sqlite_uri: str) -> None:
+    """It waits for no callback, least of all for itself."""
+    tracker, took = MetricsTracker("out"), []
+
+    def close(_: Finding) -> None:
+        began = time.monotonic()
+        tracker.close("FAILED")
+        took.append(time.monotonic() - began)
+
+    tracker.on_finding(close)
+    _epoch(tracker, math.nan)
+    _wait(lambda: took)
+
+    assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == "FAILED"
+
+
 def test_infos_are_no_news(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A step that GradScaler skips is normal."""
+    """A step that GradScaler skips is normal. And a callback that cannot be called is refused at once."""
     seen: list[Finding] = []
     with MetricsTracker("out") as tracker:
+        with pytest.raises(UsageError, match="takes a function of a finding, got 'stop'"):
+            tracker.on_finding("stop")  # type: ignore[arg-type]
         tracker.on_finding(seen.append)
         tracker.start_epoch(0)
         tracker.log_batch(1.0, grad_norm=math.inf)
