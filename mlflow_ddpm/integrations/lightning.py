@@ -54,7 +54,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
     def __init__(self, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
         super().__init__()
         self._run = Recording(output_dir, every_n_steps, tracker_options)
-        self._pairs: list[tuple[Any, Any]] = []
+        self._is_watching = False
         self._has_warned = False
         self._made_at_ms = time.time_ns() // 1_000_000
         self._logger_run: _LoggerRun | None = None
@@ -68,9 +68,8 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def watch(self, model: Any, ema_model: Any) -> None:
         """Measure the distance between a model and its EMA; a ``WeightAveraging`` callback is watched by itself."""
-        self._pairs.append((model, ema_model))
-        if self.tracker:
-            self.tracker.watch(model, ema_model)
+        self._run.ema.watch(model, ema_model)
+        self._is_watching = True
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
@@ -92,10 +91,10 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         target = self._logger_run.target() if self._logger_run else {}
         tracker = self._run.open({"resume": is_continued, **self._run.options, **target})
         self._wrap_training_step(pl_module)
-        averages = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]
-        pairs = [*((pl_module, average) for average in averages if average is not None), *self._pairs]
-        for model, ema_model in pairs:
-            tracker.watch(model, ema_model)
+        averages = (getattr(callback, "_average_model", None) for callback in trainer.callbacks)
+        average = next((average for average in averages if average is not None), None)
+        if average is not None and not self._is_watching:
+            tracker.watch(pl_module, average)
 
     def _wrap_training_step(self, pl_module: Any) -> None:
         step, own = pl_module.training_step, vars(pl_module)

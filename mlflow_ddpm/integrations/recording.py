@@ -12,6 +12,7 @@ from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.storage.delivery_state import DeliveryState
 from mlflow_ddpm.tracker import MetricsTracker
+from mlflow_ddpm.tracking.ema_distance import EmaProbe
 from mlflow_ddpm.tracking.step_windows import StepWindows
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -57,6 +58,7 @@ class Recording:
         StepWindows.create(every)  # refuses a wrong length now
         self.directory, self.every, self.options = Path(output_dir), every, options
         self.tracker: MetricsTracker | None = None
+        self.ema = EmaProbe()  # of every training
         self.has_ended = False
         self.lr: float | None = None
         self.grad_norm: Any = None
@@ -79,6 +81,7 @@ class Recording:
     def open(self, options: dict[str, Any]) -> MetricsTracker:
         """Open the tracker with these arguments."""
         self.tracker = MetricsTracker(self.directory, every_n_steps=self.every, **options)
+        self.tracker._rows.ema = self.ema  # noqa: SLF001 - ours
         self._step, self.lr, self.grad_norm, self._has_warned = [], None, None, False
         return self.tracker
 
@@ -96,16 +99,22 @@ class Recording:
             self.tracker.start_epoch(epoch, partial=partial)
             self._is_in_epoch = True
 
-    def end_epoch(self, *, partial: bool, keep_empty: bool = True) -> None:
-        """Write the row of the open epoch; one without a batch is dropped unless ``keep_empty``."""
-        if self.tracker and self._is_in_epoch:
-            self._is_in_epoch = False
-            meter = self.tracker._rows.meter  # noqa: SLF001 - ours
-            is_empty = meter.batches is not None and not meter.batches.batches
-            if is_empty and not keep_empty:
-                meter.drop()
-            else:
-                self.tracker.end_epoch(partial=partial)
+    def end_epoch(self, *, partial: bool, keep_empty: bool = True) -> bool:
+        """Write the row of the open epoch, and return whether there is one; an empty one only if ``keep_empty``."""
+        if self.tracker is None or not self._is_in_epoch:
+            return False
+        self._is_in_epoch = False
+        meter = self.tracker._rows.meter  # noqa: SLF001 - ours
+        if not keep_empty and meter.batches is not None and not meter.batches.batches:
+            meter.drop()
+            return False
+        self.tracker.end_epoch(partial=partial)
+        return True
+
+    def end_window(self) -> None:
+        """Write the last, short window of a training that has ended by itself."""
+        if self.tracker and self.every is not None:
+            self.tracker._rows.close(has_finished=True)  # noqa: SLF001 - ours
 
     def pause(self) -> None:
         """Leave out of the epoch's time what comes until :meth:`resume`."""

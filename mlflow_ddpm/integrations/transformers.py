@@ -10,6 +10,9 @@
 
 No event of the Trainer has the loss of a batch or the norm before clipping, so ``training_step`` and
 ``clip_grad_norm_`` of this trainer are wrapped. Beside transformers' own ``MLflowCallback`` both write to one run.
+
+The Trainer makes each micro-batch's loss its share of the step's, whether it divides the loss itself or a model does
+that by ``num_items_in_batch``. A micro-batch is recorded as its share times the number of shares.
 """
 
 import functools
@@ -19,14 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording, batch_size_of
+from mlflow_ddpm.tracker import MetricsTracker
 
 try:
     from transformers import TrainerCallback
+    from transformers.trainer_utils import has_length
 except ImportError as error:
     raise FrameworkMissingError("transformers", "transformers accelerate", error) from error
 
 
-def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:
+def track(
+    trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any
+) -> "MetricsCallback":
     """Record the trainings of a Trainer with a :class:`mlflow_ddpm.MetricsTracker`; call it before ``train``.
 
     Args:
@@ -34,31 +41,50 @@ def track(trainer: Any, output_dir: str | Path, every_n_steps: int | None = None
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
         every_n_steps: one row per this number of optimizer steps; default: one row per epoch.
         tracker_options: further arguments of the tracker.
+
+    Returns:
+        The callback that records, whose ``watch`` takes an EMA and whose ``tracker`` is the tracker.
     """
-    callback = _Callback(trainer, Recording(output_dir, every_n_steps, tracker_options))
+    callback = MetricsCallback(trainer, Recording(output_dir, every_n_steps, tracker_options))
     trainer.add_callback(callback)  # after MLflowCallback, whose run is then the active one
-    for owner, name, around in (
-        (trainer, "training_step", callback.training_step),
-        (trainer.accelerator, "clip_grad_norm_", callback.clip_grad_norm),
-        (trainer, "evaluate", callback.evaluate),
-        (trainer, "train", callback.train),
-    ):
-        method = getattr(owner, name)
-        setattr(owner, name, functools.wraps(method)(functools.partial(around, method)))
+    return callback
 
 
-class _Callback(TrainerCallback):  # type: ignore[misc]
-    """Opens the tracker when training begins, and logs each step.
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Call ``around`` in place of a method, which becomes its first argument."""
+    method = getattr(owner, name)
+    setattr(owner, name, functools.wraps(method)(functools.partial(around, method)))
 
-    ``train``, ``training_step``, ``clip_grad_norm`` and ``evaluate`` are called around the trainer's own, their first
-    argument.
+
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]
+    """Opens the tracker when training begins, and logs each step; :func:`track` makes it.
+
+    The methods with a leading underscore are called around those of the Trainer, their first argument. So a step or
+    epoch ends after all callbacks, which may update an EMA, whatever their order.
     """
 
     def __init__(self, trainer: Any, run: Recording) -> None:
         self._trainer, self._run = trainer, run
+        self._accelerator: Any = None  # whose clipping is wrapped
+        self._epoch = 0
         self._last: tuple[Any, int | None] | None = None  # the newest micro-batch: its norm may come
+        _wrap(trainer, "training_step", self._training_step)
+        _wrap(trainer, "evaluate", self._evaluate)
+        _wrap(trainer, "predict", self._evaluate)
+        _wrap(trainer, "train", self._train)
+        _wrap(trainer.callback_handler, "on_step_end", self._end_step)
+        _wrap(trainer.callback_handler, "on_epoch_end", self._end_epoch)
 
-    def train(self, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    @property
+    def tracker(self) -> MetricsTracker | None:
+        """The tracker, while a training runs."""
+        return self._run.tracker
+
+    def watch(self, model: Any, ema_model: Any) -> None:
+        """Measure the distance between a model and its EMA in every row; raise UsageError if they do not fit."""
+        self._run.ema.watch(model, ema_model)
+
+    def _train(self, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         theirs = _CallbackRun(self._trainer)
         theirs.activate(self._run.unfinished_run)
         try:
@@ -71,42 +97,43 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         theirs.end("FINISHED")
         return result
 
-    def training_step(
+    def _training_step(
         self, step: Callable[..., Any], model: Any, inputs: Any, num_items_in_batch: Any = None, **kwargs: Any
     ) -> Any:
-        loss, trainer = step(model, inputs, num_items_in_batch, **kwargs), self._trainer
-        is_scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
-        if is_scaled is None:
-            by_items = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
-            is_scaled = by_items or trainer.compute_loss_func is not None
-        undivided = loss if is_scaled else loss * trainer.current_gradient_accumulation_steps
-        self._last = (undivided, batch_size_of(inputs))
+        loss = step(model, inputs, num_items_in_batch, **kwargs)
+        self._last = (loss * self._trainer.current_gradient_accumulation_steps, batch_size_of(inputs))
         return loss
 
-    def clip_grad_norm(self, clip: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _clip_grad_norm(self, clip: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         norm = clip(*args, **kwargs)
         if self._run.tracker and self._run.grad_norm is None and norm is not None:
             self._run.grad_norm = norm.detach().clone() if hasattr(norm, "detach") else norm
         return norm
 
-    def evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._run.tracker.paused() if self._run.tracker else nullcontext():
             return evaluate(*args, **kwargs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop what an earlier attempt began: ``auto_find_batch_size`` tries again with smaller batches."""
         self._run.end(RuntimeError("the training began anew"))
+        if self._accelerator is not self._trainer.accelerator:  # a hyperparameter search makes one for each trial
+            self._accelerator = self._trainer.accelerator
+            _wrap(self._accelerator, "clip_grad_norm_", self._clip_grad_norm)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin the epoch, in the middle after a resume."""
         is_first = self._run.tracker is None
         is_continued = self._run.has_ended and state.global_step > 0
+        self._run.resume()
         tracker = self._run.tracker or self._run.open({"resume": is_continued, **self._run.options})
         if self._run.every is not None:
             return
-        is_counted = hasattr(self._trainer.train_dataset, "__len__")  # else state.epoch is a part of max_steps
-        epoch = int((state.epoch or 0.0) + 1e-6) if is_counted else tracker.next_epoch
-        self._run.start_epoch(epoch, partial=is_first and _is_inside(state.epoch))
+        if is_first and has_length(kwargs["train_dataloader"]):
+            self._epoch = int((state.epoch or 0.0) + 1e-6)
+        elif is_first:  # state.epoch is a part of max_steps
+            self._epoch = tracker.next_epoch
+        self._run.start_epoch(self._epoch, partial=is_first and _is_inside(state.epoch))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the learning rate of this step, before the scheduler changes it."""
@@ -119,19 +146,21 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         if last:
             self._run.add(*last)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the step's last micro-batch, with the norm."""
+    def _end_step(self, end: Callable[..., Any], args: Any, state: Any, control: Any) -> Any:
+        control = end(args, state, control)
         self.on_substep_end(args, state, control)
         self._run.end_step(state.global_step)
+        return control
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the epoch's row, unless a resume skipped the whole of this pass."""
+    def _end_epoch(self, end: Callable[..., Any], args: Any, state: Any, control: Any) -> Any:
+        self._run.pause()  # until the next epoch: other callbacks may sample now, and checkpoints are saved
+        control = end(args, state, control)
         is_cut = control.should_training_stop or control.should_epoch_stop
-        self._run.end_epoch(partial=is_cut and _is_inside(state.epoch), keep_empty=False)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pause: what comes now is no part of the last window."""
-        self._run.pause()
+        if self._run.end_epoch(partial=is_cut and _is_inside(state.epoch), keep_empty=False):  # else it was skipped
+            self._epoch += 1
+        if control.should_training_stop:
+            self._run.end_window()  # before the best model is loaded
+        return control
 
 
 def _is_inside(epoch: float | None) -> bool:

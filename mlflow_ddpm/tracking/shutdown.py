@@ -43,7 +43,8 @@ def classify_exit(error: BaseException | None, signum: int | None = None) -> Run
         return RunOutcome("KILLED", signal.Signals(signum).name)
     if isinstance(error, KeyboardInterrupt):
         return RunOutcome("KILLED", "KeyboardInterrupt")
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+    is_pruned = type(error).__name__ == "TrialPruned"  # Optuna's: the next trial is another run
+    if error is None or is_pruned or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return RunOutcome("FINISHED")
     if isinstance(error, SystemExit) and isinstance(error.code, int) and isinstance(error.__context__, Exception):
         error = error.__context__  # why sys.exit(1) was called

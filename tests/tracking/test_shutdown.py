@@ -60,6 +60,7 @@ def in_thread(action: Callable[[], Any]) -> Any:
         (None, None, "FINISHED"),
         (SystemExit(0), None, "FINISHED"),
         (SystemExit(3), None, "FAILED"),
+        (type("TrialPruned", (Exception,), {})(), None, "FINISHED"),
         (ValueError("x"), None, "FAILED"),
         (type("Textless", (Exception,), {"__str__": lambda _: 1 / 0})(), None, "FAILED"),
         (KeyboardInterrupt(), None, "KILLED"),
