@@ -126,11 +126,10 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def _number(self, step: int | None, *, is_batch: bool) -> int:
         """Return the number of steps done; raise UsageError if it is no whole number, or less than before."""
         last = self._steps_done or 0
-        if step is None:
-            return last + is_batch
-        if whole_number("step", step) < last and is_batch:
-            raise UsageError(f"step must not fall, got {step} after {last}; count the steps over the whole run")
-        return step
+        steps_done = last + is_batch if step is None else whole_number("step", step)
+        if is_batch and steps_done < last:
+            raise UsageError(f"step must not fall, got {steps_done} after {last}; count the steps over the whole run")
+        return steps_done
 
     def _log(self, batch: dict[str, Any], scalars: dict[str, Any], steps_done: int) -> None:
         if self._steps_done is None and not GradientState().sync_gradients:

@@ -101,7 +101,7 @@ def test_accelerate_counts_what_comes_without_a_loss_in_the_window_of_its_step(
     accelerator.init_trackers("project", config=Namespace(lr=0.1))
     for step in range(1, 11):
         accelerator.log({"loss": float(step)} if step % 2 else {"disc_loss": float(step), "lr": 0.1}, step=step)
-        accelerator.log({"grad_norm/a": 1.0, "grad_norm/b": 1.0, "train_loss": 50.0}, step=step)
+        accelerator.log({"grad_norm/a": 1.0, "grad_norm/b": 1.0, "train_loss": 50.0}, step=torch.tensor(step))
     accelerator.log({"loss": 99.0}, step=3)
     accelerator.end_training()
 
