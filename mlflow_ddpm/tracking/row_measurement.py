@@ -133,8 +133,8 @@ class RowMeasurement:
         if is_first:
             self.open("log_step")
         self.meter.add(values, extra, is_untimed=is_first)
-        if done == windows.every and not self.recorder.rows:
-            windows.begin(0)  # the first row of a run that logs once a window
+        if is_first and done is not None and self._is_logged_once(before := done - windows.every):
+            windows.begin(before)
         if done is not None and windows.note(done):
             self._end_window(windows, done)
         elif time.monotonic() >= self.live.due:
@@ -148,6 +148,12 @@ class RowMeasurement:
         if batches and is_held:
             batches.add_extras(extra)
         return is_held
+
+    def _is_logged_once(self, before: int) -> bool:
+        """Return whether a window begun after ``before`` steps has one step, as the last row had: all the loop logs."""
+        rows = self.recorder.rows
+        last = next((row for row in reversed(rows) if row.epoch <= before), None)
+        return (last.epoch, last.batches, last.partial) == (before, 1, 0) if last else not (before or rows)
 
     def _end_window(self, windows: StepWindows, number: int) -> None:
         self.write_row(number, {}, partial=windows.is_partial(number))

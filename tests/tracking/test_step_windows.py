@@ -168,6 +168,20 @@ def test_a_loop_that_logs_every_seventh_step_has_rows_of_its_own(sqlite_uri: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("again", [0, 10], ids=["after its row", "a row again"])
+def test_a_row_of_a_loop_that_logs_once_a_window_is_whole_after_a_resume(sqlite_uri: str, again: int) -> None:
+    """Its one step is all that the loop logs."""
+    for steps, status in ((range(9, 30, 10), "FAILED"), (range(39 - again, 50, 10), None)):
+        tracker = MetricsTracker("out", every_n_steps=10)
+        for step in steps:
+            tracker.log_step(step, 1.0)
+        tracker.close(status)
+
+    assert _column("epoch") == [10, 20, 30, 40, 50]
+    assert _column("partial") == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "partial"),
     [(range(4, 60, 5), [0, 0, 0]), (range(19, 60, 20), [0, 0, 0]), (range(13, 60), [1, 0, 0]), ([13, 16, 59], [1, 0])],
