@@ -65,9 +65,11 @@ class RankSync:
             )
         self.reduces = reduces and ranks.world_size() > 1
         _trackers[directory.name] += 1
-        self._key = f"{_PREFIX}/{directory.name}/{_trackers[directory.name]}"
+        # torchrun's restarts share one store: what an attempt that failed has left there is not of this one.
+        attempt = f"{_PREFIX}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._key = f"{attempt}/{directory.name}/{_trackers[directory.name]}"
         # Without the directory's name, which may differ by rank.
-        self._barrier = f"{_PREFIX}/barrier/{next(_reducing) if self.reduces else None}"
+        self._barrier = f"{attempt}/barrier/{next(_reducing) if self.reduces else None}"
         self._rounds, self._pid = 0, os.getpid()
         self._broken: Callable[[], Exception] | None = None  # makes the error of ranks whose calls no longer match
         self._next_epoch: int | None = None

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -219,6 +220,21 @@ def test_a_rank_that_failed_is_named_to_those_that_wait(method: str, two_ranks: 
         errors.append(caught.value)
 
     assert errors[0] is not errors[1]
+
+
+def test_an_attempt_that_failed_leaves_the_next_one_alone(two_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent of torchrun restarts the ranks, and keeps the store of the first attempt."""
+    monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.01)
+    peers = RankSync(Path("torchrun"), reduces=True)
+    peers.publish_next_epoch(0)
+    peers.publish_failure(1, BAD_BATCH)
+    monkeypatch.setattr(rank_sync, "_trackers", Counter[str]())  # as in new processes
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    peers = RankSync(Path("torchrun"), reduces=True)
+
+    assert peers.lost_rank() is None
+    with pytest.raises(UsageError, match="opened no tracker"):
+        peers.next_epoch()
 
 
 def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
