@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from mlflow_ddpm.core.formatting import count_of
@@ -61,7 +62,7 @@ class EpochMeter:
         self.batches = None
 
     def read(self) -> Measured:
-        """Return what was measured up to here, with one wait for the device; raises as ``RankSync.wait_for_all``."""
+        """Return what was measured up to here, with one wait for the device; raises as ``RankSync.together``."""
         values = self.batches or BatchValues()
         elapsed = self.timer.stop()
         memory = probes.read_cuda_memory(self._device)
@@ -86,8 +87,8 @@ class EpochMeter:
 
     def _over_all_ranks(self, batches: EpochBatches) -> EpochBatches:
         if self.peers.reduces:
-            self.peers.wait_for_all()
-            return epoch_statistics.mean_over_ranks(batches)
+            return self.peers.together(partial(epoch_statistics.mean_over_ranks, batches))
+        self.peers.require_known_world()
         if batches.samples is None or self._world_size == 1:
             return batches
         return batches._replace(samples=batches.samples * self._world_size)

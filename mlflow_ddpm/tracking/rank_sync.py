@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
+from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.storage.mlflow_requests import in_time
 
@@ -24,7 +25,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger("mlflow_ddpm")
 
 _TIMEOUT_SEC = 45.0  # the error is to come within a minute
-_END_SEC = 2.0  # for a request that the end of the run waits for: the store's host may hang
+_END_SEC = 2.0  # for a request that the training or the end of the run waits for: the store's host may hang
 _POLL_SEC = 0.5
 _PREFIX = "mlflow_ddpm"
 _COMPLETE = "complete"
@@ -38,9 +39,9 @@ def _group_store() -> Any:
     return group and group.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
 
 
-def _in_time(request: Callable[[], _T]) -> _T:
+def _in_time(request: Callable[[], _T], seconds: float | None = None) -> _T:
     try:
-        return in_time(_END_SEC, request)
+        return in_time(_END_SEC if seconds is None else seconds, request)
     except RuntimeError:  # newer Pythons start no thread at the interpreter's exit
         return request()
 
@@ -63,7 +64,8 @@ class RankSync:
                 "reduce_over_ranks=True needs the number of ranks, which PMIX_RANK alone does not give; call "
                 "torch.distributed.init_process_group before you open the tracker"
             )
-        self.reduces = reduces and ranks.world_size() > 1
+        self._is_single = reduces and ranks.world_size() == 1
+        self.reduces = reduces and not self._is_single
         _trackers[directory.name] += 1
         # torchrun's restarts share one store: what an attempt that failed has left there is not of this one.
         attempt = f"{_PREFIX}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -74,6 +76,7 @@ class RankSync:
         self._broken: Callable[[], Exception] | None = None  # makes the error of ranks whose calls no longer match
         self._next_epoch: int | None = None
         self._is_published = self._has_waited = False
+        self._silence: str | None = None  # why the store gives no answer any more
 
     def stop_reducing(self) -> None:
         """Measure this rank alone from now on: the others may be gone."""
@@ -81,7 +84,48 @@ class RankSync:
 
     def _store(self) -> Any:
         """Return the group's store; None without one, and in a forked process, which would share the rank's socket."""
-        return _group_store() if os.getpid() == self._pid else None
+        return _group_store() if os.getpid() == self._pid and not self._silence else None
+
+    def _ask(self, question: Callable[[], _T]) -> _T:
+        """Return the answer to what is asked of the store for at most 45 s.
+
+        Raises:
+            PeerLostError: there is no answer: the process that hosts the store has ended, is stopped or unreachable.
+        """
+        if self._silence:
+            raise PeerLostError(self._silence)
+        try:
+            return _in_time(question, _TIMEOUT_SEC + _END_SEC)
+        except Exception as error:
+            self._silence = (
+                f"the store of the process group does not answer ({first_line(error)}): its host, torchrun or rank 0, "
+                "has ended or hangs"
+            )
+            raise PeerLostError(self._silence) from error
+
+    def require_known_world(self) -> None:
+        """Raise UsageError if a group of several ranks was made too late to reduce over them."""
+        if self._is_single and ranks.world_size() > 1:
+            raise UsageError(
+                "reduce_over_ranks=True found one process when the tracker was opened, and there are "
+                f"{ranks.world_size()} now; call torch.distributed.init_process_group before you open the tracker"
+            )
+
+    def together(self, collective: Callable[[], _T]) -> _T:
+        """Return what a collective returns, which every rank must enter. After one that failed each later one raises.
+
+        Raises:
+            UsageError, PeerLostError: as :meth:`wait_for_all`; PeerLostError also for an error of the collective.
+        """
+        self.wait_for_all()
+        try:
+            return collective()
+        except UsageError as error:
+            self._broken = partial(UsageError, str(error))
+            raise
+        except Exception as error:
+            self._broken = partial(PeerLostError, f"the ranks could not exchange their losses: {first_line(error)}")
+            raise self._broken() from error
 
     def wait_for_all(self) -> None:
         """Return once every rank has called this as often as this one.
@@ -90,14 +134,21 @@ class RankSync:
 
         Raises:
             UsageError: a rank did not call it within 45 s of this one, or this process is not one of the group.
-            PeerLostError: a rank has failed.
+            PeerLostError: a rank has failed, or the process that hosts the store.
         """
         if self._broken:
             raise self._broken()
-        store, rank = self._store(), ranks.rank()
-        if store is None:
+        store = self._store()
+        if store is None and not self._silence:
             raise UsageError("reduce_over_ranks=True needs a torch.distributed group of which this process is a rank")
         self._rounds += 1
+        outcome = self._ask(partial(self._meet, store, ranks.rank()))
+        if outcome != _COMPLETE:
+            self._broken = partial(PeerLostError if outcome == self.lost_rank() else UsageError, outcome)
+            raise self._broken()
+
+    def _meet(self, store: Any, rank: int) -> str:
+        """Return what became of a round, once it is known."""
         verdict, *arrivals = self._keys(self._rounds)
         store.set(arrivals[rank], "")
         if store.check(arrivals):
@@ -105,14 +156,13 @@ class RankSync:
         if not self._wait(store, verdict):
             late = ", ".join(str(other) for other, key in enumerate(arrivals) if not store.check([key]))
             store.compare_set(verdict, "", self.lost_rank() or _did_not_come(late, rank))
-        if (outcome := store.get(verdict).decode()) != _COMPLETE:
-            self._broken = partial(PeerLostError if outcome == self.lost_rank() else UsageError, outcome)
-            raise self._broken()
         if self._rounds > 2:  # noqa: PLR2004 - whoever is in this round has left the last but one
             old_verdict, *old_arrivals = self._keys(self._rounds - 2)
             store.delete_key(old_arrivals[rank])
             if rank == 0:
                 store.delete_key(old_verdict)
+        outcome: str = store.get(verdict).decode()
+        return outcome
 
     def _keys(self, this_round: int) -> list[str]:
         """Return the keys of a round: what became of it, and that each rank came."""
@@ -153,8 +203,9 @@ class RankSync:
         """Let the other ranks know the first epoch (or step) without a row, once; rank 0 reads it from disk."""
         store = None if self._is_published else self._store()
         if store is not None:
-            store.set(f"{self._key}/next", str(value))
-            self._is_published = True
+            with contextlib.suppress(Exception):  # the training may do without
+                _in_time(partial(store.set, f"{self._key}/next", str(value)))
+                self._is_published = True
 
     def passed(self, epoch: int) -> None:
         """Note, on another rank, that an epoch ended."""
@@ -167,17 +218,17 @@ class RankSync:
 
         Raises:
             UsageError: rank 0 cannot be asked, or has no number within 45 s.
-            PeerLostError: a rank has failed.
+            PeerLostError: a rank has failed, or the process that hosts the store.
         """
         if self._next_epoch is not None:
             return self._next_epoch
         store, key = self._store(), f"{self._key}/next"
-        if store is None:
+        if store is None and not self._silence:
             raise UsageError(
                 "next_epoch is known on rank 0 alone, and this process has no torch.distributed group to ask it by; "
                 "call torch.distributed.init_process_group before it, or broadcast rank 0's number"
             )
-        if not (store.check([key]) if self._has_waited else self._wait(store, key)):
+        if not self._ask(lambda: store.check([key]) if self._has_waited else self._wait(store, key)):
             self._has_waited = True
             if lost := self.lost_rank():
                 raise PeerLostError(lost)
@@ -185,7 +236,7 @@ class RankSync:
                 f"next_epoch is known on rank 0 alone, which opened no tracker on this directory within "
                 f"{_TIMEOUT_SEC:.0f} s; open the tracker on every rank"
             )
-        self._next_epoch = int(store.get(key))
+        self._next_epoch = self._ask(lambda: int(store.get(key)))
         return self._next_epoch
 
 

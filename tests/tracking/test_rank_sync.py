@@ -7,6 +7,8 @@ import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -16,7 +18,9 @@ from mlflow import MlflowClient
 from support.torchrun import torchrun
 
 from mlflow_ddpm import MetricsTracker, read_history
+from mlflow_ddpm.core import ranks
 from mlflow_ddpm.core.errors import PeerLostError, UsageError
+from mlflow_ddpm.core.formatting import first_line
 from mlflow_ddpm.core.run_summary import RunOutcome
 from mlflow_ddpm.tracking import rank_sync
 from mlflow_ddpm.tracking.rank_sync import RankSync
@@ -237,16 +241,57 @@ def test_an_attempt_that_failed_leaves_the_next_one_alone(two_ranks: None, monke
         peers.next_epoch()
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its host may be stopped or unreachable."""
-    hung = Event().wait
-    store = SimpleNamespace(check=lambda _: hung(), compare_set=lambda *_: hung())
+@pytest.mark.parametrize("answer", [Event().wait, partial(int, "the host is gone")])
+def test_a_store_without_an_answer_holds_nothing_up(
+    answer: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host may have ended, be stopped or unreachable. Whoever waits for ranks gets an error, each time at once."""
+    store = SimpleNamespace(check=lambda _: answer(), compare_set=lambda *_: answer(), set=lambda *_: answer())
     monkeypatch.setattr(rank_sync, "_group_store", lambda: store)
+    monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.0)
     monkeypatch.setattr(rank_sync, "_END_SEC", 0.01)
-    peers = RankSync(Path("out"), reduces=False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    peers = RankSync(Path("out"), reduces=True)
+    peers.publish_next_epoch(0)
     peers.publish_failure(1, BAD_BATCH)
-
     assert peers.lost_rank() is None
+
+    for method in (peers.next_epoch, peers.wait_for_all, peers.next_epoch):
+        with pytest.raises(PeerLostError, match=r"the store of the process group does not answer .*has ended or hangs"):
+            method()
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(UsageError("got [3, 4]"), UsageError), (RuntimeError("Connection reset\nby peer"), PeerLostError)],
+)
+def test_a_collective_that_failed_is_not_tried_again(
+    failure: Exception, error: type[Exception], two_ranks: None
+) -> None:
+    """The others would not come to it: close() would wait for them."""
+    calls: list[int] = []
+
+    def exchange() -> None:
+        calls.append(1)
+        raise failure
+
+    peers = RankSync(Path("out"), reduces=True)
+    rank_sync._group_store().set(peers._keys(1)[2], "")  # the other rank comes
+    for _ in range(2):
+        with pytest.raises(error, match=first_line(failure).replace("[", r"\[")):
+            peers.together(exchange)
+
+    assert len(calls) == 1
+
+
+def test_a_group_that_is_made_after_the_tracker_is_not_reduced_over_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process took itself for the only one; what it recorded would be its own losses."""
+    peers = RankSync(Path("out"), reduces=True)
+    peers.require_known_world()
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    with pytest.raises(UsageError, match="call torch.distributed.init_process_group before you open the tracker"):
+        peers.require_known_world()
 
 
 def test_a_forked_process_leaves_the_store_of_its_parent_alone(two_ranks: None) -> None:
