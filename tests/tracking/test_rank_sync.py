@@ -279,7 +279,7 @@ def test_a_collective_that_failed_is_not_tried_again(
     peers = RankSync(Path("out"), reduces=True)
     rank_sync._group_store().set(peers._keys(1)[2], "")  # the other rank comes
     for _ in range(2):
-        with pytest.raises(error, match=first_line(failure).replace("[", r"\[")):
+        with pytest.raises(error, match=re.escape(first_line(failure))):
             peers.together(exchange)
 
     assert len(calls) == 1
@@ -290,7 +290,7 @@ def test_a_group_that_is_made_after_the_tracker_is_not_reduced_over_in_silence(m
     peers = RankSync(Path("out"), reduces=True)
     peers.require_known_world()
     monkeypatch.setattr(ranks, "world_size", lambda: 2)
-    with pytest.raises(UsageError, match="call torch.distributed.init_process_group before you open the tracker"):
+    with pytest.raises(UsageError, match=r"call torch\.distributed\.init_process_group before"):
         peers.require_known_world()
 
 
