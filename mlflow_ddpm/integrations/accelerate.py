@@ -71,6 +71,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         self._tracker: MetricsTracker | None = None
         self._steps_done: int | None = None
         self._loss_names: tuple[str, ...] = _LOSS_NAMES  # up to the best that came: beside loss, train_loss is a mean
+        self._first: int | None = None  # the step of the first log without a loss
         self._pending: dict[str, Any] = {}  # scalars that came without a loss, for the next window
         self._has_ended = False
         self._refused: set[str] = set()  # what one warning was logged of
@@ -92,7 +93,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
                 del trackers[index]
         if self._has_ended:
             self._tracker, self._steps_done, self._loss_names, self._has_ended = None, None, _LOSS_NAMES, False
-            self._config, self._pending = {}, {}
+            self._config, self._pending, self._first = {}, {}, None
 
     def store_init_configuration(self, values: Any) -> None:
         """Open the tracker with these hyperparameters."""
@@ -142,7 +143,9 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def _log_without_loss(self, batch: dict[str, Any], scalars: dict[str, Any], steps_done: int) -> None:
         for name in (name for name, value in batch.items() if value is not None):
             self._warn(name, UsageError(f"{name} came without a loss and is not recorded; log both in one call"))
-        if self._steps_done is None and steps_done >= self._every:
+        if self._first is None:
+            self._first = steps_done
+        if self._steps_done is None and steps_done - self._first >= self._every:
             self._warn("loss", UsageError(_NO_LOSS + ", ".join(self._pending | scalars)))
         if not self.tracker._rows.add_extras(scalars, steps_done):  # noqa: SLF001 - ours
             self._pending |= scalars
