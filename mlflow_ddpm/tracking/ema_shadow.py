@@ -97,7 +97,9 @@ def _candidates(held: Any, model: Any, depth: int) -> Iterator[Any]:
         if hasattr(held, "named_parameters"):
             for value in _values(held, _MODULE_NAMES) if depth else ():
                 yield from _candidates(value, model, depth - 1)
-            yield _named(held)
+            named = _named(held)
+            has_names = not named or not all(map(str.isdigit, named))  # a ParameterList has none
+            yield named if has_names else list(named.values())
         for value in (*_values(held, _NAMES), *_other_values(held)) if depth else ():
             yield from _candidates(value, model, depth - 1)
 
@@ -161,8 +163,8 @@ def _bare(name: str) -> str:
 
 
 def _undotted(name: str) -> str:
-    """Return the name as a module must spell a buffer (``LitEma`` keeps its averages so)."""
-    return _bare(name).replace(".", "")
+    """Return the name without dots, which no buffer's may hold; ``LitEma`` drops them, others write underscores."""
+    return _bare(name).replace(".", "").replace("_", "")
 
 
 def _is_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> bool:

@@ -47,11 +47,11 @@ class ModuleBeside(nn.Module):
 class Undotted(nn.Module):
     """As latent diffusion's ``LitEma``: buffers, whose names may hold no dots, of what is trained."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dot: str = "") -> None:
         super().__init__()
         self.register_buffer("decay", torch.tensor(0.999))
         for name, tensor in _trained(model).items():
-            self.register_buffer(name.replace(".", ""), tensor)
+            self.register_buffer(name.replace(".", dot), tensor)
 
 
 def _modules(**held: nn.Module) -> nn.Module:
@@ -94,6 +94,8 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "any other name": lambda m: Holder(model=m, params=list(m.parameters()), polyak=_averaged(m)),
     "live list first": lambda m: Holder(params=list(m.parameters()), polyak=_shadow_list(m)),
     "buffers without dots": Undotted,
+    "buffers with underscores": lambda m: Undotted(m, "_"),
+    "ParameterList": lambda m: nn.ParameterList(_shadow_list(m)),
     "their state_dict": lambda m: Undotted(m).state_dict(),
     "module of the live one and its average": lambda m: _modules(net=m, shadow=_averaged(m)),
     "the average first": lambda m: _modules(target=_averaged(m), net=m),
