@@ -55,7 +55,11 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     Args:
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
         every_n_steps: one row per this number of steps.
-        tracker_options: further arguments of the tracker.
+        tracker_options: further arguments of the tracker, such as ``config``, ``run_name`` or ``live_every_sec``.
+
+    Raises:
+        TypeError: the tracker has no such option.
+        UsageError: ``every_n_steps`` is not a whole number >= 1.
     """
 
     name = "mlflow_ddpm"

@@ -48,7 +48,11 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
     Args:
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
         every_n_steps: one row per this number of optimizer steps; default: one row per epoch.
-        tracker_options: further arguments of the tracker.
+        tracker_options: further arguments of the tracker, such as ``config``, ``run_name`` or ``live_every_sec``.
+
+    Raises:
+        TypeError: the tracker has no such option.
+        UsageError: ``every_n_steps`` is not a whole number >= 1.
     """
 
     def __init__(self, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any) -> None:

@@ -40,10 +40,14 @@ def track(
         trainer: a ``transformers.Trainer``.
         output_dir: the tracker's directory; one that holds an unfinished run continues it.
         every_n_steps: one row per this number of optimizer steps; default: one row per epoch.
-        tracker_options: further arguments of the tracker.
+        tracker_options: further arguments of the tracker, such as ``config``, ``run_name`` or ``live_every_sec``.
 
     Returns:
         The callback that records, whose ``watch`` takes an EMA and whose ``tracker`` is the tracker.
+
+    Raises:
+        TypeError: the tracker has no such option.
+        UsageError: ``every_n_steps`` is not a whole number >= 1.
     """
     callback = MetricsCallback(trainer, Recording(output_dir, every_n_steps, tracker_options))
     trainer.add_callback(callback)  # after MLflowCallback, whose run is then the active one

@@ -5,7 +5,7 @@ Whatever cannot be recorded is refused here, when it is logged, and not when the
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, SupportsFloat
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.core.formatting import short_repr
@@ -15,14 +15,7 @@ _REAL: set[Any] = set()  # real dtypes of the tensors seen; looking one up costs
 _LOCAL: set[type] = set()  # tensor types seen whose value lies in this process: all but DTensor
 _DENSE: set[Any] = set()  # layouts of tensors that are read as they are
 
-
-class ScalarTensor(Protocol):
-    """What marks a torch tensor; torch itself need not be imported."""
-
-    requires_grad: bool
-
-
-Scalar = float | ScalarTensor
+Scalar = SupportsFloat  # numbers, numpy's too, and tensors; torch itself need not be imported
 
 
 def scalar(name: str, value: Any) -> Any:
