@@ -327,7 +327,7 @@ def test_an_emptier_directory_takes_what_mlflow_has_more_and_changes_nothing_the
         tracker.end_epoch()
         if epoch == 1:
             tracker.flush()
-            shutil.copytree("out", "old", ignore=shutil.ignore_patterns("*.lock"))
+            shutil.copytree("out", "old", ignore=shutil.ignore_patterns("*.lock", "*.tmp"))
     tracker.close(timeout=30)
     if lost == "the middle":
         table, document = Path("old/training_metrics.csv"), Path("old/training_metrics.json")
