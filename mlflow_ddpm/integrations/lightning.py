@@ -8,15 +8,19 @@
 
 Losses are those that ``training_step`` returned, gradient norms are from before clipping, and the learning rate is that
 of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
+
+The callback puts itself before the others: it takes the norm before one of them clips, pauses before one of them
+samples, and writes the last row before ``WeightAveraging`` replaces the weights. The end of a step or epoch is recorded
+at the next event, when all of them, and the module itself, have updated their averages.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +68,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._logger_run: _LoggerRun | None = None
         self._loss: Any = None  # what training_step returned: Lightning divides it, in bfloat16 with an error
         self._unwrap = ExitStack()
+        self._due: list[Callable[[], None]] = []  # ends of steps and epochs that are not yet recorded
 
     @property
     def tracker(self) -> MetricsTracker | None:
@@ -77,6 +82,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let an MLFlowLogger, which has just begun a run of its own, continue the one that the directory holds."""
+        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
         logger_run = self._joinable(trainer) if stage == "fit" else None
         unfinished = self._run.unfinished_run if logger_run else None
         if logger_run and unfinished:
@@ -94,28 +100,33 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._logger_run = self._joinable(trainer)
         target = self._logger_run.target() if self._logger_run else {}
         tracker = self._run.open({"resume": is_continued, **self._run.options, **target})
-        self._wrap_training_step(pl_module)
+        self._wrap_training_step(trainer.strategy)
         averages = (getattr(callback, "_average_model", None) for callback in trainer.callbacks)
         average = next((average for average in averages if average is not None), None)
         if average is not None and not self._is_watching:
             tracker.watch(pl_module, average)
 
-    def _wrap_training_step(self, pl_module: Any) -> None:
-        step, own = pl_module.training_step, vars(pl_module)
+    def _wrap_training_step(self, strategy: Any) -> None:
+        """Note what each training_step returns; the module stays as it is, so that it can be pickled."""
+        step = strategy.training_step
 
-        @functools.wraps(step)
         def tracked(*args: Any, **kwargs: Any) -> Any:
             output = step(*args, **kwargs)
             loss = output.get("loss") if isinstance(output, Mapping) else output
             self._loss = loss.detach().clone() if isinstance(loss, Tensor) else loss  # a CUDA graph writes it anew
             return output
 
-        restore = {"training_step": step} if "training_step" in own else {}
-        self._unwrap.callback(lambda: own.pop("training_step", None) and own.update(restore))
-        pl_module.training_step = tracked
+        strategy.training_step = tracked
+        self._unwrap.callback(vars(strategy).pop, "training_step", None)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Write the row of the epoch before, without waiting for a batch of this one."""
+        self._record_what_ended()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin the epoch with its first batch: a resume inside an epoch has no other sign of it."""
+        self._record_what_ended()
+        self._run.resume()
         self._run.begin(trainer.global_step)
         self._run.start_epoch(trainer.current_epoch, partial=batch_idx > 0)
 
@@ -138,27 +149,34 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
             self._has_warned = True
             _log.warning("training_step returned no loss, so that none is recorded; return {'loss': loss.detach()}")
         if has_stepped:
-            self._run.end_step(trainer.global_step)
+            self._due.append(partial(self._run.end_step, trainer.global_step))
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._run.pause()  # validation begins with the start of its data loader, before any hook
+
+    def _record_what_ended(self) -> None:
+        due, self._due = self._due, []
+        for record in due:
+            record()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Pause."""
-        if trainer.training is False and not trainer.sanity_checking:
+        """Pause until the next batch."""
+        self._record_what_ended()
+        if not trainer.sanity_checking:
             self._run.pause()
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Continue."""
-        self._run.resume()
-
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the epoch's row."""
-        self._run.end_epoch(partial=not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Pause: what other callbacks do now is no part of the last window."""
+        """End the epoch, and pause until the next one: what other callbacks do now is no part of a window's time."""
+        is_partial = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        self._due.append(partial(self._run.end_epoch, partial=is_partial))
         self._run.pause()
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """End the run."""
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the last epoch or window, which may be short."""
+        self._record_what_ended()
+        self._run.end_window()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End the run, before the loggers do; until here other callbacks may use the tracker, or fail."""
         self._end(None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -168,6 +186,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
     def _end(self, error: BaseException | None) -> None:
         was_open = self.tracker is not None
         self._unwrap.close()
+        self._record_what_ended()
         self._run.end(error)
         if was_open and self._logger_run:
             self._logger_run.will_end_as(self._run.status)
@@ -223,11 +242,12 @@ class _LoggerRun:
 
     def will_end_as(self, status: str | None) -> None:
         """Let the logger end the run with this status; its own ends every training that was killed as FAILED."""
-        finalize = self._logger.finalize
+        logger = self._logger
 
-        def finalize_as(logger_status: str) -> None:
-            finalize(logger_status)
-            if status == "KILLED":
-                self._logger.experiment.set_terminated(self._logger.run_id, status)
+        def finalize(logger_status: str) -> None:
+            del logger.finalize  # its own again, for the next training
+            logger.finalize(logger_status)
+            logger.experiment.set_terminated(logger.run_id, status)
 
-        self._logger.finalize = finalize_as
+        if status == "KILLED":
+            logger.finalize = finalize

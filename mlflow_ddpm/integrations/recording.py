@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def batch_size_of(batch: Any) -> int | None:
     """Return the first dimension of the first tensor in a batch, however it is nested; None without a tensor."""
     if hasattr(batch, "ndim") and hasattr(batch, "shape"):
         return int(batch.shape[0]) if batch.ndim else None
+    if is_dataclass(batch):
+        batch = [getattr(batch, field.name) for field in fields(batch)]
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((size for item in items if (size := batch_size_of(item)) is not None), None)
 
@@ -110,6 +113,11 @@ class Recording:
             return False
         self.tracker.end_epoch(partial=partial)
         return True
+
+    def end_window(self) -> None:
+        """Write the last, short window of a training that has ended by itself."""
+        if self.tracker and self.every is not None:
+            self.tracker._rows.close(has_finished=True)  # noqa: SLF001 - ours
 
     def end_window(self) -> None:
         """Write the last, short window of a training that has ended by itself."""

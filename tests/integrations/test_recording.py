@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,12 @@ class _Pair(NamedTuple):
     label: torch.Tensor
 
 
+@dataclass
+class _Sample:
+    name: str
+    image: torch.Tensor
+
+
 @pytest.mark.parametrize(
     ("batch", "size"),
     [
@@ -27,6 +34,7 @@ class _Pair(NamedTuple):
         ({"name": ["a"] * 5, "image": torch.zeros(5, 3)}, 5),
         (({"image": (torch.zeros(5), torch.zeros(2))}, 7), 5),
         (_Pair(torch.zeros(5, 3), torch.zeros(5)), 5),
+        ({"sample": _Sample("a", torch.zeros(5, 3))}, 5),
         ((torch.tensor(0.5), torch.zeros(5)), 5),
         (torch.tensor(0.5), None),
         (["a", "b"], None),
@@ -35,7 +43,7 @@ class _Pair(NamedTuple):
     ],
 )
 def test_a_batch_is_as_large_as_its_first_tensor_is_long(batch: Any, size: int | None) -> None:
-    """Tuples, lists, mappings, nested or not; a scalar has no length, and a batch without a tensor no size."""
+    """Containers and dataclasses, nested or not; a scalar has no length, and a batch without a tensor no size."""
     assert batch_size_of(batch) == size
 
 
