@@ -68,7 +68,7 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._logger_run: _LoggerRun | None = None
         self._loss: Any = None  # what training_step returned: Lightning divides it, in bfloat16 with an error
         self._unwrap = ExitStack()
-        self._due: list[Callable[[], None]] = []  # ends of steps and epochs that are not yet recorded
+        self._due: list[Callable[[], object]] = []  # ends of steps and epochs that are not yet recorded
 
     @property
     def tracker(self) -> MetricsTracker | None:

@@ -119,11 +119,6 @@ class Recording:
         if self.tracker and self.every is not None:
             self.tracker._rows.close(has_finished=True)  # noqa: SLF001 - ours
 
-    def end_window(self) -> None:
-        """Write the last, short window of a training that has ended by itself."""
-        if self.tracker and self.every is not None:
-            self.tracker._rows.close(has_finished=True)  # noqa: SLF001 - ours
-
     def pause(self) -> None:
         """Leave out of the epoch's time what comes until :meth:`resume`."""
         if self.tracker:
