@@ -201,4 +201,5 @@ class _CallbackRun:
 
             mlflow.end_run(status)
         if self._callback is not None and not self._is_active():
-            self._callback._initialized = False  # noqa: SLF001 - for the next training it begins a run
+            # For the next training it begins a run; its destructor ends none, which would be that of a later trainer.
+            self._callback._initialized = self._callback._auto_end_run = False  # noqa: SLF001 - no public names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,26 @@ def test_an_average_is_measured_after_callbacks_and_their_samples_take_no_time(
     assert _column("ema_delta_norm") == pytest.approx([distances[k] for k in ([6] if every is None else [3, 6])])
     assert sum(_column("epoch_time_sec")) == 0
     assert tracked.tracker is None
+
+
+def test_a_cell_that_failed_and_runs_again_continues_its_run_beside_mlflow_callback(sqlite_uri: str) -> None:
+    """The first trainer's MLflowCallback ends whatever run is active when it is collected."""
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("broken")
+
+    options: dict[str, Any] = {"report_to": "mlflow", "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+    trainer = _trainer(callbacks=[_AtStep(5, fail)], **options)
+    track(trainer, "out", every_n_steps=2)
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer.train()
+    trainer = _trainer(callbacks=[_AtStep(5, lambda _: gc.collect())], **options)
+    track(trainer, "out", every_n_steps=2)
+    trainer.train(resume_from_checkpoint=True)
+    (run,) = MlflowClient(sqlite_uri).search_runs(["0"])
+
+    assert (run.info.status, run.data.metrics["loss_mean"] > 0) == ("FINISHED", True)
+    assert len(MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "loss")) == 7
 
 
 def test_each_trial_of_a_search_is_a_run_of_its_own(sqlite_uri: str) -> None:
