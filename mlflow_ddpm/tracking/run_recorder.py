@@ -109,10 +109,10 @@ class RunRecorder:
     @property
     def run_id(self) -> str | None:
         """The MLflow run's id. The first call waits for it, at most ten seconds; None while no store was reached."""
-        uploader = self._uploader
-        if self._state.run_id is None and uploader and not (self._waited_for_id or self._is_closed):
-            self._waited_for_id = True
+        uploader = None if self._waited_for_id or self._is_closed or self._is_forked() else self._uploader
+        if self._state.run_id is None and uploader:
             uploader.wait_open(_OPEN_WAIT_SEC)
+            self._waited_for_id = True  # not before: other threads that ask meanwhile wait, too
         return self._state.run_id
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import pkgutil
 import re
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,6 +79,21 @@ def test_construction_on_a_fresh_sqlite_file_waits_for_no_migration(
     assert MlflowClient(f"sqlite:///{tmp_path}/fresh.db").get_run(str(tracker.run_id)).info.status == "FINISHED"
     assert [] == [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len([r for r in caplog.records if r.name.startswith(("mlflow", "alembic"))]) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child only reads, and leaves
+def test_every_thread_that_asks_for_the_runs_id_waits_for_it(sqlite_uri: str) -> None:
+    """Not the first alone, while the others get None; in a forked process nothing would come."""
+    with MetricsTracker("out", tracking_uri=sqlite_uri) as tracker, ThreadPoolExecutor(8) as pool:
+        child = os.fork()
+        if not child:
+            began = time.monotonic()
+            is_same = tracker.run_id == tracker._recorder._state.run_id  # type: ignore[union-attr]
+            os._exit(0 if is_same and time.monotonic() - began < 5 else 1)
+        assert len(ids := {*pool.map(lambda _: tracker.run_id, range(8))}) == 1
+        assert None not in ids
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_runs_id_is_waited_for_once(short_waits: None) -> None:
