@@ -128,6 +128,7 @@ class RowMeasurement:
         done = None if step is None else windows.check(step)
         self.checked_extras(extra)
         if done is not None and (overdue := windows.overdue(done)):
+            self.recorder.require_open("log_step")
             self._end_window(windows, overdue)
         is_first = self.meter.batches is None
         if is_first:
