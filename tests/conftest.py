@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.common import HandClock, mlflow_server
+from support.common import HandClock, draw_few_plots, mlflow_server
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # two spin against each other on a busy machine
@@ -153,6 +153,12 @@ def one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (plots, comparison_page):
         monkeypatch.setattr(module, "PLOTS", PLOTS[:1])
+
+
+@pytest.fixture
+def few_plots(one_plot: None) -> None:
+    """Whoever draws a run draws one panel and the dashboard: for tests of the files that come of a plot."""
+    draw_few_plots()  # ``one_plot`` puts all eleven back
 
 
 @pytest.fixture

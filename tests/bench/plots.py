@@ -35,10 +35,10 @@ def measure(effort: Effort) -> Iterator[Row]:
     for epochs, limit in list(_LIMITS.items())[: effort.of(len(_LIMITS), 1)]:
         history = _history(effort.of(epochs, 5))
         repeats = effort.of(5 if epochs < max(_LIMITS) else 1, 1)
-        pair = compare(_ours(history, place), _plain_way(history, place), repeats=repeats)
+        pair = compare(_ours(history, place), _plain_way(history, place), repeats=repeats, is_warm=effort.quick)
         yield _row(f"11 plots of {len(history):,} epochs, beside the plain way", pair, limit)
     few, many = _history(50 if not effort.quick else 5), _history(effort.of(_MANY, 20))
-    pair = compare(_ours(many, place), _ours(few, place), repeats=effort.of(5, 1))
+    pair = compare(_ours(many, place), _ours(few, place), repeats=effort.of(5, 1), is_warm=effort.quick)
     yield _row(f"11 plots of {len(many):,} epochs, beside {len(few)}", pair, _FLAT)
 
 

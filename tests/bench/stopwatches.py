@@ -33,9 +33,15 @@ class Pair(NamedTuple):
     ratio: float
 
 
-def in_turn(subject: Callable[[], float], baseline: Callable[[], float], repeats: int) -> Pair:
-    """Take a figure of each in turn, the order changing from repeat to repeat (ABBA), after one unused try of both."""
-    subject(), baseline()
+def in_turn(
+    subject: Callable[[], float], baseline: Callable[[], float], repeats: int, *, is_warm: bool = False
+) -> Pair:
+    """Take a figure of each in turn, the order changing from repeat to repeat (ABBA), after one unused try of both.
+
+    ``is_warm``: both have been tried, or it does not matter.
+    """
+    if not is_warm:
+        subject(), baseline()
     pairs = []
     for repeat in range(repeats):
         if repeat % 2:
@@ -54,9 +60,10 @@ def compare(
     repeats: int,
     calls: int = 1,
     clock: Clock = time.perf_counter,
+    is_warm: bool = False,
 ) -> Pair:
     """Time ``calls`` calls of each, in turn; seconds are those of one call."""
-    return in_turn(_timed(subject, calls, clock), _timed(baseline, calls, clock), repeats)
+    return in_turn(_timed(subject, calls, clock), _timed(baseline, calls, clock), repeats, is_warm=is_warm)
 
 
 def _timed(work: Callable[[], object], calls: int, clock: Clock) -> Callable[[], float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
-from support.common import mlflow_server
+from support.common import draw_few_plots, mlflow_server
 from support.store_faults import play, points_in_store, points_on_disk
 
 import mlflow_ddpm
@@ -49,7 +49,7 @@ class Operations:
     """What is tried on one server, in this order; later ones use what earlier ones made."""
 
     def __init__(self, uri: str) -> None:
-        self.uri, self.runs = uri, list[str]()
+        self.uri, self.runs, self.published = uri, list[str](), set[str]()
 
     def new_run(self) -> None:
         """Rows, a param and tags that are too long for some, a picture and a file."""
@@ -73,12 +73,14 @@ class Operations:
 
     def publish(self) -> None:
         """All files of the run are uploaded."""
-        assert mlflow_ddpm.publish_run(self.runs[0], output_dir="published", tracking_uri=self.uri).uploaded
+        published = mlflow_ddpm.publish_run(self.runs[0], output_dir="published", tracking_uri=self.uri)
+        self.published = {path.name for path in published.files}
+        assert published.uploaded
 
     def download(self) -> None:
         """And fetched."""
         files = mlflow_ddpm.download_run(self.runs[0], "downloaded", tracking_uri=self.uri).files
-        assert len(files) > 14
+        assert {"training_dashboard.png", *self.published} <= {path.name for path in files}
 
     def compare(self) -> None:
         """With a second run."""
@@ -132,6 +134,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="folder that keeps the environments")
     options = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    draw_few_plots()
     with tempfile.TemporaryDirectory() as temporary:
         cache = (options.cache or Path(temporary)).absolute()
         results = {version: try_version(version, cache) for version in options.versions}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,12 +150,11 @@ READERS_OWN = _bound(ast.parse(STAND_INS)) | {"lightning_module", "hf_trainer"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
-def test_every_python_block_runs(page: Path, sqlite_uri: str) -> None:
-    """One after the other, on tiny stand-ins for what is the reader's own."""
-    code = [block.code for block in blocks_of(page, "python") if not block.is_distributed]
+def test_every_python_block_runs(empty_database: Path) -> None:
+    """A page's one after the other, on tiny stand-ins for what is the reader's own."""
+    blocks = {page: [b.code for b in blocks_of(page, "python") if not b.is_distributed] for page in WITH_PYTHON}
 
-    _run(setup_of(page) + "\n".join(code))
+    _run({page: setup_of(page) + "\n".join(codes) for page, codes in blocks.items()}, empty_database)
 
 
 DISTRIBUTED = [(p, n) for p in PAGES for n, block in enumerate(blocks_of(p, "python")) if block.is_distributed]
@@ -174,20 +175,33 @@ def test_every_distributed_block_runs(page: Path, number: int, sqlite_uri: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if commands_of(p)], ids=lambda page: page.name)
-def test_every_quick_command_runs(page: Path, sqlite_uri: str) -> None:
+def test_every_quick_command_runs(empty_database: Path) -> None:
     """In a directory with a run of each name that the pages use; a training is parsed only."""
+    _run({page: calls for page in PAGES if (calls := _calls_of(page))}, empty_database)
+
+
+def _calls_of(page: Path) -> str:
+    """Return code that runs a page's commands after what they need, or nothing if it has none."""
     calls = [
         f'assert main([{{"RUN_ID": RUN_ID, "URI": "sqlite:///mlflow.db"}}.get(w, w) for w in {arguments!r}]) == 0\n'
         for arguments in ([PLACEHOLDERS.get(word, word) for word in line] for line in commands_of(page))
         if arguments[0] != "train" and not arguments[1].startswith("models:")  # nothing was registered
     ]
 
-    _run(setup_of(page) + "from mlflow_ddpm.cli.main import main\n" + "".join(calls))
+    return setup_of(page) + "from mlflow_ddpm.cli.main import main\n" + "".join(calls) if calls else ""
 
 
-def _run(code: str) -> None:
-    Path("page.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "page.py"], check=False, capture_output=True, text=True, timeout=300)
+def _run(codes: dict[Path, str], database: Path) -> None:
+    """Run each page's code in a folder and a process of its own."""
+    for page, code in codes.items():
+        folder = Path(page.stem).absolute()
+        folder.mkdir()
+        shutil.copy(database, folder / "mlflow.db")
+        (folder / page.with_suffix(".py").name).write_text(code, encoding="utf-8")
+    scripts = [str(Path(page.stem, page.with_suffix(".py").name).absolute()) for page in codes]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "run_forked.py"), *scripts]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=600)
 
     assert done.returncode == 0, done.stderr[-4000:]

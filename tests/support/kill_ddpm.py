@@ -29,6 +29,7 @@ from mlflow_ddpm.cli.main import build_parser
 from mlflow_ddpm.cli.main import main as command_line
 from mlflow_ddpm.ddpm.config.config import from_options, options
 from mlflow_ddpm.ddpm.train import train
+from support.common import draw_few_plots
 from support.kill_trials import store_is_equal
 
 EPOCHS = 12
@@ -128,7 +129,7 @@ def _spawn(place: Path) -> int:
 
 def at_publishing(_: Path) -> Trigger:
     """Kill as soon as a plot is there: training has ended, the post-run step has not."""
-    return lambda out: (out / "loss_log.png").exists()
+    return lambda out: (out / "loss_linear.png").exists()
 
 
 def triggers(rng: random.Random, out: Path, training_sec: float, hit: set[str]) -> Iterator[Trigger | None]:
@@ -193,7 +194,7 @@ def _moments(out: Path) -> set[str]:
     """Name the moments in which a life was killed that left these files."""
     unfinished = any(path.suffix == ".tmp" for path in entries(out / "checkpoints"))
     ahead = size(out / "training_metrics.csv") - 2 > newest(out)
-    publishing = (out / "loss_log.png").exists()
+    publishing = (out / "loss_linear.png").exists()
     told = {"in_a_checkpoint": unfinished, "between_row_and_checkpoint": ahead, "while_publishing": publishing}
     return {name for name, seen in told.items() if seen}
 
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    draw_few_plots()
     rng = random.Random(args.seed)  # noqa: S311 - where kills fall
     found = dict.fromkeys(("kills", "in_a_checkpoint", "between_row_and_checkpoint", "while_publishing"), 0)
     found |= dict.fromkeys(("models_differ", "rows_differ", "files_differ", "store_differs"), 0)
