@@ -11,7 +11,7 @@ of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogge
 
 The callback puts itself before the others: it takes the norm before one of them clips, pauses before one of them
 samples, and writes the last row before ``WeightAveraging`` replaces the weights. The end of a step or epoch is recorded
-at the next event, when all of them, and the module itself, have updated their averages.
+at the next event, a saved checkpoint or the next batch, when all of them have updated their averages.
 """
 
 from __future__ import annotations
@@ -169,6 +169,10 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         is_partial = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         self._due.append(partial(self._run.end_epoch, partial=is_partial))
         self._run.pause()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Write the row before a checkpoint from which its steps would not be done again."""
+        self._record_what_ended()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the last epoch or window, which may be short."""

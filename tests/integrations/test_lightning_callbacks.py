@@ -145,3 +145,23 @@ def test_a_logger_that_saw_a_killed_training_ends_the_next_one_as_it_ends(sqlite
         statuses += [run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])]
 
     assert statuses == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.parametrize("every", [None, BATCHES])
+def test_a_row_is_on_disk_before_the_checkpoint_of_its_step(sqlite_uri: str, every: int | None) -> None:
+    """A kill after the checkpoint would lose the row otherwise: a resume does not do its steps again."""
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+    from mlflow_ddpm.integrations.lightning import MetricsCallback
+
+    rows: list[int] = []
+
+    class Looks(Callback):  # type: ignore[misc]
+        def on_save_checkpoint(self, *_: Any) -> None:
+            rows.append(len(_column("epoch")))
+
+    options: dict[str, Any] = {"every_n_train_steps": every} if every else {"save_on_train_epoch_end": True}
+    callbacks = [Looks(), MetricsCallback("out", every_n_steps=every), ModelCheckpoint("saved", **options)]
+    _fit(_new_model(), *callbacks, validates=False, enable_checkpointing=True)
+
+    assert rows[:EPOCHS] == [1, 2]
