@@ -163,16 +163,11 @@ class BatchValues:
             batch_size = sample_count(batch_size)
         further = measured_extras(extras) if extras else {}
         # Everything is checked: from here on nothing is refused, so no half of a batch is counted.
-        tail = self._loss.tail
-        if len(tail) == _FOLD_AT:
-            self._loss.fold()
-            self._grad_norm.fold()
-            tail = self._loss.tail
-        tail.append(loss)
+        self._loss.add(loss)
         if grad_norm is None:
             self._missing_norm.append(self.batches)
         else:
-            self._grad_norm.tail.append(grad_norm)
+            self._grad_norm.add(grad_norm)
         if lr is not None:
             self._lr = lr
         if batch_size is None:

@@ -1,9 +1,9 @@
 """Values within an epoch or window, ``live/loss`` and the like, so that an hour's epoch is seen while it runs.
 
 The training thread notes how much was logged so far and, on CUDA, records an event behind the work that makes these
-values: microseconds, whatever their number. The uploader's thread does the rest: on a stream of
-its own, behind that event, it copies the values into pinned memory without blocking, and reads them once the copy's
-event has completed. So neither thread waits for the device, and the training's stream gets no further work.
+values: microseconds, whatever their number. The uploader's thread does the rest: on a stream of its own, behind that
+event, it copies the values into pinned memory without blocking, and reads them once the copy's event has completed. So
+neither thread waits for the device, and the training's stream gets no further work.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LiveMeter:
         loss = losses[-1]
         events: dict[Any, Any] = {}
         for newest in (loss, grad_norms[-1] if grad_norms else loss, loss if lr is None else lr):
-            if type(newest) is not float and newest.is_cuda:
+            if type(newest) is not float and newest.is_cuda and newest.device not in events:
                 import torch
 
                 # Behind everything that the device was given so far; microseconds, and no wait.

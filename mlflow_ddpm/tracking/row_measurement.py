@@ -144,6 +144,8 @@ class RowMeasurement:
     def add_extras(self, extra: Mapping[str, Any], steps_done: int) -> bool:
         """Add further scalars, checked, without a batch; return whether the open window holds their step."""
         self.recorder.require_open("log_step")
+        if not self.has_measures:  # rank 0 knows
+            return True
         windows, batches = self.windows, self.meter.batches
         is_held = windows is not None and windows.has_steps and steps_done <= windows.window_end
         if batches and is_held:

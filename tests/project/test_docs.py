@@ -204,4 +204,4 @@ def _run(codes: dict[Path, str], database: Path) -> None:
     env["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=600)
 
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-20_000:]

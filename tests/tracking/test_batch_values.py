@@ -159,6 +159,17 @@ def test_kinds_that_alternate_are_folded_each_into_one(dtypes: list[torch.dtype 
     assert list(values.read().losses) == numbers
 
 
+@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2048])
+def test_the_newest_norm_is_at_hand_after_batches_without_one(count: int) -> None:
+    """A live point asks its device for an event."""
+    values = BatchValues()
+    for k in range(count):
+        values.add(0.0, None, float(k), None)
+    values.add(0.0, None, None, None)
+
+    assert values.so_far()[1][1][-1] == count - 1
+
+
 def test_a_learning_rate_tensor_counts_as_it_was_when_it_was_logged() -> None:
     """PyTorch's schedulers change an optimizer's learning rate in place where it is a tensor."""
     lr = torch.tensor(0.1)

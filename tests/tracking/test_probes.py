@@ -12,6 +12,9 @@ from torch import nn
 from mlflow_ddpm.tracking.ema_distance import ema_distance
 from mlflow_ddpm.tracking.probes import compute_grad_norm, read_cuda_memory
 
+# Of gloo, for good: the destructor waits, with the interpreter's lock held, for threads that may want this lock.
+_KEPT: list[Any] = []
+
 
 def _model_with_gradients(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -134,6 +137,7 @@ def test_under_ddp_the_norm_is_that_of_the_averaged_gradients(tmp_path: Any) -> 
     try:
         inner = nn.Linear(8, 3)
         model = nn.parallel.DistributedDataParallel(inner)
+        _KEPT.append(model)
         model(torch.randn(4, 8)).square().sum().backward()
 
         assert float(compute_grad_norm(model)) == pytest.approx(_reference(inner), rel=1e-6)
