@@ -9,9 +9,13 @@
 Losses are those that ``training_step`` returned, gradient norms are from before clipping, and the learning rate is that
 of the step. Validation is kept out of the epoch's time. Beside an ``MLFlowLogger`` both write to one run.
 
-The callback puts itself before the others: it takes the norm before one of them clips, pauses before one of them
-samples, and writes the last row before ``WeightAveraging`` replaces the weights. The end of a step or epoch is recorded
-at the next event, a saved checkpoint or the next batch, when all of them have updated their averages.
+The callback puts itself before the others. It takes the norm before one of them clips, pauses before one of them
+samples at the end of an epoch, and writes the last row before ``WeightAveraging`` replaces the weights. Within an
+epoch, sample in ``with callback.tracker.paused():``.
+
+The end of a step or epoch is recorded at the next event, a saved checkpoint or the next batch, when all of them have
+updated their averages. A row that is written for a checkpoint has the distance that the checkpoint has: an average that
+the module itself updates is one step behind.
 """
 
 from __future__ import annotations
@@ -171,8 +175,14 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
         self._run.pause()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Write the row before a checkpoint from which its steps would not be done again."""
+        """Write the row before a checkpoint from which its steps would not be done again.
+
+        That may be before ``on_train_epoch_end``: after the epoch's last batch, or the validation that follows it.
+        """
         self._record_what_ended()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch and progress.current.processed == progress.current.ready:
+            self._run.end_epoch(partial=False)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the last epoch or window, which may be short."""
@@ -190,10 +200,12 @@ class MetricsCallback(*_callback_classes()):  # type: ignore[misc]
     def _end(self, error: BaseException | None) -> None:
         was_open = self.tracker is not None
         self._unwrap.close()
-        self._record_what_ended()
-        self._run.end(error)
-        if was_open and self._logger_run:
-            self._logger_run.will_end_as(self._run.status)
+        try:
+            self._record_what_ended()
+        finally:  # the run ends, even if a row cannot be written
+            self._run.end(error)
+            if was_open and self._logger_run:
+                self._logger_run.will_end_as(self._run.status)
 
 
 class _LoggerRun:
@@ -245,7 +257,7 @@ class _LoggerRun:
         self._logger._run_id, self._logger._experiment_id = run_id, experiment_id  # noqa: SLF001 - no public names
 
     def will_end_as(self, status: str | None) -> None:
-        """Let the logger end the run with this status; its own ends every training that was killed as FAILED."""
+        """Let the logger end the run with this status; its own ``finalize`` makes a killed or pruned one FAILED."""
         logger = self._logger
 
         def finalize(logger_status: str) -> None:
@@ -253,5 +265,5 @@ class _LoggerRun:
             logger.finalize(logger_status)
             logger.experiment.set_terminated(logger.run_id, status)
 
-        if status == "KILLED":
+        if status in ("KILLED", "FINISHED"):
             logger.finalize = finalize

@@ -91,10 +91,12 @@ class Recording:
     def end(self, error: BaseException | None) -> None:
         """End the run, if it is open: as FINISHED, or as FAILED or KILLED by the error."""
         tracker, self.tracker, self._is_in_epoch = self.tracker, None, False
-        self._paused.close()
-        if tracker:
-            self.has_ended = True
-            tracker.close(error=error)
+        try:
+            self._paused.close()
+        finally:  # it waits for the device, which may have failed
+            if tracker:
+                self.has_ended = True
+                tracker.close(error=error)
 
     def start_epoch(self, epoch: int, *, partial: bool) -> None:
         """Begin an epoch, if epochs are recorded and none is open."""

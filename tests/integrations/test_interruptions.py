@@ -132,6 +132,20 @@ def test_a_training_ended_inside_a_window_is_continued_in_one_run(
     assert _statuses(sqlite_uri) == ["FINISHED"]
 
 
+def test_lightning_killed_between_an_epochs_last_checkpoint_and_its_end_has_each_row(
+    sqlite_uri: str, run: Callable[..., Ended]
+) -> None:
+    """As where a callback samples then: a resume from the checkpoint does not do the epoch again."""
+    run("lightning", "--kill-after", "0")
+
+    assert [row["epoch"] for row in _rows()] == ["0"]
+
+    run("lightning", "--resume")
+
+    assert [(row["epoch"], row["partial"], row["batches"]) for row in _rows()] == [("0", "0", "7"), ("1", "0", "7")]
+    assert _statuses(sqlite_uri) == ["FINISHED"]
+
+
 def test_a_training_in_accelerate_that_fails(sqlite_uri: str, run: Callable[..., Ended]) -> None:
     """The exception is not Accelerate's to see: the interpreter ends with it, and the run as FAILED."""
     run("accelerate", "--end", "error", "--at", "12")

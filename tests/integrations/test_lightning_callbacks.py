@@ -6,7 +6,6 @@ import contextlib
 import copy
 import csv
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,13 @@ def _new_model(average: nn.Module | None = None) -> Any:
     class Model(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.is_first, self.fails = _net(), True, False
+            self.net, self.is_first = _net(), True
+            self.fails_at, self.error = -1, KeyboardInterrupt()
             self.averages = [average] if average else []  # in a list, it is no part of the module
 
-        def training_step(self, batch: Any, number: int) -> torch.Tensor:
-            if self.fails and number == 2:
-                raise KeyboardInterrupt
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            if self.global_step == self.fails_at:
+                raise self.error
             loss: torch.Tensor = (self.net(batch[0]) - 1).square().mean()
             return loss
 
@@ -67,11 +67,12 @@ def _new_model(average: nn.Module | None = None) -> Any:
     return Model()
 
 
-def _fit(model: Any, *callbacks: Any, validates: bool = True, **options: Any) -> None:
+def _fit(model: Any, *callbacks: Any, validates: bool = True, ckpt_path: str | None = None, **options: Any) -> None:
     import lightning
 
     options = {"max_epochs": EPOCHS, "accelerator": "cpu", "num_sanity_val_steps": 0, **_QUIET, **options}
-    lightning.Trainer(callbacks=list(callbacks), **options).fit(model, _data(), _data() if validates else None)
+    trainer = lightning.Trainer(callbacks=list(callbacks), **options)
+    trainer.fit(model, _data(), _data() if validates else None, ckpt_path=ckpt_path)
 
 
 def _column(name: str) -> list[float]:
@@ -119,49 +120,111 @@ def test_what_other_callbacks_do_after_an_epoch_is_not_in_its_time(sqlite_uri: s
 
     from mlflow_ddpm.integrations.lightning import MetricsCallback
 
+    seconds = 0
+
     def sample(_: Any, module: Any) -> None:
-        time.sleep(0.5)
+        nonlocal seconds
+        seconds += 100
         assert "training_step" not in vars(module)
 
     hooks = ("on_validation_start", "on_validation_end", "on_train_epoch_end")
-    ours = MetricsCallback("out", every_n_steps=every)
+    ours = MetricsCallback("out", every_n_steps=every, clock=lambda: seconds)
     others = [LambdaCallback(**dict.fromkeys(hooks, sample)) for _ in range(2)]
     _fit(_new_model(), others[0], ours, others[1], max_epochs=1)
 
-    assert sum(_column("epoch_time_sec")) < 0.5  # they slept for three seconds
+    assert _column("epoch_time_sec") == [0]
 
 
-def test_a_logger_that_saw_a_killed_training_ends_the_next_one_as_it_ends(sqlite_uri: str) -> None:
-    """In a notebook: Ctrl-C, then another fit with the same logger."""
+@pytest.mark.parametrize("then", [None, type("TrialPruned", (Exception,), {})()])
+def test_a_logger_that_saw_a_killed_training_ends_the_next_one_as_it_ends(
+    sqlite_uri: str, then: Exception | None
+) -> None:
+    """In a notebook: Ctrl-C, then another fit with the same logger, which may be a trial that Optuna prunes."""
     from lightning.pytorch.loggers import MLFlowLogger
 
     from mlflow_ddpm.integrations.lightning import MetricsCallback
 
     logger, model = MLFlowLogger("Default", tracking_uri=sqlite_uri), _new_model()
     statuses = []
-    for model.fails in (True, False):
-        with contextlib.suppress(SystemExit):
+    for model.error in (KeyboardInterrupt(), then):
+        model.fails_at = 2 if model.error else -1
+        with contextlib.suppress(SystemExit, type(then)):
             _fit(model, MetricsCallback("out"), logger=logger)
         statuses += [run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])]
 
     assert statuses == ["KILLED", "FINISHED"]
 
 
-@pytest.mark.parametrize("every", [None, BATCHES])
-def test_a_row_is_on_disk_before_the_checkpoint_of_its_step(sqlite_uri: str, every: int | None) -> None:
+def test_a_row_that_cannot_be_written_when_the_training_ends_leaves_no_run_open(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a rank that is gone: in a notebook the run would stay RUNNING."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from mlflow_ddpm import MetricsTracker
+    from mlflow_ddpm.integrations.lightning import MetricsCallback
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    def fail(*_: Any) -> None:
+        raise ValueError("sampling")
+
+    monkeypatch.setattr(MetricsTracker, "end_epoch", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        _fit(_new_model(), MetricsCallback("out"), LambdaCallback(on_train_epoch_end=fail))
+
+    assert [run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("every", "saving", "options"),
+    [
+        (None, {"save_on_train_epoch_end": True}, {"limit_val_batches": 0}),
+        (None, {"every_n_train_steps": 6}, {}),
+        (None, {}, {"check_val_every_n_epoch": 2}),
+        (None, {}, {"val_check_interval": 0.5}),
+        (6, {"every_n_train_steps": 6}, {}),
+    ],
+)
+def test_a_row_is_on_disk_before_the_checkpoint_of_its_step(
+    sqlite_uri: str, every: int | None, saving: dict[str, Any], options: dict[str, Any]
+) -> None:
     """A kill after the checkpoint would lose the row otherwise: a resume does not do its steps again."""
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
     from mlflow_ddpm.integrations.lightning import MetricsCallback
 
-    rows: list[int] = []
+    rows: dict[int, int] = {}  # by steps done
 
     class Looks(Callback):  # type: ignore[misc]
-        def on_save_checkpoint(self, *_: Any) -> None:
-            rows.append(len(_column("epoch")))
+        def on_save_checkpoint(self, trainer: Any, *_: Any) -> None:
+            has_rows = Path("out/training_metrics.csv").exists()
+            rows[trainer.global_step] = len(_column("epoch")) if has_rows else 0
 
-    options: dict[str, Any] = {"every_n_train_steps": every} if every else {"save_on_train_epoch_end": True}
-    callbacks = [Looks(), MetricsCallback("out", every_n_steps=every), ModelCheckpoint("saved", **options)]
-    _fit(_new_model(), *callbacks, validates=False, enable_checkpointing=True)
+    callbacks = [Looks(), MetricsCallback("out", every_n_steps=every), ModelCheckpoint("saved", **saving)]
+    _fit(_new_model(), *callbacks, limit_train_batches=6, enable_checkpointing=True, **options)
 
-    assert rows[:EPOCHS] == [1, 2]
+    assert 12 in rows
+    assert rows == {step: step // 6 for step in rows}
+    assert _column("partial") == [0, 0]
+
+
+@pytest.mark.parametrize("batches", [6, 7])  # the second validation is the epoch's end, or one batch before
+def test_a_resume_from_a_validation_inside_an_epoch_has_each_epoch_once(sqlite_uri: str, batches: int) -> None:
+    """The checkpoint is that of the third of its batches, with which no epoch ends."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from mlflow_ddpm.integrations.lightning import MetricsCallback
+
+    options = {"limit_train_batches": batches, "val_check_interval": 0.5, "enable_checkpointing": True, "max_epochs": 3}
+    model = _new_model()
+    for model.fails_at, path in ((batches + 4, None), (-1, "saved/last.ckpt")):
+        with contextlib.suppress(SystemExit):
+            _fit(model, MetricsCallback("out"), ModelCheckpoint("saved", save_last=True), ckpt_path=path, **options)
+
+    assert [_column(name) for name in ("epoch", "partial", "batches")] == [
+        [0, 1, 2],
+        [0, 1, 0],
+        [batches, batches - 3, batches],
+    ]

@@ -12,6 +12,7 @@ import torch
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording, batch_size_of
+from mlflow_ddpm.tracking import probes
 
 
 class _Pair(NamedTuple):
@@ -86,6 +87,25 @@ def test_each_training_warns_once_of_batches_that_are_not_recorded(
         run.end(None)
 
         assert sum("a batch was not recorded" in text for text in caplog.messages) == training + 1
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_in_a_pause_leaves_no_run_open(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving the pause waits for the device; in a notebook the run would stay RUNNING."""
+    run = Recording("out", None, {})
+    run.open({"tracking_uri": sqlite_uri})
+    run.start_epoch(0, partial=False)
+    run.pause()
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(probes, "synchronize", fail)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        run.end(ValueError("broken"))
+
+    assert run.status == "FAILED"
+    assert run.has_ended
 
 
 def test_a_wrong_argument_is_an_error_where_it_is_written() -> None:

@@ -29,6 +29,7 @@ _OPTIONS.add_argument("--serve", action="store_true")
 _OPTIONS.add_argument("--every", type=int)
 _OPTIONS.add_argument("--end", default="")
 _OPTIONS.add_argument("--at", type=int, default=0)
+_OPTIONS.add_argument("--kill-after", type=int, default=-1, help="SIGKILL at the end of this epoch, in Lightning")
 _OPTIONS.add_argument("--resume", action="store_true")
 _OPTIONS.add_argument("--mlflow", action="store_true", help="beside the framework's own MLflow logger")
 _OPTIONS.add_argument("--devices", type=int, default=1)
@@ -70,6 +71,10 @@ def lightning_loop() -> None:
             loss: torch.Tensor = self.net(batch[0]).square().mean()
             note(loss)
             return loss
+
+        def on_train_epoch_end(self) -> None:
+            if self.current_epoch == ARGS.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         def configure_optimizers(self) -> Any:
             optimizer, schedule = _optimizer(self)
