@@ -16,6 +16,7 @@ a loss count in the window that holds their step, or in the next one if its row 
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ except ImportError as error:
 _OWN = ("lr", "grad_norm", "batch_size")
 _NO_LOSS = "no row was made, for no value was named loss; accelerator.log got "
 _LOSS_NAMES = ("loss", "train_loss", "train/loss")  # the first two are those of diffusers' scripts
+_PENDING_MAX = 1024  # logs that wait for a loss: of a loop that never names one, no more are held
 _TAKEN = {m.name for m in METRICS} | {"step", "epoch", "logged_at_ms"}
 
 _log = logging.getLogger("mlflow_ddpm")
@@ -59,7 +61,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
 
     Raises:
         TypeError: the tracker has no such option.
-        UsageError: ``every_n_steps`` is not a whole number >= 1.
+        UsageError: ``every_n_steps`` is not a whole number >= 1, or ``reduce_over_ranks`` is on.
     """
 
     name = "mlflow_ddpm"
@@ -69,6 +71,11 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def __init__(self, output_dir: str | Path, every_n_steps: int = 1000, **tracker_options: Any) -> None:
         super().__init__()
         check_options(tracker_options)
+        if tracker_options.get("reduce_over_ranks"):
+            raise UsageError(
+                "accelerator.log runs on the main process alone; log accelerator.gather(loss).mean() instead of "
+                "reduce_over_ranks=True"
+            )
         self._every = whole_number("every_n_steps", every_n_steps, 1)
         self._directory, self._options = Path(output_dir), tracker_options
         self._config: dict[str, Any] = {}
@@ -76,7 +83,7 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         self._steps_done: int | None = None
         self._loss_names: tuple[str, ...] = _LOSS_NAMES  # up to the best that came: beside loss, train_loss is a mean
         self._first: int | None = None  # the step of the first log without a loss
-        self._pending: dict[str, Any] = {}  # scalars that came without a loss, for the next window
+        self._pending: deque[dict[str, Any]] = deque(maxlen=_PENDING_MAX)  # came without a loss, for the next window
         self._has_ended = False
         self._refused: set[str] = set()  # what one warning was logged of
 
@@ -97,7 +104,8 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
                 del trackers[index]
         if self._has_ended:
             self._tracker, self._steps_done, self._loss_names, self._has_ended = None, None, _LOSS_NAMES, False
-            self._config, self._pending, self._first = {}, {}, None
+            self._config, self._first = {}, None
+            self._pending.clear()
 
     def store_init_configuration(self, values: Any) -> None:
         """Open the tracker with these hyperparameters."""
@@ -140,8 +148,10 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
         if self._steps_done is None and not GradientState().sync_gradients:
             self._steps_done = steps_done  # a resume inside a step begins with a micro-batch of the next one
         has_risen = steps_done > (self._steps_done or 0)
-        scalars, self._pending = self._pending | scalars, {}
-        self.tracker._rows.add_step(steps_done - 1 if has_risen else None, batch, scalars)  # noqa: SLF001 - ours
+        earlier = list(self._pending)
+        self._pending.clear()
+        step = steps_done - 1 if has_risen else None
+        self.tracker._rows.add_step(step, batch, scalars, earlier)  # noqa: SLF001 - ours
         self._steps_done = steps_done
 
     def _log_without_loss(self, batch: dict[str, Any], scalars: dict[str, Any], steps_done: int) -> None:
@@ -149,10 +159,13 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
             self._warn(name, UsageError(f"{name} came without a loss and is not recorded; log both in one call"))
         if self._first is None:
             self._first = steps_done
+        if scalars and not self.tracker._rows.add_extras(scalars, steps_done):  # noqa: SLF001 - ours
+            self._pending.append(scalars)
         if self._steps_done is None and steps_done - self._first >= self._every:
-            self._warn("loss", UsageError(_NO_LOSS + ", ".join(self._pending | scalars)))
-        if not self.tracker._rows.add_extras(scalars, steps_done):  # noqa: SLF001 - ours
-            self._pending |= scalars
+            self._warn("loss", UsageError(_NO_LOSS + self._pending_names()))
+
+    def _pending_names(self) -> str:
+        return ", ".join(dict.fromkeys(name for scalars in self._pending for name in scalars))
 
     def _take(self, name: str, value: Any) -> Any:
         """Return a value as it can be recorded; one that cannot, or whose name cannot, is one warning and None."""
@@ -177,9 +190,9 @@ class AccelerateTracker(GeneralTracker):  # type: ignore[misc]
     def finish(self) -> None:
         """End the run."""
         if self._pending and self._steps_done is None:
-            self._warn("loss", UsageError(_NO_LOSS + ", ".join(self._pending)))
+            self._warn("loss", UsageError(_NO_LOSS + self._pending_names()))
         elif self._pending:
-            names = ", ".join(self._pending)
+            names = self._pending_names()
             _log.warning("%s came after the last row and is not recorded; log it in one call with the loss", names)
         if self._tracker is not None:
             self._has_ended = True

@@ -16,10 +16,11 @@ that by ``num_items_in_batch``. A micro-batch is recorded as its share times the
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlflow_ddpm.integrations.recording import FrameworkMissingError, Recording, batch_size_of
 from mlflow_ddpm.tracker import MetricsTracker
@@ -30,11 +31,15 @@ try:
 except ImportError as error:
     raise FrameworkMissingError("transformers", "transformers accelerate", error) from error
 
+_log = logging.getLogger("mlflow_ddpm")
+
 
 def track(
     trainer: Any, output_dir: str | Path, every_n_steps: int | None = None, **tracker_options: Any
 ) -> "MetricsCallback":
     """Record the trainings of a Trainer with a :class:`mlflow_ddpm.MetricsTracker`; call it before ``train``.
+
+    A second call for the same Trainer, as from a notebook's cell, replaces the first.
 
     Args:
         trainer: a ``transformers.Trainer``.
@@ -49,7 +54,12 @@ def track(
         TypeError: the tracker has no such option.
         UsageError: ``every_n_steps`` is not a whole number >= 1.
     """
-    callback = MetricsCallback(trainer, Recording(output_dir, every_n_steps, tracker_options))
+    run = Recording(output_dir, every_n_steps, tracker_options)
+    callbacks = trainer.callback_handler.callbacks
+    earlier = next((callback for callback in callbacks if isinstance(callback, MetricsCallback)), None)
+    if earlier:
+        return earlier.record(run)
+    callback = MetricsCallback(trainer, run)
     trainer.add_callback(callback)  # after MLflowCallback, whose run is then the active one
     return callback
 
@@ -76,8 +86,10 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         _wrap(trainer, "evaluate", self._evaluate)
         _wrap(trainer, "predict", self._evaluate)
         _wrap(trainer, "train", self._train)
+        _wrap(trainer, "_load_best_model", self._end_last_window)
         _wrap(trainer.callback_handler, "on_step_end", self._end_step)
         _wrap(trainer.callback_handler, "on_epoch_end", self._end_epoch)
+        _wrap(trainer.callback_handler, "on_train_end", self._end_last_window)
 
     @property
     def tracker(self) -> MetricsTracker | None:
@@ -88,14 +100,21 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         """Measure the distance between a model and its EMA in every row; raise UsageError if they do not fit."""
         self._run.ema.watch(model, ema_model)
 
+    def record(self, run: Recording) -> Self:
+        """Record the trainings to come in another directory, or with other options."""
+        self._run = run
+        return self
+
     def _train(self, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         theirs = _CallbackRun(self._trainer)
-        theirs.activate(self._run.unfinished_run)
+        theirs.activate(self._run.unfinished_run, self._run.directory)
         try:
             result = train(*args, **kwargs)
         except BaseException as error:
-            self._run.end(error)
-            theirs.end(self._run.status or "FAILED")
+            try:
+                self._run.end(error)
+            finally:  # it waits for the device, which may have failed
+                theirs.end(self._run.status or "FAILED")
             raise
         self._run.end(None)
         theirs.end("FINISHED")
@@ -156,6 +175,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self._run.end_step(state.global_step)
         return control
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the row of an epoch whose last step was saved, now: a training that resumes there skips its end."""
+        if not _is_inside(state.epoch) and self._run.end_epoch(partial=False, keep_empty=False):
+            self._epoch += 1
+
     def _end_epoch(self, end: Callable[..., Any], args: Any, state: Any, control: Any) -> Any:
         self._run.pause()  # until the next epoch: other callbacks may sample now, and checkpoints are saved
         control = end(args, state, control)
@@ -163,8 +187,13 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         if self._run.end_epoch(partial=is_cut and _is_inside(state.epoch), keep_empty=False):  # else it was skipped
             self._epoch += 1
         if control.should_training_stop:
-            self._run.end_window()  # before the best model is loaded
+            self._run.end_window()  # before the last checkpoint
         return control
+
+    def _end_last_window(self, proceed: Callable[..., Any], *args: Any) -> Any:
+        """Measure the window before another model is loaded: an evaluation may have stopped the training."""
+        self._run.end_window()
+        return proceed(*args)
 
 
 def _is_inside(epoch: float | None) -> bool:
@@ -187,12 +216,15 @@ class _CallbackRun:
 
         return mlflow.active_run() is not None
 
-    def activate(self, run_id: str | None) -> None:
+    def activate(self, run_id: str | None, directory: Path) -> None:
         """Let the callback write to the run that the directory holds."""
         if self._is_ours and run_id:
             import mlflow
 
-            mlflow.start_run(run_id=run_id)
+            try:
+                mlflow.start_run(run_id=run_id)
+            except Exception as error:  # noqa: BLE001 - another store, or a run that was deleted
+                _log.warning("the run %s of %s is not in MLflowCallback's store: %s", run_id, directory, error)
 
     def end(self, status: str) -> None:
         """End the run as the training ended; MLflow itself ends it as FINISHED whatever happened."""

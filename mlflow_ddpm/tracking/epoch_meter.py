@@ -57,6 +57,11 @@ class EpochMeter:
         if is_untimed:
             self.batches.start_rates()
 
+    def add_extras(self, extras: Mapping[str, Scalar]) -> None:
+        """Keep further scalars that came without a batch."""
+        if self.batches is not None:
+            self.batches.add_extras(extras)
+
     def drop(self) -> None:
         """Forget what is open."""
         self.batches = None

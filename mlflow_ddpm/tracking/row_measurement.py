@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +117,17 @@ class RowMeasurement:
             way = "with every_n_steps call log_step alone" if self.windows else "call start_epoch first"
             raise UsageError(f"{method} needs an open epoch; {way}")
 
-    def add_step(self, step: int | None, values: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-        """Note a step of a window; without a number, a batch of the next. Raises as ``MetricsTracker.log_step``."""
+    def add_step(
+        self,
+        step: int | None,
+        values: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        earlier: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Note a step of a window; without a number, a batch of the next. Raises as ``MetricsTracker.log_step``.
+
+        The window also gets ``earlier``, further scalars that came, checked, before it was open.
+        """
         windows = self.windows
         if windows is None:
             raise UsageError("log_step is for loops that count steps; open MetricsTracker(..., every_n_steps=N)")
@@ -134,6 +143,8 @@ class RowMeasurement:
         if is_first:
             self.open("log_step")
         self.meter.add(values, extra, is_untimed=is_first)
+        for scalars in earlier:
+            self.meter.add_extras(scalars)
         if is_first and done is not None and self._is_logged_once(before := done - windows.every):
             windows.begin(before)
         if done is not None and windows.note(done):
@@ -146,10 +157,10 @@ class RowMeasurement:
         self.recorder.require_open("log_step")
         if not self.has_measures:  # rank 0 knows
             return True
-        windows, batches = self.windows, self.meter.batches
+        windows = self.windows
         is_held = windows is not None and windows.has_steps and steps_done <= windows.window_end
-        if batches and is_held:
-            batches.add_extras(extra)
+        if is_held:
+            self.meter.add_extras(extra)
         return is_held
 
     def _is_logged_once(self, before: int) -> bool:

@@ -115,6 +115,28 @@ def test_accelerate_counts_what_comes_without_a_loss_in_the_window_of_its_step(
     ]
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_accelerate_records_the_mean_of_all_that_came_since_the_last_row(sqlite_uri: str, every: int) -> None:
+    """A discriminator has several steps after a window has ended, and one with the generator."""
+    from accelerate import Accelerator
+
+    from mlflow_ddpm.integrations.accelerate import AccelerateTracker
+
+    accelerator = Accelerator(cpu=True, log_with=AccelerateTracker("out", every_n_steps=every))
+    accelerator.init_trackers("project")
+    accelerator.log({"disc": 7.0}, step=0)
+    accelerator.log({"disc": 9.0}, step=0)
+    for step in (1, 2):
+        accelerator.log({"loss": 1.0}, step=step)
+    for step, value in ((3, 1.0), (4, torch.tensor(2.0)), (5, 6.0)):
+        accelerator.log({"disc": value}, step=step)
+    accelerator.log({"loss": 1.0, "disc": 7.0}, step=6)
+    accelerator.end_training()
+
+    assert _column("disc")[0] == 8
+    assert _column("disc")[-1] == 4
+
+
 def test_accelerate_refuses_wrong_options_at_once_and_says_soon_and_late_what_has_no_row(
     sqlite_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,13 +145,17 @@ def test_accelerate_refuses_wrong_options_at_once_and_says_soon_and_late_what_ha
 
     from mlflow_ddpm.integrations.accelerate import AccelerateTracker
 
-    for options, message in (({"every_n_steps": None}, "must be a whole number"), ({"epochs": 1}, "'epochs'")):
+    for options, message in (
+        ({"every_n_steps": None}, "must be a whole number"),
+        ({"epochs": 1}, "'epochs'"),
+        ({"reduce_over_ranks": True}, "on the main process alone"),
+    ):
         with pytest.raises((UsageError, TypeError), match=message):
             AccelerateTracker("out", **options)
     accelerator = Accelerator(cpu=True, log_with=AccelerateTracker("out", every_n_steps=2))
     accelerator.init_trackers("project")
     accelerator.log({"step_loss": 1.0}, step=2)  # as an evaluation after a resume: a loss may follow
-    assert not caplog.messages
+    assert not [text for text in caplog.messages if "accelerator.log" in text]
     accelerator.log({"step_loss": 1.0}, step=4)
     assert "no value was named loss; accelerator.log got step_loss" in caplog.text
     accelerator.log({"loss": 1.0}, step=6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,16 @@ def test_epochs_that_a_callback_cuts_follow_each_other(sqlite_uri: str) -> None:
     assert [_column(name) for name in ("epoch", "batches", "partial")] == [[0, 1, 2], [3, 3, 3], [1, 1, 1]]
 
 
-@pytest.mark.parametrize("every", [None, 4])
+@pytest.mark.parametrize(
+    ("every", "epochs", "rows"), [(None, 1, [7]), (4, 1, [4, 7]), (4, 3, [4, 8, 12, 14])], ids=["epoch", "all", "early"]
+)
 def test_an_average_is_measured_after_callbacks_and_their_samples_take_no_time(
-    sqlite_uri: str, every: int | None
+    sqlite_uri: str, every: int | None, epochs: int, rows: list[int]
 ) -> None:
-    """The callback comes after the tracker's; the last window is measured before the best model is loaded."""
+    """The callback comes after the tracker's; the last window is measured before the best model is loaded.
+
+    An evaluation stops the training of three epochs after two.
+    """
     model, distances, seconds = _Net(), list[float](), 0.0
     average = [parameter.detach().clone() for parameter in model.parameters()]
 
@@ -123,14 +129,16 @@ def test_an_average_is_measured_after_callbacks_and_their_samples_take_no_time(
         "metric_for_best_model": "eval_loss",
         "greater_is_better": True,
     }
-    trainer = _trainer(Slow, model=model, learning_rate=0.1, eval_strategy="epoch", save_strategy="epoch", **best)
+    best |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = _trainer(Slow, model=model, learning_rate=0.1, num_train_epochs=epochs, **best)
+    trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=1))
     tracked = track(trainer, "out", every_n_steps=every, clock=lambda: seconds)
     tracked.watch(model, average)
     trainer.add_callback(Average())
     trainer.add_callback(_AtStep(2, lambda _: trainer.predict(_DATA[:1])))
     trainer.train()
 
-    assert _column("ema_delta_norm") == pytest.approx([distances[k] for k in ([6] if every is None else [3, 6])])
+    assert _column("ema_delta_norm") == pytest.approx([distances[k - 1] for k in rows])
     assert sum(_column("epoch_time_sec")) == 0
     assert tracked.tracker is None
 
@@ -153,6 +161,48 @@ def test_a_cell_that_failed_and_runs_again_continues_its_run_beside_mlflow_callb
 
     assert (run.info.status, run.data.metrics["loss_mean"] > 0) == ("FINISHED", True)
     assert len(MlflowClient(sqlite_uri).get_metric_history(run.info.run_id, "loss")) == 7
+
+
+def test_an_epoch_whose_last_step_is_saved_has_its_row_though_another_callback_fails(sqlite_uri: str) -> None:
+    """The resumed training does not do this epoch again."""
+
+    class Sampling(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("broken")
+
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 7, "num_train_epochs": 2}
+    trainer = _trainer(callbacks=[Sampling()], **options)
+    track(trainer, "out")
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer.train()
+    trainer = _trainer(**options)
+    track(trainer, "out")
+    trainer.train(resume_from_checkpoint=True)
+
+    assert [_column(name) for name in ("epoch", "batches", "partial")] == [[0, 1], [7, 7], [0, 0]]
+
+
+def test_a_run_that_mlflow_callback_cannot_find_is_a_warning(
+    sqlite_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tracker's run is in another store; a measurement never ends a training. ``track`` may be called again."""
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("broken")
+
+    uri = f"sqlite:///{shutil.copy('mlflow.db', tmp_path / 'other.db')}"
+    trainer = _trainer(callbacks=[_AtStep(5, fail)], report_to="mlflow")
+    first = track(trainer, "out", every_n_steps=2, tracking_uri=uri)
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer.train()
+    trainer.remove_callback(_AtStep)
+    assert track(trainer, "out", every_n_steps=2, tracking_uri=uri) is first
+    trainer.train()
+
+    assert "is not in MLflowCallback's store" in caplog.text
+    assert [run.info.status for run in MlflowClient(uri).search_runs(["0"])] == ["FINISHED"]
+    assert [run.info.status for run in MlflowClient(sqlite_uri).search_runs(["0"])] == ["FINISHED", "FAILED"]
+    assert _column("epoch") == [2, 4, 6, 7]
 
 
 def test_each_trial_of_a_search_is_a_run_of_its_own(sqlite_uri: str) -> None:
