@@ -35,6 +35,8 @@ _DTYPE, _DEVICE, _NUMEL = attrgetter("dtype"), attrgetter("device"), methodcalle
 def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
     """Return the global L2 distance between live parameters and their EMA shadow, with one read of the device.
 
+    Parts whose squares overflow are computed again in float64, with a read of each.
+
     Takes every EMA object that :func:`mlflow_ddpm.tracking.ema_shadow.match_shadow` takes. Frozen parameters that it
     leaves out count as equal. Needs no copy of the model: a bounded number of elements is compared at a time, in the
     wider of both precisions and in float32 at least.
@@ -60,10 +62,10 @@ def ema_distance(model: torch.nn.Module, ema_model: Any) -> float:
     # Asked once for all: asking each pair would cost a third of its distance.
     alike = dtypes == {wide} and len(set(map(_DEVICE, tensors))) == 1
     with torch.inference_mode():
-        distance = _norm(live, shadow, wide, alike=alike)
-        if math.isinf(distance) and tensors[0].device.type != "mps":  # which has no float64
-            distance = _norm(live, shadow, torch.promote_types(wide, torch.float64), alike=False)  # squares overflow
-    return distance
+        norms = _norms(live, shadow, wide, alike=alike)
+        if bool(norms.isinf().any()) and tensors[0].device.type != "mps":  # which has no float64
+            _mend_overflows(norms, live, shadow, torch.promote_types(wide, torch.float64))
+        return float(torch.linalg.vector_norm(norms))
 
 
 class EmaProbe:
@@ -118,10 +120,13 @@ def _has_flat_shards(module: Any) -> bool:
     return getattr(getattr(module, "_handle", None), "uses_sharded_strategy", False) is True
 
 
-def _norm(
+def _norms(
     live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor], dtype: torch.dtype, *, alike: bool
-) -> float:
-    """Return the norm of all differences, computed in ``dtype``, which all tensors have if they are ``alike``."""
+) -> torch.Tensor:
+    """Return the norm of each part's differences, computed in ``dtype``, which all tensors have if ``alike``.
+
+    They come as float64 on the CPU, with zeros after them.
+    """
     import torch
 
     # Room for all results, or more, beforehand: a small one left between large scratches would split the heap.
@@ -137,7 +142,21 @@ def _norm(
             norm = torch.sum(difference.square_(), dim=None, out=out).sqrt_()
         if out is None:
             slot.copy_(norm)
-    return float(torch.linalg.vector_norm(norms.cpu(), dtype=torch.float64))
+    return norms.cpu().double()
+
+
+def _mend_overflows(
+    norms: torch.Tensor, live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    """Compute the norms that are infinite again in ``dtype``, up to one that stays so: a weight is infinite there."""
+    import torch
+
+    is_infinite = norms.isinf().tolist()
+    for index, (p, q) in enumerate(_parts(live, shadow)):
+        if is_infinite[index]:
+            norms[index] = torch.linalg.vector_norm(p.to(dtype) - q.to(p.device, dtype))
+            if norms[index].isinf():
+                return
 
 
 def _parts(live: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> Iterator[_Pair]:

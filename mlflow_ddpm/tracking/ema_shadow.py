@@ -6,6 +6,7 @@ and a module by name.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,25 +37,21 @@ def match_shadow(
         parameters: the model's :func:`live_parameters`, where the caller has them: torch takes long to list them.
 
     Raises:
-        UsageError: nothing in ``ema_model`` fits the model.
+        UsageError: nothing in ``ema_model`` but the model's own weights fits the model, or several averages do.
     """
     parameters = live_parameters(model) if parameters is None else parameters
     if isinstance(ema_model, Iterator):
         ema_model = list(ema_model)
-    failure: UsageError | None = None
-    live: dict[str, torch.Tensor] | None = None
-    for candidate in [_named(model)] if ema_model is model else _candidates(ema_model, model, _DEPTH):
-        try:
-            shadow = _match(parameters, candidate)
-        except UsageError as error:
-            failure = failure or error
-            continue
-        if not _is_live(parameters, shadow):
-            return shadow
-        live = live or shadow
-    if live and (isinstance(ema_model, Mapping) or hasattr(ema_model, "named_parameters")):
-        return live  # the caller asked for the model itself
-    raise failure or UsageError(
+    if ema_model is model:
+        return _match(parameters, parameters)
+    search = _Search(model, parameters)
+    shadow = search.find(ema_model, _DEPTH)
+    if shadow is not None:
+        return shadow
+    if isinstance(ema_model, Mapping) or hasattr(ema_model, "named_parameters"):
+        with contextlib.suppress(UsageError):  # it may be the live model, wrapped: the caller asked for it
+            return _match(parameters, ema_model if isinstance(ema_model, Mapping) else _named(ema_model))
+    raise search.failure or UsageError(
         "ema_model must be a module, a mapping or list of tensors, or an object that holds one, got "
         f"{type(ema_model).__name__}"
     )
@@ -81,27 +78,66 @@ def _named(model: Any) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters(remove_duplicate=False) if is_module else model.named_parameters())
 
 
-def _candidates(held: Any, model: Any, depth: int) -> Iterator[Any]:
-    """Yield mappings and lists that may be the averaged weights, the likeliest first; never the live model's."""
-    if held is None or held is model:
-        return
-    if isinstance(held, Mapping):
-        yield from (held[name] for name in _NAMES if isinstance(held.get(name), Mapping | list | tuple))
-        inner = {name[10:]: tensor for name, tensor in held.items() if str(name).startswith("ema_model.")}
-        yield inner or held
-    elif isinstance(held, list | tuple):
-        yield held
-        if len(held) == 1 and depth:  # improved and guided diffusion: a list for each decay
-            yield from _candidates(held[0], model, depth - 1)
-    else:
-        if hasattr(held, "named_parameters"):
-            for value in _values(held, _MODULE_NAMES) if depth else ():
-                yield from _candidates(value, model, depth - 1)
-            named = _named(held)
-            has_names = not named or not all(map(str.isdigit, named))  # a ParameterList has none
-            yield named if has_names else list(named.values())
-        for value in (*_values(held, _NAMES), *_other_values(held)) if depth else ():
-            yield from _candidates(value, model, depth - 1)
+class _Search:
+    """Looks for averaged weights that fit the model's ``parameters``, and passes over the live ones."""
+
+    def __init__(self, model: Any, parameters: Mapping[str, torch.Tensor]) -> None:
+        self._model, self._parameters = model, parameters
+        self._least = sum(p.requires_grad for p in parameters.values())  # tensors of an average: frozen ones may miss
+        self.failure: UsageError | None = None  # why the likeliest place does not fit
+
+    def find(self, held: Any, depth: int) -> dict[str, torch.Tensor] | None:
+        """Return the averaged weights that ``held`` is or holds; None if nothing fits.
+
+        Raises:
+            UsageError: several models fit, and no name is known to be that of an average.
+        """
+        return next((shadow for shadow in self._places(held, depth) if shadow is not None), None)
+
+    def _places(self, held: Any, depth: int) -> Iterator[dict[str, torch.Tensor] | None]:
+        """Yield what each place in ``held`` gives, the likeliest first."""
+        if isinstance(held, Mapping):
+            yield from (self._fit(held[name]) for name in _NAMES if isinstance(held.get(name), Mapping | list | tuple))
+            names = (name for name in held if isinstance(name, str) and name.startswith("ema_model."))
+            yield self._fit({name[10:]: held[name] for name in names} or held)
+        elif isinstance(held, list | tuple):
+            yield self._fit(held)
+            if len(held) == 1 and depth:  # improved and guided diffusion: a list for each decay
+                yield self.find(held[0], depth - 1)
+        elif held is not None and held is not self._model:
+            if hasattr(held, "named_parameters"):
+                for value in _values(held, _MODULE_NAMES) if depth else ():
+                    yield self.find(value, depth - 1)
+                named = _named(held)
+                has_names = not named or not all(map(str.isdigit, named))  # a ParameterList has none
+                yield self._fit(named if has_names else list(named.values()))
+            for value in _values(held, _NAMES) if depth else ():
+                yield self.find(value, depth - 1)
+            yield self._find_other(held, depth - 1) if depth else None
+
+    def _find_other(self, held: Any, depth: int) -> dict[str, torch.Tensor] | None:
+        """Return what fits under a name of the user's own; which of several is the average, the caller must choose."""
+        fits: dict[str, dict[str, torch.Tensor]] = {}
+        for name, value in _other_values(held):
+            shadow = self.find(value, depth)
+            if shadow is not None and not any(_is_same(shadow, other) for other in fits.values()):
+                fits[name] = shadow
+        if len(fits) > 1:
+            raise UsageError(
+                f"ema_model holds several models that fit: {', '.join(fits)}; pass the one that is the EMA"
+            )
+        return next(iter(fits.values()), None)
+
+    def _fit(self, candidate: Sequence[Any] | Mapping[Any, Any]) -> dict[str, torch.Tensor] | None:
+        if self.failure and len(candidate) < self._least:
+            return None  # at once: a module has many parts, and the first failure is the one to report
+        try:
+            shadow = _match(self._parameters, candidate)
+            _refuse_live(self._parameters, shadow)
+        except UsageError as error:
+            self.failure = self.failure or error
+            return None
+        return shadow
 
 
 def _values(held: Any, names: Sequence[str]) -> Iterator[Any]:
@@ -111,23 +147,28 @@ def _values(held: Any, names: Sequence[str]) -> Iterator[Any]:
             yield value
 
 
-def _other_values(held: Any) -> Iterator[Any]:
+def _other_values(held: Any) -> Iterator[tuple[str, Any]]:
     attributes = getattr(held, "__dict__", {})
     for name, value in {**attributes, **attributes.get("_modules", {})}.items():
-        is_weights = isinstance(value, Mapping | list | tuple) or hasattr(value, "named_parameters")
+        has_entries = isinstance(value, Mapping | list | tuple) and len(value) > 0  # unlike a module's ten of hooks
+        is_weights = has_entries or hasattr(value, "named_parameters")
         is_one_of_several = name.isdigit()  # of a ModuleList: which average, the caller must choose
         if is_weights and not (is_one_of_several or name in _NAMES or any(word in name for word in _LIVE_WORDS)):
-            yield value
+            yield name, value
 
 
 def _match(parameters: Mapping[str, torch.Tensor], candidate: Any) -> dict[str, torch.Tensor]:
     held = candidate if isinstance(candidate, Mapping) else _by_order(parameters, candidate)
     trained = [name for name, p in parameters.items() if p.requires_grad]
     for spelling in (str, _bare, _undotted):
-        named = {spelling(str(name)): tensor for name, tensor in held.items()}
         names = {name: spelling(name) for name in parameters}
-        if len(set(names.values())) < len(names):
-            raise UsageError("ema_model's names fit several parameters of model; pass the average of the same class")
+        wanted = set(names.values())
+        keys = [name for name in held if isinstance(name, str) and spelling(name) in wanted]
+        named = {spelling(name): held[name] for name in keys}
+        if len(wanted) < len(names) or len(named) < len(keys):
+            raise UsageError(
+                "ema_model's names fit several parameters of model, or several one; pass the average of the same class"
+            )
         missing = [name for name in trained if names[name] not in named]
         present = [name for name in parameters if names[name] in named]
         if present and not missing:
@@ -167,9 +208,15 @@ def _undotted(name: str) -> str:
     return _bare(name).replace(".", "").replace("_", "")
 
 
-def _is_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether these are the live weights, which many EMA objects hold beside the averaged ones."""
-    return any(shadow[name] is p and p.requires_grad for name, p in parameters.items() if name in shadow)
+def _refuse_live(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, torch.Tensor]) -> None:
+    """Raise UsageError for the live weights, which many EMA objects hold beside the averaged ones."""
+    if any(shadow[name] is p and p.requires_grad for name, p in parameters.items() if name in shadow):
+        raise UsageError("ema_model holds the model's own weights, not their average; pass the EMA of this model")
+
+
+def _is_same(shadow: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether both are views of one average, such as a module and the list of its parameters."""
+    return all(tensor is other.get(name, tensor) for name, tensor in shadow.items())
 
 
 def _check(parameters: Mapping[str, torch.Tensor], shadow: Mapping[str, Any]) -> None:

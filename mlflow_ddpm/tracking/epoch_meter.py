@@ -67,7 +67,10 @@ class EpochMeter:
         self.batches = None
 
     def read(self) -> Measured:
-        """Return what was measured up to here, with one wait for the device; raises as ``RankSync.together``."""
+        """Return what was measured up to here, with one wait for the device.
+
+        Raises as ``RankSync.together`` and ``RankSync.require_known_world``.
+        """
         values = self.batches or BatchValues()
         elapsed = self.timer.stop()
         memory = probes.read_cuda_memory(self._device)
@@ -115,10 +118,11 @@ class EpochMeter:
         number = f"{rows_are} {row.epoch}"
         _log.warning(
             "the %s was not finite in %s of %s, first in batch %d; counted in %s and excluded "
-            "from the statistics; further cases are not logged",
+            "from the statistics; further %s are not logged",
             "gradient norm (not the loss)" if is_skipped else "loss or gradient norm",
             count_of(row.nonfinite_batches, "batch", "batches"),
             number,
             epoch_statistics.nonfinite_batches(batches)[0],
             "skipped_steps, as GradScaler skips such steps," if is_skipped else "nonfinite_batches",
+            "skipped steps" if is_skipped else "cases",
         )

@@ -57,6 +57,8 @@ class FindingsWatch:
     def notify(self) -> None:
         """Have the rules look at a new row; return at once."""
         self._lane.start()
+        if self.callbacks:
+            self._callback_lane.start()  # now: a finding may come at the interpreter's end, when no thread can start
         self._lane.notify()
 
     def close(self, timeout: float) -> None:
@@ -79,13 +81,16 @@ class FindingsWatch:
         if not rows or rows[-1].logged_at_ms <= self._seen_ms:
             return
         try:
-            if self._known is None:
-                old = self._history(row for row in rows if (row.epoch, row.logged_at_ms) in self._old)
-                self._known = {finding.rule for finding in find_findings(old)} if old.rows else set()
-            history = self._history(rows)
-            findings = find_findings(history)
-        finally:
-            self._seen_ms = rows[-1].logged_at_ms  # a rule that breaks on these rows would break again
+            self._announce_new(rows)
+        finally:  # a rule that breaks on these rows would break again; not before, as close() then waits no longer
+            self._seen_ms = rows[-1].logged_at_ms
+
+    def _announce_new(self, rows: list[EpochMetrics]) -> None:
+        if self._known is None:
+            old = self._history(row for row in rows if (row.epoch, row.logged_at_ms) in self._old)
+            self._known = {finding.rule for finding in find_findings(old)} if old.rows else set()
+        history = self._history(rows)
+        findings = find_findings(history)
         new = [f for f in findings if f.severity in _ANNOUNCED and f.rule not in self._known]
         self._known.update(finding.rule for finding in new)
         if new:
@@ -110,6 +115,8 @@ class FindingsWatch:
     def _call_back(self) -> None:
         while self._uncalled:
             for callback in list(self.callbacks):
+                if self._callback_lane.stopped:  # close() has returned, or is about to
+                    return
                 try:
                     callback(self._uncalled[0])
                 except BaseException as error:  # noqa: BLE001 - the user's, sys.exit() too: it ends this thread in no case

@@ -14,6 +14,7 @@ import torch
 from support.common import ROOT, slow
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlflow_ddpm.core.errors import UsageError
 from mlflow_ddpm.tracking.ema_distance import EmaProbe, ema_distance
@@ -85,6 +86,35 @@ def test_equal_differences_are_summed_right(away: float, size: int, dtype: torch
     average = {"weight": torch.full((size, size), away)}
 
     assert ema_distance(model, average) == pytest.approx(float(average["weight"][0, 0]) * size, rel=1e-5)
+
+
+class _Widened(TorchDispatchMode):
+    """Notes how many elements each float64 result has."""
+
+    sizes: list[int]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            self.sizes.append(result.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("away", "largest"), [([2e30, 1.0, 0.0], 500), ([math.inf, 1.0, 1.0], 500), ([3.0, math.inf, 2e30], 600)]
+)
+def test_only_parts_whose_squares_overflow_are_computed_again(away: list[float], largest: int) -> None:
+    """An infinite weight costs its own part at each row, not the whole model once more."""
+    sizes = (500, 600, 700)
+    model = nn.ParameterList([torch.zeros(size) for size in sizes])
+    average = [torch.full((size,), value) for size, value in zip(sizes, away, strict=True)]
+    exact = math.sqrt(sum(size * value**2 for size, value in zip(sizes, away, strict=True)))
+    with _Widened() as widened:  # type: ignore[no-untyped-call]
+        widened.sizes = []
+        distance = ema_distance(model, average)
+
+    assert distance == pytest.approx(exact, rel=1e-6)
+    assert max(widened.sizes) == largest
 
 
 @pytest.mark.parametrize("entry", [5, None, torch.ones(2, dtype=torch.complex64)])

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from support.common import slow
 from torch import nn
 
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.tracking import ema_shadow
 from mlflow_ddpm.tracking.ema_distance import EmaProbe, ema_distance
 from mlflow_ddpm.tracking.ema_shadow import match_shadow
 
@@ -75,6 +77,10 @@ def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: average[name].detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
+def _in_two_forms(average: nn.Module) -> Holder:
+    return Holder(polyak=average, params=list(average.parameters()))
+
+
 KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "module": _averaged,
     "state_dict": lambda m: _averaged(m).state_dict(),
@@ -102,6 +108,8 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "a wrapped average of more": lambda m: torch.optim.swa_utils.AveragedModel(_modules(unet=_averaged(m))),
     "iterator": lambda m: _averaged(m).parameters(),
     "a list for each decay": lambda m: Holder(model=m, ema_rate=[0.9], ema_params=[_shadow_list(m)]),
+    "one average in two forms": lambda m: _in_two_forms(_averaged(m)),
+    "a known name beside a teacher": lambda m: Holder(teacher=copy.deepcopy(m), ema=Undotted(m)),
     "two objects deep": lambda m: Holder(helper=None, ema=Holder(shadow=_trained(m))),
 }
 
@@ -185,6 +193,63 @@ def test_what_does_not_fit_is_refused_in_one_line(wrong: Any, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+WITHOUT_AVERAGE: dict[str, Callable[[nn.Module], Any]] = {
+    "a module that holds it": lambda m: _modules(net=m),
+    "an object": lambda m: Holder(net=m),
+    "its parameters": lambda m: list(m.parameters()),
+    "a mapping in an object": lambda m: Holder(weights=dict(m.named_parameters())),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, torch.compile, nn.DataParallel])
+@pytest.mark.parametrize("kind", WITHOUT_AVERAGE)
+def test_the_live_weights_are_never_taken_for_their_average(kind: str, wrap: Callable[[nn.Module], Any]) -> None:
+    """Their distance would be 0 for ever; only who passes the model itself gets it."""
+    model = _model()
+    with pytest.raises(UsageError, match=r"own weights, not their average|are missing|an object that holds one, got"):
+        match_shadow(wrap(model), WITHOUT_AVERAGE[kind](model))
+
+    assert ema_distance(wrap(model), model) == 0.0
+
+
+SEVERAL: dict[str, Callable[[nn.Module], Any]] = {
+    "backbone, head": lambda m: _modules(backbone=copy.deepcopy(m), head=copy.deepcopy(m)),
+    "teacher, averages": lambda m: Holder(teacher=copy.deepcopy(m), averages=nn.ParameterList(_shadow_list(m))),
+    "fast, slow": lambda m: Holder(net=m, fast=_trained(m), slow=_shadow_list(m)),
+}
+
+
+@pytest.mark.parametrize("names", SEVERAL)
+def test_which_of_several_models_is_the_average_is_not_guessed(names: str) -> None:
+    """The message names them."""
+    model = _model()
+    with pytest.raises(UsageError, match=f"holds several models that fit: {names}; pass"):
+        match_shadow(model, SEVERAL[names](model))
+
+
+def test_keys_that_are_no_names_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spelling out a tensor would read the device."""
+    model = _model()
+    by_tensor: dict[Any, Any] = {p: p.detach() for p in model.parameters()}
+    monkeypatch.setattr(torch.Tensor, "__str__", lambda _: pytest.fail("a tensor was spelled out"))
+    with pytest.raises(UsageError, match="6 of 6 are missing"):
+        match_shadow(model, by_tensor)
+
+    assert ema_distance(model, by_tensor | _trained(model)) == pytest.approx(_expected(model), rel=1e-6)
+
+
+def test_a_large_model_that_does_not_fit_is_refused_without_a_look_at_each_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module has ten mappings of hooks, which are empty, and parts that are too small."""
+    monkeypatch.setattr(ema_shadow, "_undotted", spelling := Mock(wraps=ema_shadow._undotted))
+    model, other = (_modules(**{f"part{i}": nn.Linear(1, 1) for i in range(count)}) for count in (20, 19))
+    with pytest.raises(UsageError, match="2 of 40 are missing"):
+        match_shadow(model, other)
+
+    assert spelling.call_count < 200  # 40 names, 38 others
+
+
 def test_a_pair_is_measured_anew_each_time_and_another_goes_before_it() -> None:
     """Lists are replaced by some libraries, so nothing is kept but the object."""
     model, probe = _model(), EmaProbe()
@@ -205,3 +270,13 @@ def test_names_that_fit_two_parameters_are_refused() -> None:
     assert ema_distance(model, average) == 0.0  # by what it holds
     with pytest.raises(UsageError, match="fit several parameters of model"):
         ema_distance(model, average.state_dict())
+
+
+def test_two_of_the_emas_names_that_fit_one_parameter_are_refused() -> None:
+    """Either may be the average."""
+    model = nn.ModuleDict({"ab": nn.Linear(2, 2)})
+    shadow = {"abweight": torch.ones(2, 2), "abbias": torch.ones(2), "a_b_weight": torch.zeros(2, 2)}
+
+    with pytest.raises(UsageError, match="fit several parameters of model"):
+        ema_distance(model, shadow)
+    assert ema_distance(model, {**dict(model.named_parameters()), **shadow}) == 0.0  # the very names

@@ -58,6 +58,8 @@ def test_values_that_are_not_finite_are_warned_about_once(clock: HandClock, capl
         "the gradient norm (not the loss) was not finite in 1 batch of epoc",
         "the loss or gradient norm was not finite in 1 batch of epoch 2, fi",
     ]
+    ends = [record.getMessage().rpartition("; ")[2] for record in caplog.records]
+    assert ends == ["further skipped steps are not logged", "further cases are not logged"]
 
 
 def test_a_loss_changed_in_place_is_warned_about_once(clock: HandClock, caplog: pytest.LogCaptureFixture) -> None:

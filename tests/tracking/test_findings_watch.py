@@ -18,7 +18,11 @@ from mlflow_ddpm.analysis.findings import rules
 from mlflow_ddpm.analysis.findings.rule import Rule
 from mlflow_ddpm.analysis.findings.rules import Finding
 from mlflow_ddpm.core.errors import UsageError
+from mlflow_ddpm.core.metrics import EpochMetrics
+from mlflow_ddpm.storage.mirror import Mirror
 from mlflow_ddpm.tracking import findings_watch, remote_run
+from mlflow_ddpm.tracking.findings_watch import FindingsWatch
+from mlflow_ddpm.tracking.lane import Activity
 
 TAG = "mlflow_ddpm.findings"
 
@@ -145,6 +149,64 @@ def test_a_callback_may_close_the_tracker(sqlite_uri: str) -> None:
     _wait(lambda: took)
 
     assert MlflowClient(sqlite_uri).get_run(str(tracker.run_id)).info.status == "FAILED"
+
+
+def _watch(send: Callable[[object], None]) -> FindingsWatch:
+    """Return one that looks at once at a row that two rules find something in."""
+    mirror, activity = Mirror(Path("out")), Activity()
+    watch = FindingsWatch(mirror, {}, None, send, activity)
+    mirror.rows.append(EpochMetrics(epoch=0, loss_mean=math.nan, nonfinite_batches=1, batches=1, logged_at_ms=1))
+    activity.written_at = -math.inf
+    return watch
+
+
+def test_close_waits_for_a_look_until_its_callbacks_are_called() -> None:
+    """Not until the rules are done: the tag and the log's lines come between."""
+    seen: list[str] = []
+    closing = threading.Thread(target=lambda: watch.close(10.0))
+
+    def send(_: object) -> None:
+        closing.start()
+        closing.join(0.02)
+
+    watch = _watch(send)
+    watch.callbacks.append(lambda finding: seen.append(finding.rule))
+    watch.notify()
+    _wait(lambda: closing.ident)
+    closing.join()
+
+    assert set(seen) == {"nonfinite_batches", "divergence"}
+
+
+def test_nothing_is_called_after_close() -> None:
+    """A callback that close() did not wait for ends by itself; those after it are left out."""
+    is_called, may_end, seen = threading.Event(), threading.Event(), []
+
+    def wait(finding: Finding) -> None:
+        seen.append(finding.rule)
+        is_called.set()
+        may_end.wait(30)
+
+    watch = _watch(lambda _: None)
+    watch.callbacks += [wait, wait]
+    watch.notify()
+    is_called.wait(30)
+    watch.close(timeout=0.0)
+    may_end.set()
+    watch._callback_lane._thread.join()
+
+    assert len(seen) == 1
+
+
+def test_the_thread_of_callbacks_starts_with_the_first_row() -> None:
+    """At the interpreter's end, when the last row may be looked at, no thread can start."""
+    watch = _watch(lambda _: None)
+    watch._mirror.rows.clear()
+    watch.callbacks.append(print)
+    watch.notify()
+
+    assert watch._callback_lane.can_work
+    watch.stop()
 
 
 def test_infos_are_no_news(sqlite_uri: str, caplog: pytest.LogCaptureFixture) -> None:
