@@ -247,7 +247,7 @@ def test_a_large_model_that_does_not_fit_is_refused_without_a_look_at_each_part(
     with pytest.raises(UsageError, match="2 of 40 are missing"):
         match_shadow(model, other)
 
-    assert spelling.call_count < 200  # 40 names, 38 others
+    assert spelling.call_count < 300  # 40 names and 38 others: not so many for each part
 
 
 def test_a_pair_is_measured_anew_each_time_and_another_goes_before_it() -> None:
