@@ -196,7 +196,6 @@ def test_what_does_not_fit_is_refused_in_one_line(wrong: Any, message: str) -> N
 WITHOUT_AVERAGE: dict[str, Callable[[nn.Module], Any]] = {
     "a module that holds it": lambda m: _modules(net=m),
     "an object": lambda m: Holder(net=m),
-    "its parameters": lambda m: list(m.parameters()),
     "a mapping in an object": lambda m: Holder(weights=dict(m.named_parameters())),
 }
 
@@ -208,6 +207,8 @@ def test_the_live_weights_are_never_taken_for_their_average(kind: str, wrap: Cal
     model = _model()
     with pytest.raises(UsageError, match=r"own weights, not their average|are missing|an object that holds one, got"):
         match_shadow(wrap(model), WITHOUT_AVERAGE[kind](model))
+    with pytest.raises(UsageError, match="own weights, not their average"):
+        match_shadow(wrap(model), list(model.parameters()))
 
     assert ema_distance(wrap(model), model) == 0.0
 
