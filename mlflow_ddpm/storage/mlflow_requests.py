@@ -145,7 +145,10 @@ def in_time(seconds: float | None, call: Callable[[], _T]) -> _T:
             except BaseException as error:  # noqa: BLE001 - raised to the caller; a plug-in may exit
                 answer.set_exception(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    try:
+        threading.Thread(target=ask, daemon=True).start()
+    except RuntimeError:  # newer Pythons start no thread at the interpreter's exit
+        ask()
     return answer.result(seconds)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 from mlflow_ddpm.core import ranks
@@ -27,7 +28,6 @@ _log = logging.getLogger("mlflow_ddpm")
 _TIMEOUT_SEC = 45.0  # the error is to come within a minute
 _END_SEC = 2.0  # for a request that the training or the end of the run waits for: the store's host may hang
 _POLL_SEC = 0.5
-_PREFIX = "mlflow_ddpm"
 _COMPLETE = "complete"
 _trackers: Counter[str] = Counter()  # opened by this process, by name of their directory
 _reducing = count()  # likewise, those that reduce over ranks
@@ -37,13 +37,6 @@ def _group_store() -> Any:
     """Return the key-value store of ``torch.distributed``'s default group; None if there is no group."""
     group = ranks.group()
     return group and group.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name for it
-
-
-def _in_time(request: Callable[[], _T], seconds: float | None = None) -> _T:
-    try:
-        return in_time(_END_SEC if seconds is None else seconds, request)
-    except RuntimeError:  # newer Pythons start no thread at the interpreter's exit
-        return request()
 
 
 class RankSync:
@@ -67,8 +60,10 @@ class RankSync:
         self._is_single = reduces and ranks.world_size() == 1
         self.reduces = reduces and not self._is_single
         _trackers[directory.name] += 1
-        # torchrun's restarts share one store: what an attempt that failed has left there is not of this one.
-        attempt = f"{_PREFIX}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # The store of torchrun's agent outlives an attempt that failed, with what that has left. Any other is new, and
+        # needs no number, which may differ by node: each counts the failures of its own ranks.
+        is_agents_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        attempt = f"mlflow_ddpm/{os.environ['TORCHELASTIC_RESTART_COUNT'] if is_agents_store else 0}"
         self._key = f"{attempt}/{directory.name}/{_trackers[directory.name]}"
         # Without the directory's name, which may differ by rank.
         self._barrier = f"{attempt}/barrier/{next(_reducing) if self.reduces else None}"
@@ -86,22 +81,37 @@ class RankSync:
         """Return the group's store; None without one, and in a forked process, which would share the rank's socket."""
         return _group_store() if os.getpid() == self._pid and not self._silence else None
 
-    def _ask(self, question: Callable[[], _T]) -> _T:
-        """Return the answer to what is asked of the store for at most 45 s.
+    def _required_store(self, hint: str) -> Any:
+        """Return the group's store; else raise PeerLostError if it has fallen silent, UsageError if there is none."""
+        store = self._store()
+        if store is None:
+            raise PeerLostError(self._silence) if self._silence else UsageError(hint)
+        return store
+
+    def _ask(self, request: Callable[..., _T], *arguments: object) -> _T:
+        """Return the answer to a request to the store, made on a thread of its own: signals are handled meanwhile.
 
         Raises:
-            PeerLostError: there is no answer: the process that hosts the store has ended, is stopped or unreachable.
+            PeerLostError: no answer within 45 s: the process that hosts the store has ended, is stopped or unreachable.
         """
-        if self._silence:
-            raise PeerLostError(self._silence)
+        has_ended = Event()
+
+        def make() -> _T:
+            try:
+                return request(*arguments)
+            finally:
+                has_ended.set()
+
         try:
-            return _in_time(question, _TIMEOUT_SEC + _END_SEC)
-        except Exception as error:
+            return in_time(_TIMEOUT_SEC, make)
+        except (OSError, RuntimeError) as error:  # TimeoutError is an OSError, the store's errors are RuntimeErrors
             self._silence = (
                 f"the store of the process group does not answer ({first_line(error)}): its host, torchrun or rank 0, "
                 "has ended or hangs"
             )
             raise PeerLostError(self._silence) from error
+        finally:  # after a signal, too: a thread inside of the store when the interpreter ends would abort the process
+            has_ended.wait(_END_SEC)
 
     def require_known_world(self) -> None:
         """Raise UsageError if a group of several ranks was made too late to reduce over them."""
@@ -138,11 +148,10 @@ class RankSync:
         """
         if self._broken:
             raise self._broken()
-        store = self._store()
-        if store is None and not self._silence:
-            raise UsageError("reduce_over_ranks=True needs a torch.distributed group of which this process is a rank")
+        hint = "reduce_over_ranks=True needs a torch.distributed group of which this process is a rank"
+        store = self._required_store(hint)
         self._rounds += 1
-        outcome = self._ask(partial(self._meet, store, ranks.rank()))
+        outcome = self._meet(store, ranks.rank())
         if outcome != _COMPLETE:
             self._broken = partial(PeerLostError if outcome == self.lost_rank() else UsageError, outcome)
             raise self._broken()
@@ -150,19 +159,21 @@ class RankSync:
     def _meet(self, store: Any, rank: int) -> str:
         """Return what became of a round, once it is known."""
         verdict, *arrivals = self._keys(self._rounds)
-        store.set(arrivals[rank], "")
-        if store.check(arrivals):
-            store.compare_set(verdict, "", _COMPLETE)
+        self._ask(store.set, arrivals[rank], "")
+        if self._ask(store.check, arrivals):
+            self._ask(store.compare_set, verdict, "", _COMPLETE)
         if not self._wait(store, verdict):
-            late = ", ".join(str(other) for other, key in enumerate(arrivals) if not store.check([key]))
-            store.compare_set(verdict, "", self.lost_rank() or _did_not_come(late, rank))
-        if self._rounds > 2:  # noqa: PLR2004 - whoever is in this round has left the last but one
-            old_verdict, *old_arrivals = self._keys(self._rounds - 2)
-            store.delete_key(old_arrivals[rank])
-            if rank == 0:
-                store.delete_key(old_verdict)
-        outcome: str = store.get(verdict).decode()
-        return outcome
+            late = ", ".join(str(other) for other, key in enumerate(arrivals) if not self._ask(store.check, [key]))
+            did_not_come = (
+                f"rank {late} did not end this epoch within {_TIMEOUT_SEC:.0f} s of rank {rank}; with "
+                "reduce_over_ranks=True every rank must call end_epoch (log_step), not rank 0 alone"
+            )
+            self._ask(store.compare_set, verdict, "", self.lost_rank() or did_not_come)
+        old_verdict, *old_arrivals = self._keys(self._rounds - 2)  # whoever is in this round has left that one
+        self._ask(store.delete_key, old_arrivals[rank])
+        if rank == 0:
+            self._ask(store.delete_key, old_verdict)
+        return str(self._ask(store.get, verdict).decode())
 
     def _keys(self, this_round: int) -> list[str]:
         """Return the keys of a round: what became of it, and that each rank came."""
@@ -170,15 +181,13 @@ class RankSync:
 
     def _wait(self, store: Any, key: str) -> bool:
         """Return whether a key is set within 45 s; False soon where a rank has failed."""
-        began = time.monotonic()
-        next_look = began  # for a rank that failed: rarely, as all ranks ask one host
-        while not store.check([key]):  # the store's own wait would hold signals up, and prints a warning
-            now = time.monotonic()
-            waited = now - began
+        began, next_look = time.monotonic(), 0.0  # for a rank that failed: rarely, as all ranks ask one host
+        while not self._ask(store.check, [key]):  # the store's own wait prints a warning
+            waited = time.monotonic() - began
             if waited > _TIMEOUT_SEC:
                 return False
-            if now >= next_look:
-                next_look = now + _POLL_SEC
+            if waited >= next_look:
+                next_look = waited + _POLL_SEC
                 if self.lost_rank():
                     return False
             time.sleep(min(0.001 + waited / 5, _POLL_SEC))
@@ -189,22 +198,21 @@ class RankSync:
         with contextlib.suppress(Exception):  # the store may be gone with its process
             if outcome.status == "FAILED" and (store := self._store()):
                 text = f"rank {rank} ended with {outcome.error_type}: {outcome.error_message}"
-                _in_time(partial(store.compare_set, f"{self._key}/lost", "", text))
+                in_time(_END_SEC, partial(store.compare_set, f"{self._key}/lost", "", text))
 
     def lost_rank(self) -> str | None:
         """Return which other rank's training failed, and how; None where none has, or the store does not answer."""
         key = f"{self._key}/lost"
         with contextlib.suppress(Exception):
             if store := self._store():
-                return _in_time(lambda: str(store.get(key).decode()) if store.check([key]) else None)
+                return in_time(_END_SEC, lambda: str(store.get(key).decode()) if store.check([key]) else None)
         return None
 
     def publish_next_epoch(self, value: int) -> None:
         """Let the other ranks know the first epoch (or step) without a row, once; rank 0 reads it from disk."""
-        store = None if self._is_published else self._store()
-        if store is not None:
+        if not self._is_published and (store := self._store()):
             with contextlib.suppress(Exception):  # the training may do without
-                _in_time(partial(store.set, f"{self._key}/next", str(value)))
+                in_time(_END_SEC, partial(store.set, f"{self._key}/next", str(value)))
                 self._is_published = True
 
     def passed(self, epoch: int) -> None:
@@ -222,13 +230,12 @@ class RankSync:
         """
         if self._next_epoch is not None:
             return self._next_epoch
-        store, key = self._store(), f"{self._key}/next"
-        if store is None and not self._silence:
-            raise UsageError(
-                "next_epoch is known on rank 0 alone, and this process has no torch.distributed group to ask it by; "
-                "call torch.distributed.init_process_group before it, or broadcast rank 0's number"
-            )
-        if not self._ask(lambda: store.check([key]) if self._has_waited else self._wait(store, key)):
+        store = self._required_store(
+            "next_epoch is known on rank 0 alone, and this process has no torch.distributed group to ask it by; "
+            "call torch.distributed.init_process_group before it, or broadcast rank 0's number"
+        )
+        key = f"{self._key}/next"
+        if not (self._ask(store.check, [key]) if self._has_waited else self._wait(store, key)):
             self._has_waited = True
             if lost := self.lost_rank():
                 raise PeerLostError(lost)
@@ -236,15 +243,8 @@ class RankSync:
                 f"next_epoch is known on rank 0 alone, which opened no tracker on this directory within "
                 f"{_TIMEOUT_SEC:.0f} s; open the tracker on every rank"
             )
-        self._next_epoch = self._ask(lambda: int(store.get(key)))
+        self._next_epoch = int(self._ask(store.get, key))
         return self._next_epoch
-
-
-def _did_not_come(late: str, rank: int) -> str:
-    return (
-        f"rank {late} did not end this epoch within {_TIMEOUT_SEC:.0f} s of rank {rank}; with reduce_over_ranks=True "
-        "every rank must call end_epoch (log_step), not rank 0 alone"
-    )
 
 
 def warn_if_nothing_is_recorded(*, is_group_due: bool) -> None:

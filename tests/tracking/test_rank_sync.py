@@ -6,15 +6,19 @@ import json
 import logging
 import os
 import re
+import signal
+import subprocess
+import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
+from support.common import ROOT
 from support.torchrun import torchrun
 
 from mlflow_ddpm import MetricsTracker, read_history
@@ -128,6 +132,61 @@ dist.destroy_process_group()
 """
 )
 
+LEAVES = """
+import os, signal, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from torch.distributed import TCPStore
+from mlflow_ddpm.tracking import rank_sync
+
+# A request is on its way nearly always.
+rank_sync.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+reader, writer = os.pipe()
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        rank_sync._group_store = lambda: store
+        os.write(writer, b"x")
+        rank_sync.RankSync(Path("out"), reduces=True).wait_for_all()
+    os.read(reader, 1)
+    children.append(child)
+time.sleep(0.05)
+for child in children:
+    os.kill(child, signal.SIGTERM)
+for child in children:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[threading.Thread]]]:
+    """The process that hosts the store of this one, and the threads whose requests it got."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        mine = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(writer, f"{mine.port:5}".encode())
+        signal.pause()
+    store = TCPStore("127.0.0.1", int(os.read(reader, 5)), is_master=False)
+    threads: list[threading.Thread] = []
+
+    def request(name: str, *arguments: object) -> object:
+        threads.append(threading.current_thread())
+        return getattr(store, name)(*arguments)
+
+    spied = SimpleNamespace(**{name: partial(request, name) for name in ("check", "compare_set", "get", "set")})
+    monkeypatch.setattr(rank_sync, "_group_store", lambda: spied)
+    yield pid, threads
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    os.close(writer)
+
 
 def _run(code: str, place: Path, *arguments: str) -> tuple[str, int | None]:
     script = place / "program.py"
@@ -229,6 +288,8 @@ def test_a_rank_that_failed_is_named_to_those_that_wait(method: str, two_ranks: 
 def test_an_attempt_that_failed_leaves_the_next_one_alone(two_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent of torchrun restarts the ranks, and keeps the store of the first attempt."""
     monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.01)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     peers = RankSync(Path("torchrun"), reduces=True)
     peers.publish_next_epoch(0)
     peers.publish_failure(1, BAD_BATCH)
@@ -241,18 +302,33 @@ def test_an_attempt_that_failed_leaves_the_next_one_alone(two_ranks: None, monke
         peers.next_epoch()
 
 
-@pytest.mark.parametrize("answer", [Event().wait, partial(int, "the host is gone")])
+def test_nodes_that_count_restarts_differently_meet(two_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent counts the failures of its own ranks; a store that is not the agent's is new at each attempt."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    RankSync(Path("nodes"), reduces=False).publish_next_epoch(3)
+    monkeypatch.setattr(rank_sync, "_trackers", Counter[str]())  # as in another process
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.01)
+
+    assert RankSync(Path("nodes"), reduces=False).next_epoch() == 3
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_store_without_an_answer_holds_nothing_up(
-    answer: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    end: signal.Signals, host: tuple[int, list[threading.Thread]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its host may have ended, be stopped or unreachable. Whoever waits for ranks gets an error, each time at once."""
-    store = SimpleNamespace(check=lambda _: answer(), compare_set=lambda *_: answer(), set=lambda *_: answer())
-    monkeypatch.setattr(rank_sync, "_group_store", lambda: store)
-    monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.0)
-    monkeypatch.setattr(rank_sync, "_END_SEC", 0.01)
+    """Its host may have ended, be stopped or unreachable. Whoever waits for ranks gets an error, each time at once.
+
+    No request is made on the thread of the training, not even a second time.
+    """
+    pid, threads = host
+    monkeypatch.setattr(rank_sync, "_TIMEOUT_SEC", 0.01)
+    monkeypatch.setattr(rank_sync, "_END_SEC", 0.001)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     peers = RankSync(Path("out"), reduces=True)
+    os.kill(pid, end)
     peers.publish_next_epoch(0)
     peers.publish_failure(1, BAD_BATCH)
     assert peers.lost_rank() is None
@@ -260,6 +336,54 @@ def test_a_store_without_an_answer_holds_nothing_up(
     for method in (peers.next_epoch, peers.wait_for_all, peers.next_epoch):
         with pytest.raises(PeerLostError, match=r"the store of the process group does not answer .*has ended or hangs"):
             method()
+    assert len(threads) == 4
+    assert threading.main_thread() not in threads
+
+
+def test_an_error_that_is_not_the_stores_is_not_blamed_on_its_host(
+    two_ranks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's own mistake would be looked for in the network."""
+    monkeypatch.setattr(rank_sync, "_group_store", lambda: SimpleNamespace(check=lambda _: int("a mistake")))
+
+    with pytest.raises(ValueError, match="a mistake"):
+        RankSync(Path("out"), reduces=True).next_epoch()
+
+
+@pytest.mark.parametrize("method", ["wait_for_all", "next_epoch"])
+def test_a_signal_ends_the_wait_and_leaves_no_thread_at_it(method: str, two_ranks: None) -> None:
+    """A thread would ask on for 45 s, and blame a rank for not having come."""
+    before = set(threading.enumerate())
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        peers = RankSync(Path("out"), reduces=True)
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(peers, method)()
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(0.5)
+
+    assert not any(thread.is_alive() for thread in left)
+
+
+@pytest.mark.slow
+def test_sigterm_during_the_wait_ends_the_process_as_it_should(tmp_path: Path) -> None:
+    """A thread that is inside of the store when the interpreter ends would abort it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "2"}
+    job = subprocess.run(
+        [sys.executable, "-c", LEAVES],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert job.stdout.split() == ["143"] * 3, job.stderr
 
 
 @pytest.mark.parametrize(
