@@ -82,7 +82,7 @@ class RankSync:
         return _group_store() if os.getpid() == self._pid and not self._silence else None
 
     def _required_store(self, hint: str) -> Any:
-        """Return the group's store; else raise PeerLostError if it has fallen silent, UsageError if there is none."""
+        """Return the group's store; else raise PeerLostError if it has fallen silent, UsageError without one."""
         store = self._store()
         if store is None:
             raise PeerLostError(self._silence) if self._silence else UsageError(hint)

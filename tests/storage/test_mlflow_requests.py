@@ -231,6 +231,17 @@ def test_what_a_call_on_another_thread_raises_is_raised_here(error: BaseExceptio
         assert caught.value is error
 
 
+def test_a_call_is_made_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the exit of newer Pythons, which would lose the end of the run."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    assert in_time(60.0, lambda: 3) == 3
+
+
 def test_a_users_own_call_is_left_alone(servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own rules hold there."""
     mine, theirs = servers
