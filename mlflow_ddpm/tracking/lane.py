@@ -63,10 +63,11 @@ class Lane:
         self._thread = threading.Thread(target=self._run, name=f"mlflow_ddpm-upload-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin, once; the first attempt follows as soon as the training thread is quiet."""
-        if self._thread.ident is None:
-            self._wake.put(None)
-            self._thread.start()
+        """Begin, once, whoever calls; the first attempt follows as soon as the training thread is quiet."""
+        with self._changed:
+            if self._thread.ident is None:
+                self._wake.put(None)
+                self._thread.start()
 
     def notify(self) -> None:
         """Have it work soon; return at once. While the store is away, the lane keeps its own time."""
