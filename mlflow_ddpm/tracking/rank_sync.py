@@ -63,7 +63,7 @@ class RankSync:
         # The store of torchrun's agent outlives an attempt that failed, with what that has left. Any other is new, and
         # needs no number, which may differ by node: each counts the failures of its own ranks.
         is_agents_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        attempt = f"mlflow_ddpm/{os.environ['TORCHELASTIC_RESTART_COUNT'] if is_agents_store else 0}"
+        attempt = f"mlflow_ddpm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if is_agents_store else 0}"
         self._key = f"{attempt}/{directory.name}/{_trackers[directory.name]}"
         # Without the directory's name, which may differ by rank.
         self._barrier = f"{attempt}/barrier/{next(_reducing) if self.reduces else None}"
