@@ -63,10 +63,10 @@ class RankSync:
         # The store of torchrun's agent outlives an attempt that failed, with what that has left. Any other is new, and
         # needs no number, which may differ by node: each counts the failures of its own ranks.
         is_agents_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        attempt = f"mlflow_ddpm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if is_agents_store else 0}"
-        self._key = f"{attempt}/{directory.name}/{_trackers[directory.name]}"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_agents_store else "0"
+        self._key = f"mlflow_ddpm/{attempt}/{directory.name}/{_trackers[directory.name]}"
         # Without the directory's name, which may differ by rank.
-        self._barrier = f"{attempt}/barrier/{next(_reducing) if self.reduces else None}"
+        self._barrier = f"mlflow_ddpm/{attempt}/barrier/{next(_reducing) if self.reduces else None}"
         self._rounds, self._pid = 0, os.getpid()
         self._broken: Callable[[], Exception] | None = None  # makes the error of ranks whose calls no longer match
         self._next_epoch: int | None = None
